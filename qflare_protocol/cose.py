@@ -72,9 +72,8 @@ def verify1(
     Raises `Refusal`: "malformed-message" for other structures, "invalid-signature" for another key,
     algorithm, purpose, binding or content.
     """
-    protected, body, signature = _parts(signed, maximum_bytes)
+    header, protected, body, signature = _parts(signed, maximum_bytes)
     algorithm = pqc.signature(verifier.algorithm)
-    header = decode(protected, what="protected header")
     if header != {_ALG: algorithm.cose_algorithm, _KID: verifier.fingerprint}:
         raise Refusal("invalid-signature", "The structure is signed by another key or algorithm than expected.")
     algorithm.verify(verifier.public, _to_be_signed(protected, body, purpose, bound_to), signature)
@@ -83,18 +82,19 @@ def verify1(
 
 def unverified_payload(signed: bytes, *, purpose: str, maximum_bytes: int = 1 << 20) -> Any:
     """Return the payload before its signer is known, only to look the signer up; then `verify1`."""
-    _, body, _ = _parts(signed, maximum_bytes)
+    _, _, body, _ = _parts(signed, maximum_bytes)
     return decode(body, what=f"{purpose} payload", maximum_bytes=maximum_bytes)
 
 
-def _parts(signed: bytes, maximum_bytes: int) -> tuple[bytes, bytes, bytes]:
+def _parts(signed: bytes, maximum_bytes: int) -> tuple[Any, bytes, bytes, bytes]:
     parts = decode(signed, what="signed structure", maximum_bytes=maximum_bytes)
     if not isinstance(parts, list) or len(parts) != 4 or parts[1] != {}:
         raise Refusal("malformed-message", "A signed structure is a COSE_Sign1 array with an empty unprotected header.")
     protected, _, body, signature = parts
     if not all(isinstance(part, bytes) for part in (protected, body, signature)):
         raise Refusal("malformed-message", "The members of a COSE_Sign1 array are byte strings.")
-    return protected, body, signature
+    # Read before the signer is known: a broken header is refused alike whoever is named in the payload.
+    return decode(protected, what="protected header"), protected, body, signature
 
 
 def _to_be_signed(protected: bytes, body: bytes, purpose: str, bound_to: bytes) -> bytes:

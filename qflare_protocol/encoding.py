@@ -14,6 +14,9 @@ from qflare_protocol import PROTOCOL
 from qflare_protocol.errors import Refusal
 
 MAX_NESTING = 16
+# The one-byte integer keys sort alike in the orders of RFC 8949 section 4.2.1 and of RFC 7049 section 3.9.
+_INTEGER_KEYS = range(24)
+_INTEGERS = range(-(2**64), 2**64)  # what CBOR carries without the tags of big numbers
 
 
 def label(purpose: str) -> bytes:
@@ -62,11 +65,13 @@ def _refuse_foreign_types(value: Any, what: str, depth: int) -> None:
         raise Refusal("malformed-message", f"The {what} is nested too deeply.")
     if isinstance(value, dict):
         for key, item in value.items():
-            if not isinstance(key, str | int):
-                raise Refusal("malformed-message", f"The {what} has a map key that is neither text nor integer.")
+            if type(key) is not str and not (type(key) is int and key in _INTEGER_KEYS):
+                raise Refusal("malformed-message", f"The {what} has a map key that is neither text nor 0 to 23.")
             _refuse_foreign_types(item, what, depth - 1)
     elif isinstance(value, list | tuple):
         for item in value:
             _refuse_foreign_types(item, what, depth - 1)
+    elif type(value) is int and value not in _INTEGERS:
+        raise Refusal("malformed-message", f"The {what} holds an integer of more than 64 bits.")
     elif value is not None and not isinstance(value, str | bytes | int | float | bool):
         raise Refusal("malformed-message", f"The {what} holds a value of a type that QF/1 does not use.")

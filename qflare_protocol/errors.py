@@ -87,6 +87,15 @@ _ROWS = (
 CATALOGUE: dict[str, Problem] = {code: Problem(code, status, title) for code, status, title in _ROWS}
 
 
+@dataclass(frozen=True)
+class AuditEvent:
+    """An event that outlives the transaction a refusal rolls back: kind, actor and JSON payload."""
+
+    kind: str
+    actor: str
+    payload: dict[str, Any]
+
+
 class Refusal(Exception):  # noqa: N818 - "refusal" is the word of the house; it reads as what it is
     """A typed refusal: a catalogue code, a sentence for the caller, and members for the problem object.
 
@@ -94,12 +103,18 @@ class Refusal(Exception):  # noqa: N818 - "refusal" is the word of the house; it
     secret. Raises `KeyError` when the code is not in the catalogue: an unlisted refusal is a defect.
     """
 
-    def __init__(self, code: str, detail: str, **extensions: Any) -> None:
+    def __init__(self, code: str, detail: str, /, **extensions: Any) -> None:
         super().__init__(f"{code}: {detail}")
         self.problem = CATALOGUE[code]
         self.code = code
         self.detail = detail
         self.extensions = extensions
+        self.audit_event: AuditEvent | None = None
+
+    def with_event(self, kind: str, *, actor: str, **payload: Any) -> "Refusal":
+        """Return this refusal with the audit event that whoever answers it records on its own."""
+        self.audit_event = AuditEvent(kind, actor, payload)
+        return self
 
     def as_problem_details(self) -> dict[str, Any]:
         """Return the RFC 9457 members: type, title, status, detail and the extensions."""

@@ -24,7 +24,9 @@ class Suite:
 
 SUITES: dict[str, Suite] = {
     suite.name: suite
-    for suite in (Suite("QF1-F640", registered_kem="FrodoKEM-640-AES", ephemeral_kem="ML-KEM-1024", signature="ML-DSA-44"),)
+    for suite in (
+        Suite("QF1-F640", registered_kem="FrodoKEM-640-AES", ephemeral_kem="ML-KEM-1024", signature="ML-DSA-44"),
+    )
 }
 
 DEFAULT_SUITE = "QF1-F640"

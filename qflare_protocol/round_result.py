@@ -1,0 +1,175 @@
+"""The result of a round as the enclave signs it: the new model, and what became of every update.
+
+The payload holds no time and nothing random, so that a successor process gives the same payload.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from qflare_protocol.cose import Signer, Verifier, sign1, verify1
+from qflare_protocol.encoding import digest, encode
+from qflare_protocol.errors import CATALOGUE, Refusal
+from qflare_protocol.fields import exact_bytes, exact_map, finite_number, short_text, whole_number
+
+PURPOSE = "round result"
+MAX_BYTES = 1 << 26
+NORM_ABOVE_BOUND = "norm-above-bound"
+COSINE_BELOW_MINIMUM = "cosine-below-minimum"
+SCREENING_REASONS = {
+    NORM_ABOVE_BOUND: "The update's norm is above the bound over the median norm.",
+    COSINE_BELOW_MINIMUM: "The update points away from the consensus of the others.",
+}
+"""Reasons of the screening; every other reason is a code of the error catalogue."""
+
+MAX_DETAIL = 300
+_LARGEST = 1.8e308
+
+
+@dataclass(frozen=True)
+class RosterEntry:
+    """One device that may take part in the round: its 16-byte id and registered signature key."""
+
+    device_id: bytes
+    verifier: Verifier
+
+
+def roster_digest(roster: Sequence[RosterEntry]) -> bytes:
+    """Return the 64-byte digest of the roster: sorted (device id, algorithm, key fingerprint)."""
+    rows = sorted([entry.device_id, entry.verifier.algorithm, entry.verifier.fingerprint] for entry in roster)
+    return digest("round roster", encode(rows))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the screening saw: L2 norm, its ratio to the median norm, cosine to the consensus of the
+    others in -1 to 1, and the weight in the mean in 0 to 1.
+    """
+
+    norm: float
+    norm_ratio: float
+    cosine: float
+    weight: float
+
+    def __post_init__(self) -> None:
+        bounds = (("norm", 0, _LARGEST), ("norm_ratio", 0, _LARGEST), ("cosine", -1, 1), ("weight", 0, 1))
+        for name, low, high in bounds:
+            object.__setattr__(self, name, finite_number(getattr(self, name), low, high, what=f"score {name}"))
+
+
+@dataclass(frozen=True)
+class UpdateVerdict:
+    """What became of one update.
+
+    `manifest_digest` is 64 bytes, `ciphertext_digest` 32 (None where the manifest could not be
+    read). A rejected update has a reason code and a sentence; `scores` is None where the update did
+    not get as far as the screening.
+    """
+
+    device_id: bytes
+    manifest_digest: bytes
+    ciphertext_digest: bytes | None
+    accepted: bool
+    reason: str | None = None
+    detail: str | None = None
+    scores: Scores | None = None
+
+    def __post_init__(self) -> None:
+        exact_bytes(self.device_id, 16, what="device_id of the verdict")
+        exact_bytes(self.manifest_digest, 64, what="manifest_digest of the verdict")
+        if self.ciphertext_digest is not None:
+            exact_bytes(self.ciphertext_digest, 32, what="ciphertext_digest of the verdict")
+        if not isinstance(self.accepted, bool) or self.accepted != (self.reason is None):
+            raise Refusal("malformed-message", "A verdict is either accepted or has a reason.")
+        if self.reason is not None and self.reason not in SCREENING_REASONS and self.reason not in CATALOGUE:
+            raise Refusal("malformed-message", "The reason of the verdict is not known.")
+        if self.detail is not None:
+            short_text(self.detail, MAX_DETAIL, what="detail of the verdict")
+
+    @classmethod
+    def from_map(cls, value: object) -> "UpdateVerdict":
+        """Read a verdict strictly. Raises `Refusal("malformed-message")`."""
+        members = dict(exact_map(value, _VERDICT_MEMBERS, what="verdict"))
+        if members["scores"] is not None:
+            members["scores"] = Scores(**exact_map(members["scores"], _SCORE_MEMBERS, what="scores"))
+        return cls(**members)
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What the enclave did in one round; digests of models are BLAKE3 (32 bytes), others SHA3-512 (64).
+
+    `sample_total` is the number of samples behind the accepted updates; verdicts are sorted by
+    device id. Raises `Refusal("malformed-message")` for values out of form.
+    """
+
+    round_id: bytes
+    federation_id: bytes
+    enclave_key_id: bytes
+    base_model_digest: bytes
+    model_digest: bytes
+    model_bytes: int
+    rule: str
+    policy_digest: bytes
+    roster_digest: bytes
+    sample_total: int
+    verdicts: tuple[UpdateVerdict, ...]
+
+    def __post_init__(self) -> None:
+        for name, length in _BYTE_FIELDS.items():
+            exact_bytes(getattr(self, name), length, what=f"{name} of the round result")
+        whole_number(self.model_bytes, 1, 1 << 40, what="model_bytes of the round result")
+        whole_number(self.sample_total, 1, 1 << 60, what="sample_total of the round result")
+        short_text(self.rule, 32, what="rule of the round result")
+
+    @property
+    def accepted(self) -> tuple[UpdateVerdict, ...]:
+        """The verdicts of the updates in the new model."""
+        return tuple(verdict for verdict in self.verdicts if verdict.accepted)
+
+    @property
+    def rejected(self) -> tuple[UpdateVerdict, ...]:
+        """The verdicts of the updates left out."""
+        return tuple(verdict for verdict in self.verdicts if not verdict.accepted)
+
+    def to_map(self) -> dict[str, Any]:
+        """Return the map that is signed."""
+        return asdict(self) | {"verdicts": [asdict(verdict) for verdict in self.verdicts]}
+
+    @classmethod
+    def from_map(cls, value: object) -> "RoundResult":
+        """Read a result strictly. Raises `Refusal("malformed-message")`."""
+        members = dict(exact_map(value, _MEMBERS, what="round result"))
+        if not isinstance(members["verdicts"], list):
+            raise Refusal("malformed-message", "The verdicts of the round result must be a list.")
+        members["verdicts"] = tuple(UpdateVerdict.from_map(verdict) for verdict in members["verdicts"])
+        return cls(**members)
+
+
+_BYTE_FIELDS = {
+    "round_id": 16,
+    "federation_id": 16,
+    "enclave_key_id": 32,
+    "base_model_digest": 32,
+    "model_digest": 32,
+    "policy_digest": 64,
+    "roster_digest": 64,
+}
+_MEMBERS = frozenset(member.name for member in fields(RoundResult))
+_VERDICT_MEMBERS = frozenset(member.name for member in fields(UpdateVerdict))
+_SCORE_MEMBERS = frozenset(member.name for member in fields(Scores))
+
+
+def sign_result(result: RoundResult, signer: Signer) -> bytes:
+    """Return the result signed by the enclave's result key."""
+    return sign1(signer, result.to_map(), purpose=PURPOSE)
+
+
+def verify_result(signed: bytes, verifier: Verifier) -> RoundResult:
+    """Return the result that this result key signed. Raises `Refusal`: "invalid-signature" or "malformed-message"."""
+    return RoundResult.from_map(verify1(verifier, signed, purpose=PURPOSE, maximum_bytes=MAX_BYTES))
+
+
+def result_digest(signed: bytes) -> bytes:
+    """Return the 64-byte digest by which a signed result is named in the log."""
+    return digest("signed round result", signed)
