@@ -1,0 +1,50 @@
+# QFLARE: `make help` says what there is. Everything runs in .venv, which is made when it is needed.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+BIND ?= 127.0.0.1:8000
+STAMP := .venv/.installed-requirements
+DEV_STAMP := .venv/.installed-requirements-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test test-all lint clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(DEV_STAMP): $(STAMP) requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+# The services profile wants a secret key; a demo's is made for the occasion.
+demo: export SECRET_KEY ?= $(shell $(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(50))')
+demo: $(STAMP) ## One complete federated training with 10 devices, 2 of them malicious (ARGS="--keep")
+	$(BIN)/python manage.py demo $(ARGS)
+
+serve: export QFLARE_INSECURE_HTTP ?= 1
+serve: $(STAMP) ## Run all processes of one host until Ctrl-C (BIND=127.0.0.1:8000)
+	$(BIN)/python manage.py serve --bind $(BIND)
+
+lint: $(DEV_STAMP) ## ruff, import contracts, mypy, missing migrations
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
+	$(BIN)/python manage.py makemigrations --check --dry-run --settings tests.settings
+
+test: lint ## Lint, then every test on both profiles (ARGS="-k handshake")
+	$(BIN)/python -m tests.legs $(ARGS)
+
+test-all: export QFLARE_REQUIRE_ALL_LEGS = 1
+test-all: test ## The same, and fail when PostgreSQL or Redis is missing
+
+clean: ## Remove caches and build products; var/ and .venv stay
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.* htmlcov *.egg-info build dist
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
