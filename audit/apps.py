@@ -1,0 +1,16 @@
+"""The audit app."""
+
+from django.apps import AppConfig
+
+
+class AuditConfig(AppConfig):
+    """Events of all apps, sequenced into a log that cannot be rewritten unseen."""
+
+    name = "audit"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Register the kinds of event that the log itself records."""
+        from audit.kinds import register_kind
+
+        register_kind("log.fork_reported", "Device {device} has seen another log of {size} entries than this one")

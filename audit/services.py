@@ -1,0 +1,176 @@
+"""The verbs of the audit log."""
+
+import hmac
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from django.db import connection, transaction
+from django.utils import timezone
+
+from audit.kinds import describe
+from audit.models import Checkpoint, Entry, Event, Sequencer, TreeNode, WitnessSighting
+from audit.tree import consistency_proof, inclusion_proof, load_tree, root_at, tree_size
+from keyring.services import server_signer, server_verifier, server_verifiers
+from qflare_protocol import checkpoint as notes
+from qflare_protocol import merkle
+from qflare_protocol.audit_entry import GENESIS_HASH, encode_payload, entry_hash
+from qflare_protocol.errors import Refusal
+
+__all__ = [
+    "consistency_proof",
+    "current_checkpoint",
+    "inclusion_proof",
+    "issue_checkpoint",
+    "log_origin",
+    "log_verifier_key",
+    "record_event",
+    "sequence_events",
+    "sequence_log",
+    "witness_checkpoint",
+]
+
+CHECKPOINT_BUCKET_SECONDS = 300
+
+
+def record_event(kind: str, *, actor: str, payload: dict[str, Any], now: datetime | None = None) -> Event:
+    """Write an event in the caller's transaction.
+
+    `actor` is "device:<name>", "operator:<name>" or "system". The payload is a small JSON object that
+    carries names beside ids and no secret. Raises `KeyError` for a kind that is not registered or a
+    payload without a member of its sentence, `ValueError` for values that are not JSON,
+    `Refusal("malformed-message")` for a payload the log cannot carry, `RuntimeError` outside a transaction.
+    """
+    if not connection.in_atomic_block:
+        raise RuntimeError(f"the event {kind} has to be recorded in the transaction it tells of")
+    describe(kind, payload)
+    encode_payload(json.loads(json.dumps(payload, allow_nan=False)))
+    return Event.objects.create(kind=kind, actor=actor, payload=payload, occurred_at=now or timezone.now())
+
+
+def sequence_log(now: datetime | None = None) -> int:
+    """Append all waiting events and sign the result; return how many were appended."""
+    appended = 0
+    while count := sequence_events(now=now):
+        appended += count
+    issue_checkpoint(now)
+    return appended
+
+
+def sequence_events(limit: int = 500, now: datetime | None = None) -> int:
+    """Append up to `limit` waiting events to chain and tree, in one transaction; return how many.
+
+    Events are taken by their flag and not by "id above the last one": on PostgreSQL a lower id can
+    commit later.
+    """
+    with transaction.atomic():
+        _lock_sequencer(now or timezone.now())
+        events = list(Event.objects.filter(sequenced=False).order_by("id")[:limit])
+        if events:
+            _append(events)
+    return len(events)
+
+
+def issue_checkpoint(now: datetime | None = None) -> Checkpoint | None:
+    """Sign the log as it stands, if it grew or a new 300-second bucket has begun, so that silence shows.
+
+    An empty log is not signed: nothing can be proved consistent with it (`merkle.verify_consistency`).
+    """
+    now = now or timezone.now()
+    with transaction.atomic():
+        _lock_sequencer(now)
+        size, last = tree_size(), current_checkpoint()
+        unchanged = last is not None and last.size == size and _bucket(last.created_at) == _bucket(now)
+        if size == 0 or unchanged:
+            return None
+        root = root_at(size)
+        head = notes.Checkpoint(log_origin(), size, root)
+        note = notes.sign_checkpoint(server_signer("log"), head, int(now.timestamp()))
+        return Checkpoint.objects.create(size=size, root=root, note=note, created_at=now)
+
+
+def current_checkpoint() -> Checkpoint | None:
+    """Return the latest signed checkpoint, or None before the first."""
+    return Checkpoint.objects.order_by("-id").first()
+
+
+def log_origin() -> str:
+    """Return the origin line of this log: it names the log's first key, so no two logs share one."""
+    server_verifier("log")
+    first = server_verifiers("log")[-1]
+    return f"qflare/{first.fingerprint.hex()[:32]}"
+
+
+def log_verifier_key() -> str:
+    """Return the log's origin and current public key as a C2SP verifier key, for devices and auditors to pin."""
+    return notes.format_verifier_key(log_origin(), server_verifier("log"))
+
+
+def witness_checkpoint(device_name: str, size: int, root: bytes, now: datetime | None = None) -> None:
+    """Record the checkpoint a device last saw, after checking that it is part of this log.
+
+    A checkpoint that is not shows that one of the two has been shown another log: the report is
+    committed before the refusal, so call this outside of any transaction (`RuntimeError` otherwise).
+    Raises `Refusal("log-inconsistent")`.
+    """
+    now = now or timezone.now()
+    with transaction.atomic(durable=True):
+        consistent = _is_part_of_the_log(size, root)
+        if consistent:
+            sighting = {"size": size, "root": root, "seen_at": now}
+            WitnessSighting.objects.update_or_create(device_name=device_name, defaults=sighting)
+        else:
+            payload = {"device": device_name, "size": size, "root": root.hex()}
+            record_event("log.fork_reported", actor=f"device:{device_name}", payload=payload, now=now)
+    if not consistent:
+        raise Refusal("log-inconsistent", "The checkpoint you have seen is not part of this log; tell the operator.")
+
+
+def _is_part_of_the_log(size: int, root: bytes) -> bool:
+    return 0 <= size <= tree_size() and hmac.compare_digest(root_at(size), root)
+
+
+def _lock_sequencer(now: datetime) -> None:
+    """Wait for the row lock (PostgreSQL) or write lock (SQLite) that lets one sequencer work at a time."""
+    if not Sequencer.objects.filter(id=1).update(last_run_at=now):
+        Sequencer.objects.bulk_create([Sequencer(id=1, last_run_at=now)], ignore_conflicts=True)
+        Sequencer.objects.filter(id=1).update(last_run_at=now)
+
+
+def _append(events: Sequence[Event]) -> None:
+    size = tree_size()
+    tree, previous = load_tree(size), _last_hash(size)
+    entries, nodes = [], []
+    for index, event in enumerate(events, start=size):
+        entry = _entry(event, index, previous)
+        completed = tree.append(entry.leaf_hash)
+        nodes += [TreeNode(level=node.level, index=node.index, hash=node.hash) for node in completed[1:]]
+        entries.append(entry)
+        previous = entry.entry_hash
+    Entry.objects.bulk_create(entries)
+    TreeNode.objects.bulk_create(nodes)
+    Event.objects.filter(id__in=[event.id for event in events]).update(sequenced=True)
+
+
+def _entry(event: Event, index: int, previous_hash: bytes) -> Entry:
+    entry = Entry(
+        index=index,
+        event=event,
+        occurred_at=event.occurred_at,
+        actor=event.actor,
+        kind=event.kind,
+        payload_bytes=encode_payload(event.payload),
+        previous_hash=previous_hash,
+    )
+    data = entry.canonical_bytes()
+    entry.entry_hash, entry.leaf_hash = entry_hash(data), merkle.leaf_hash(data)
+    return entry
+
+
+def _last_hash(size: int) -> bytes:
+    return bytes(Entry.objects.get(index=size - 1).entry_hash) if size else GENESIS_HASH
+
+
+def _bucket(moment: datetime) -> int:
+    return int(moment.timestamp()) // CHECKPOINT_BUCKET_SECONDS

@@ -1,0 +1,202 @@
+"""Whoever changes one row of the log is found, and the row is named."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connection
+
+from audit import services
+from audit.models import Checkpoint, Entry, Event, Sequencer, TreeNode
+from audit.verification import LogDamagedError, verify_log
+from keyring.models import ServerKey
+from qflare_protocol import merkle
+from qflare_protocol.audit_entry import entry_hash
+from tests.audit.conftest import NOW, record
+from tests.audit_triggers import log_triggers_lifted
+
+MakeLog = Callable[[int], None]
+pytestmark = pytest.mark.django_db
+
+
+def damage(model: Any, lookup: dict[str, Any], **changes: Any) -> None:
+    with log_triggers_lifted():
+        assert model.objects.filter(**lookup).update(**changes) == 1
+
+
+def delete(model: Any, **lookup: Any) -> None:
+    with log_triggers_lifted():
+        model.objects.filter(**lookup)._raw_delete("default")
+
+
+def verdict() -> str:
+    with pytest.raises(LogDamagedError) as damaged:
+        verify_log()
+    return str(damaged.value)
+
+
+def test_a_sound_log_is_reported_with_its_numbers(make_log: MakeLog) -> None:
+    make_log(11)
+    record(12)
+    report = verify_log()
+    assert (report.entries, report.checkpoints, report.waiting_events) == (11, 1, 1)
+    assert report.root == services.root_at(11)
+
+
+def test_the_empty_log_is_sound() -> None:
+    report = verify_log()
+    assert (report.entries, report.checkpoints, report.root) == (0, 0, merkle.EMPTY_ROOT)
+
+
+def test_many_checkpoints_at_several_sizes_are_all_checked(make_log: MakeLog) -> None:
+    make_log(3)
+    services.issue_checkpoint(NOW + timedelta(minutes=10))
+    record(4)
+    services.sequence_log(NOW + timedelta(minutes=20))
+    assert verify_log().checkpoints == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"actor": "mallory"}, "Entry 5 was changed: its content does not have its entry_hash."),
+        ({"kind": "test.other"}, "Entry 5 was changed"),
+        ({"occurred_at": NOW}, "Entry 5 was changed"),
+        ({"payload_bytes": b"\xa1fnumber\x06"}, "Entry 5 was changed"),
+        ({"payload_bytes": b"\xff"}, "Entry 5 was changed: The audit payload is not valid CBOR."),
+        ({"entry_hash": bytes(64)}, "Entry 5 was changed"),
+        ({"leaf_hash": bytes(32)}, "Entry 5 was changed: its content does not have its leaf_hash."),
+        ({"previous_hash": bytes(63) + b"1"}, "Entry 5 does not follow entry 4"),
+    ],
+)
+def test_a_changed_column_of_an_entry_is_named(make_log: MakeLog, change: dict[str, Any], named: str) -> None:
+    make_log(11)
+    damage(Entry, {"index": 5}, **change)
+    assert verdict().startswith(named)
+
+
+def test_an_entry_rewritten_with_its_hashes_breaks_the_next_link(make_log: MakeLog) -> None:
+    make_log(11)
+    entry = Entry.objects.get(index=5)
+    entry.actor = "mallory"
+    data = entry.canonical_bytes()
+    damage(Entry, {"index": 5}, actor="mallory", entry_hash=entry_hash(data), leaf_hash=merkle.leaf_hash(data))
+    damage(Event, {"entry__index": 5}, actor="mallory")
+    assert verdict().startswith("Entry 6 does not follow entry 5")
+
+
+def test_a_last_entry_rewritten_with_all_its_hashes_breaks_the_checkpoint(make_log: MakeLog) -> None:
+    make_log(11)
+    entry = Entry.objects.get(index=10)
+    entry.actor = "mallory"
+    data = entry.canonical_bytes()
+    damage(Entry, {"index": 10}, actor="mallory", entry_hash=entry_hash(data), leaf_hash=merkle.leaf_hash(data))
+    damage(Event, {"entry__index": 10}, actor="mallory")
+    assert verdict() == f"Checkpoint {Checkpoint.objects.get().pk} has another root than the 11 entries it covers."
+
+
+def test_a_changed_event_is_named(make_log: MakeLog) -> None:
+    make_log(11)
+    event = Entry.objects.get(index=4).event
+    damage(Event, {"pk": event.pk}, payload={"number": 99})
+    assert verdict() == f"Event {event.pk} was changed: it differs from entry 4, which recorded it."
+
+
+def test_a_removed_entry_is_named(make_log: MakeLog) -> None:
+    make_log(11)
+    delete(Entry, index=5)
+    assert verdict() == "Entry 5 is missing: the next row is entry 6."
+
+
+def test_removed_last_entries_are_missed_by_the_checkpoint(make_log: MakeLog) -> None:
+    make_log(11)
+    delete(Entry, index__gte=9)
+    assert verdict().endswith("covers 11 entries; the log has only 9.")
+
+
+def test_entries_removed_with_their_checkpoint_are_missed_by_the_nodes(make_log: MakeLog) -> None:
+    make_log(12)
+    delete(Entry, index=11)
+    delete(Checkpoint)
+    assert verdict() == "Tree node (level 1, index 5) stands for entries that are not there."
+
+
+def test_an_event_that_only_claims_to_be_in_the_log_is_named(make_log: MakeLog) -> None:
+    make_log(2)
+    hidden = record(3)
+    Event.objects.filter(id=hidden.id).update(sequenced=True)
+    assert verdict() == f"Event {hidden.id} (test.happened) is marked as sequenced and has no entry."
+
+
+@pytest.mark.parametrize(("level", "index"), [(1, 0), (1, 4), (2, 1), (3, 0)])
+def test_a_changed_or_removed_tree_node_is_named(make_log: MakeLog, level: int, index: int) -> None:
+    make_log(11)
+    damage(TreeNode, {"level": level, "index": index}, hash=bytes(32))
+    assert verdict().startswith(f"Tree node (level {level}, index {index}) was changed")
+    delete(TreeNode, level=level, index=index)
+    assert verdict() == f"Tree node (level {level}, index {index}) is missing."
+
+
+def test_a_node_in_a_place_that_does_not_exist_is_named(make_log: MakeLog) -> None:
+    make_log(11)
+    TreeNode.objects.create(level=4, index=0, hash=bytes(32))
+    assert verdict() == "Tree node (level 4, index 0) stands for entries that are not there."
+
+
+def test_a_changed_checkpoint_is_named(make_log: MakeLog) -> None:
+    make_log(11)
+    row = Checkpoint.objects.get()
+    damage(Checkpoint, {"pk": row.pk}, root=bytes(32))
+    assert verdict() == f"Checkpoint {row.pk} has another root than the 11 entries it covers."
+    damage(Checkpoint, {"pk": row.pk}, root=row.root, created_at=NOW + timedelta(hours=1))
+    assert verdict() == f"Checkpoint {row.pk} was changed: its columns differ from its signed note."
+    damage(Checkpoint, {"pk": row.pk}, created_at=NOW, note=row.note.replace("\n11\n", "\n12\n"))
+    assert verdict().startswith(f"Checkpoint {row.pk} does not carry the log's signature")
+
+
+def test_checkpoints_of_a_retired_key_still_verify(make_log: MakeLog) -> None:
+    make_log(3)
+    origin = services.log_origin()
+    ServerKey.objects.update(retired_at=NOW)
+    services.issue_checkpoint(NOW + timedelta(minutes=10))
+    assert verify_log().checkpoints == 2
+    assert services.log_origin() == origin
+
+
+def test_a_log_longer_than_one_batch_is_checked_across_the_seam(make_log: MakeLog, monkeypatch: Any) -> None:
+    monkeypatch.setattr("audit.verification._BATCH", 4)
+    make_log(11)
+    assert verify_log().entries == 11
+    damage(Entry, {"index": 8}, actor="mallory")
+    assert verdict().startswith("Entry 8 was changed")
+
+
+def test_the_sequencer_states_when_it_last_ran(make_log: MakeLog) -> None:
+    make_log(1)
+    assert str(Sequencer.objects.get()) == "last run 2026-03-01 12:00:00"
+
+
+def test_the_command_says_that_the_log_holds(make_log: MakeLog) -> None:
+    make_log(4)
+    output = StringIO()
+    call_command("audit_verify", stdout=output)
+    assert output.getvalue().startswith("The log holds: 4 entries and 1 checkpoints agree; 0 events wait")
+
+
+def test_the_command_names_the_changed_row_and_fails(make_log: MakeLog) -> None:
+    make_log(4)
+    damage(Entry, {"index": 2}, actor="mallory")
+    with pytest.raises(CommandError, match="does NOT hold. Entry 2 was changed") as failed:
+        call_command("audit_verify")
+    assert failed.value.returncode == 1
+
+
+def test_lifted_triggers_are_back_afterwards(make_log: MakeLog) -> None:
+    make_log(1)
+    with log_triggers_lifted():
+        pass
+    with pytest.raises(Exception, match="append-only"), connection.cursor() as cursor:
+        cursor.execute("DELETE FROM audit_entry")
