@@ -1,0 +1,17 @@
+from django.apps import AppConfig
+
+
+class DevicesConfig(AppConfig):
+    """The registry of devices: their public keys and their status."""
+
+    name = "devices"
+    label = "devices"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from audit.kinds import register_kind
+
+        register_kind("device.enrolled", "Device {device} enrolled with suite {suite}")
+        register_kind("device.suspended", "Device {device} suspended: {reason}")
+        register_kind("device.resumed", "Device {device} resumed: {reason}")
+        register_kind("device.revoked", "Device {device} revoked: {reason}")

@@ -1,0 +1,5 @@
+from django.urls import path
+
+from enrollment.api import EnrollView
+
+urlpatterns = [path("enroll", EnrollView.as_view(), name="enroll")]

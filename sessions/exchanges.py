@@ -1,0 +1,161 @@
+"""Sealed requests on the server: open one, accept its number once, remember its answer.
+
+A request is opened before any transaction, because its body streams in; it is accepted, served and
+answered in one transaction, so that a crash between them leaves nothing and a retry is served anew.
+"""
+
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import IO
+
+from devices.models import Device
+from qflare_protocol.epochs import receive_epoch
+from qflare_protocol.errors import Refusal
+from qflare_protocol.sealed_request import (
+    SEQUENCE_WINDOW,
+    Authorization,
+    RequestOpener,
+    SealedAnswer,
+    Target,
+    seal_answer,
+)
+from sessions.models import Exchange, Session
+from sessions.services import load_chain, request_reference, session_limits, signed_server_time, store_chain
+
+PIECE_BYTES = 1 << 20
+SPOOL_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class OpenedRequest:
+    """A request that opened under its session: who sent it and what it said."""
+
+    device: Device
+    authorization: Authorization
+    target: Target
+    traffic_key: bytes = field(repr=False)
+    request_digest: bytes
+    body: IO[bytes] = field(repr=False)
+
+    @property
+    def session_id(self) -> uuid.UUID:
+        """The session under which the request opened."""
+        return uuid.UUID(bytes=self.authorization.number.session_id)
+
+    def seal(self, status: int, content_type: str, body: bytes) -> SealedAnswer:
+        """Seal an answer to this request."""
+        return seal_answer(self.traffic_key, self.authorization, status, content_type, body)
+
+
+def open_request(authorization: Authorization, target: Target, stream: IO[bytes], *, now: datetime) -> OpenedRequest:
+    """Open a sealed request into a spooled file; changes nothing.
+
+    Raises `Refusal`: "session-expired", "epoch-expired" with the signed server time,
+    "request-not-authentic", "malformed-message" for a body shorter than stated.
+    """
+    number = authorization.number
+    session = _live_session(uuid.UUID(bytes=number.session_id), now)
+    try:
+        _, traffic_key = receive_epoch(load_chain(session), number.epoch, now=now.timestamp())
+    except Refusal as refusal:
+        reference = request_reference(number.session_id, number.epoch, number.sequence)
+        refusal.extensions["signed_server_time"] = signed_server_time(session.suite, reference, now)
+        raise
+    opener = RequestOpener(traffic_key, authorization, target)
+    try:
+        body = _opened_body(opener, stream, target.length)
+    except Refusal as refusal:
+        if refusal.code == "request-not-authentic":
+            refusal.with_event("request.refused", actor="stranger", device=session.device.name, reason=refusal.code)
+        raise
+    return OpenedRequest(session.device, authorization, target, traffic_key, opener.request_digest, body)
+
+
+def _opened_body(opener: RequestOpener, stream: IO[bytes], length: int) -> IO[bytes]:
+    with ExitStack() as closing:
+        body = closing.enter_context(tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES))
+        for piece in _pieces(stream, length):
+            body.write(opener.update(piece))
+        opener.finish()
+        body.seek(0)
+        closing.pop_all()
+    return body
+
+
+def _live_session(session_id: uuid.UUID, now: datetime) -> Session:
+    session = Session.objects.live(now).select_related("device").filter(id=session_id).first()
+    if session is None:
+        raise Refusal("session-expired", "The session is unknown or has ended; start a new handshake.")
+    return session
+
+
+def _pieces(stream: IO[bytes], length: int) -> Iterator[bytes]:
+    remaining = length
+    while remaining:
+        piece = stream.read(min(PIECE_BYTES, remaining))
+        if not piece:
+            raise Refusal("malformed-message", "The body is shorter than its Content-Length.")
+        remaining -= len(piece)
+        yield piece
+
+
+def accept_request(opened: OpenedRequest, *, now: datetime) -> SealedAnswer | None:
+    """Take the request's sequence number, inside the caller's transaction.
+
+    Returns the stored answer when this very request was answered before, else None: serve it, then
+    `store_answer`. Raises `Refusal`: "session-expired", "session-limit-reached", "sequence-reused",
+    "sequence-too-old", "epoch-expired".
+    """
+    session = Session.objects.live(now).select_for_update(of=("self",)).filter(id=opened.session_id).first()
+    if session is None:
+        raise Refusal("session-expired", "The session has ended; start a new handshake.")
+    number = opened.authorization.number
+    earlier = session.exchanges.filter(sequence=number.sequence).first()
+    if earlier is not None:
+        return _answer_of(earlier, opened)
+    if number.sequence + SEQUENCE_WINDOW <= session.highest_sequence:
+        raise _replayed(Refusal("sequence-too-old", "The sequence number is behind the window of 64."), opened)
+    _use_allowance(session, opened)
+    chain, _ = receive_epoch(load_chain(session), number.epoch, now=now.timestamp())
+    store_chain(session, chain)
+    session.highest_sequence = max(session.highest_sequence, number.sequence)
+    session.save(update_fields=("wrapped_secret", "epoch", "highest_sequence", "requests", "transfer_bytes"))
+    session.exchanges.create(sequence=number.sequence, request_digest=opened.request_digest)
+    session.exchanges.filter(sequence__lte=session.highest_sequence - SEQUENCE_WINDOW).delete()
+    return None
+
+
+def _answer_of(earlier: Exchange, opened: OpenedRequest) -> SealedAnswer:
+    if bytes(earlier.request_digest) != opened.request_digest:
+        raise _replayed(Refusal("sequence-reused", "The sequence number was used for another request."), opened)
+    return earlier.stored_answer()
+
+
+def _replayed(refusal: Refusal, opened: OpenedRequest) -> Refusal:
+    device = opened.device
+    return refusal.with_event("request.refused", actor=device.actor, device=device.name, reason=refusal.code)
+
+
+def _use_allowance(session: Session, opened: OpenedRequest) -> None:
+    limits = session_limits()
+    epochs = opened.authorization.number.epoch - session.first_epoch + 1
+    session.requests += 1
+    session.transfer_bytes += opened.target.length
+    over = (
+        session.requests > limits.requests
+        or session.transfer_bytes > limits.transfer_bytes
+        or epochs > limits.epochs
+    )  # fmt: skip
+    if over:
+        raise Refusal("session-limit-reached", "The session's key allowance is used up; start a new handshake.")
+
+
+def store_answer(opened: OpenedRequest, answer: SealedAnswer) -> None:
+    """Keep the sealed answer for a retry, inside the transaction that accepted the request."""
+    Exchange.objects.filter(session_id=opened.session_id, sequence=opened.authorization.number.sequence).update(
+        status=answer.status, content_type=answer.content_type, salt=answer.salt, answer=answer.body
+    )

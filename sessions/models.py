@@ -1,0 +1,93 @@
+"""Sessions between devices and this server, and the replay state of their requests."""
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+from django.db import models
+from django.db.models import Q
+
+from devices.models import Device, DeviceState
+from qflare_protocol.sealed_request import SealedAnswer
+
+
+class SessionState(models.TextChoices):
+    """Where a session stands; an ended one keeps no key."""
+
+    PENDING = "pending", "Challenge sent"
+    ACTIVE = "active", "Active"
+    ENDED = "ended", "Ended"
+
+
+class SessionQuerySet(models.QuerySet["Session"]):
+    """Reads that several services share."""
+
+    def live(self, now: datetime) -> "SessionQuerySet":
+        """Sessions under which a request may be opened now: active, unexpired, of an active device."""
+        return self.filter(state=SessionState.ACTIVE, expires_at__gt=now, device__state=DeviceState.ACTIVE)
+
+
+class Session(models.Model):
+    """One handshake and what follows it. `wrapped_secret` is the handshake's, then the chain's."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    device = models.ForeignKey(Device, on_delete=models.PROTECT, related_name="sessions")
+    suite = models.CharField(max_length=20)
+    state = models.CharField(max_length=20, choices=SessionState.choices, default=SessionState.PENDING)
+    end_reason = models.CharField(max_length=100, blank=True)
+    wrapped_secret = models.BinaryField(null=True)
+    first_epoch = models.PositiveBigIntegerField()
+    epoch = models.PositiveBigIntegerField()
+    highest_sequence = models.PositiveBigIntegerField(default=0)
+    requests = models.PositiveIntegerField(default=0)
+    transfer_bytes = models.PositiveBigIntegerField(default=0)
+    challenged_at = models.DateTimeField()
+    activated_at = models.DateTimeField(null=True, blank=True)
+    expires_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True, blank=True)
+
+    objects = SessionQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("-challenged_at",)
+        indexes = (models.Index(fields=("state", "expires_at")),)
+        constraints = (
+            models.CheckConstraint(condition=Q(state__in=SessionState.values), name="session_state_known"),
+            models.CheckConstraint(
+                condition=Q(state=SessionState.ENDED, wrapped_secret=None, ended_at__isnull=False)
+                | (~Q(state=SessionState.ENDED) & Q(wrapped_secret__isnull=False, ended_at=None)),
+                name="only_an_open_session_has_a_secret",
+            ),
+            models.CheckConstraint(
+                condition=Q(epoch__gte=models.F("first_epoch")), name="session_epoch_never_goes_back"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"session {str(self.id)[:8]} of {self.device}"
+
+    def envelope(self) -> dict[str, Any]:
+        """Return what the wrapped secret is bound to: table, primary key and column."""
+        return {"table": self._meta.db_table, "primary_key": str(self.id), "column": "wrapped_secret"}
+
+
+class Exchange(models.Model):
+    """A request that was accepted and its sealed answer, kept for as long as a retry may come."""
+
+    session = models.ForeignKey(Session, on_delete=models.CASCADE, related_name="exchanges")
+    sequence = models.PositiveBigIntegerField()
+    request_digest = models.BinaryField(max_length=64)
+    status = models.PositiveSmallIntegerField(null=True)
+    content_type = models.CharField(max_length=100, blank=True)
+    salt = models.BinaryField(null=True, max_length=16)
+    answer = models.BinaryField(null=True)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("session", "sequence"), name="a_sequence_number_is_used_once"),)
+
+    def __str__(self) -> str:
+        return f"exchange {self.sequence} of {self.session_id}"
+
+    def stored_answer(self) -> SealedAnswer:
+        """Return the answer that a retry of the same request receives."""
+        return SealedAnswer(self.status or 0, self.content_type, bytes(self.salt or b""), bytes(self.answer or b""))

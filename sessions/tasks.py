@@ -1,0 +1,12 @@
+"""Celery entry points of sessions."""
+
+from celery import shared_task
+from django.utils import timezone
+
+from sessions import services
+
+
+@shared_task
+def sweep_sessions() -> None:
+    """Forget the keys of sessions that are over and of epochs that are past."""
+    services.sweep_sessions(now=timezone.now())
