@@ -1,0 +1,84 @@
+"""`python -m enclave.core`: one sealed process for one request of one round.
+
+Order: import and warm up, measure, open what is needed of the host directory, seal, and only then
+listen and make keys.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+
+from enclave.core.channel import Channel, ChannelClosed
+from enclave.core.host import DecisionRecord, HostDirectory, acting_as
+from enclave.core.measurement import measure
+from enclave.core.sealing import SealingPlan, seal_process
+from enclave.core.service import EnclaveState, serve
+from enclave.core.warmup import warm_up
+
+EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
+
+
+def main(arguments: list[str]) -> None:
+    """Run the process to its end; see `_arguments` for the command line."""
+    options = _arguments(arguments)
+    channel = Channel.over_descriptor(options.channel_fd)
+    warm_up()
+    state = _sealed_state(options)
+    _report_failures_to(channel)
+    serve(channel, state)
+
+
+def _arguments(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m enclave.core", description=__doc__)
+    parser.add_argument("mode", choices=("prepare", "aggregate"))
+    parser.add_argument("--channel-fd", type=int, required=True)
+    parser.add_argument("--host-directory", type=Path, required=True)
+    parser.add_argument("--round", type=bytes.fromhex, required=True)
+    parser.add_argument("--uid", type=int, required=True)
+    parser.add_argument("--gid", type=int, required=True)
+    parser.add_argument("--memory-bytes", type=int, required=True)
+    parser.add_argument("--parent-pid", type=int, required=True)
+    return parser.parse_args(arguments)
+
+
+def _sealed_state(options: argparse.Namespace) -> EnclaveState:
+    measurement = measure()
+    with HostDirectory(options.host_directory) as host, acting_as(options.uid, options.gid):
+        if options.mode == "prepare":
+            attester, decision = host.attestation_signer(), None
+            sealing_key = host.create_sealing_key(options.round)
+        else:
+            sealing_key = host.sealing_key(options.round)
+            attester, decision = None, host.open_decision(options.round)
+    protections = seal_process(
+        SealingPlan(
+            uid=options.uid,
+            gid=options.gid,
+            memory_bytes=options.memory_bytes,
+            keep_descriptors=frozenset({options.channel_fd} | ({decision} if decision is not None else set())),
+            parent_pid=options.parent_pid,
+        )
+    )
+    record = DecisionRecord(decision) if decision is not None else None
+    return EnclaveState(measurement, protections, options.memory_bytes, sealing_key, attester, record)
+
+
+def _report_failures_to(channel: Channel) -> None:
+    """Send an unexpected exception's type and place to the courier, never its message: that could hold data."""
+
+    def report(kind: type[BaseException], _: BaseException, traceback: TracebackType | None) -> None:
+        while traceback is not None and traceback.tb_next is not None:
+            traceback = traceback.tb_next
+        place = f"{traceback.tb_frame.f_code.co_name}:{traceback.tb_lineno}" if traceback else "unknown place"
+        if kind is not ChannelClosed:
+            channel.send({"kind": "failed", "where": f"{kind.__name__} in {place}"})
+        os._exit(EXIT_UNEXPECTED)
+
+    sys.excepthook = report
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
+    os._exit(0)  # the interpreter's own shutdown would reach for what is sealed off

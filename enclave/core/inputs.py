@@ -1,0 +1,103 @@
+"""The input checks that come before any mathematics; a failing update drops out and disturbs no other."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from enclave.core.requests import AggregateRequest, SubmittedManifest
+from qflare_protocol.cose import Verifier
+from qflare_protocol.errors import Refusal
+from qflare_protocol.manifest import Manifest, manifest_digest, verify_manifest
+from qflare_protocol.round_result import MAX_DETAIL, Scores, UpdateVerdict
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An update whose manifest holds: its place in the request, its manifest, and that manifest's digest."""
+
+    source: int
+    manifest: Manifest
+    manifest_digest: bytes
+
+    @property
+    def device_id(self) -> bytes:
+        """The device that made the update."""
+        return self.manifest.device_id
+
+    def verdict(self, reason: str | None, detail: str | None, scores: Scores | None) -> UpdateVerdict:
+        """Return the verdict on this update; no reason means accepted."""
+        return UpdateVerdict(
+            self.device_id,
+            self.manifest_digest,
+            self.manifest.ciphertext_digest,
+            accepted=reason is None,
+            reason=reason,
+            detail=detail,
+            scores=scores,
+        )
+
+
+def check_manifests(request: AggregateRequest, key_id: bytes) -> tuple[list[Candidate], list[UpdateVerdict]]:
+    """Return the candidates in order of device id, and a verdict for each update that is none.
+
+    Of two updates of one device, the one with the smaller manifest digest stands: an order that
+    does not depend on arrival.
+    """
+    verifiers = {entry.device_id: entry.verifier for entry in request.roster}
+    candidates: dict[bytes, Candidate] = {}
+    verdicts = []
+    for source, submitted in _in_fixed_order(request.updates):
+        try:
+            manifest = _checked_manifest(submitted, request, key_id, verifiers)
+            if manifest.device_id in candidates:
+                raise Refusal("already-submitted", "The device has another update in this round.")
+        except Refusal as refusal:
+            verdicts.append(_refused(submitted, refusal))
+        else:
+            candidates[manifest.device_id] = Candidate(source, manifest, manifest_digest(submitted.manifest))
+    return list(candidates.values()), verdicts
+
+
+def detail_of(refusal: Refusal) -> str:
+    """Return the refusal's sentence as it may stand in a verdict: printable and short."""
+    printable = "".join(character if character.isprintable() else "?" for character in refusal.detail)
+    return printable[:MAX_DETAIL]
+
+
+def _in_fixed_order(updates: tuple[SubmittedManifest, ...]) -> list[tuple[int, SubmittedManifest]]:
+    return sorted(enumerate(updates), key=lambda item: (item[1].device_id, manifest_digest(item[1].manifest)))
+
+
+def _checked_manifest(
+    submitted: SubmittedManifest, request: AggregateRequest, key_id: bytes, verifiers: Mapping[bytes, Verifier]
+) -> Manifest:
+    if submitted.device_id not in verifiers:
+        raise Refusal("not-invited", "The device does not stand in the round's roster.")
+    manifest = verify_manifest(submitted.manifest, verifiers[submitted.device_id])
+    if manifest.device_id != submitted.device_id:
+        raise Refusal("not-invited", "The manifest names another device.")
+    if (manifest.round_id, manifest.federation_id) != (request.round_id, request.federation_id):
+        raise Refusal("round-closed", "The manifest is for another round or federation.")
+    if manifest.base_model_digest != request.base_model_digest:
+        raise Refusal("base-model-mismatch", "The update was trained from another model than the round's.")
+    if manifest.enclave_key_id != key_id:
+        raise Refusal("enclave-key-mismatch", "The update is sealed to another enclave key than the round's.")
+    _check_amounts(manifest, request)
+    return manifest
+
+
+def _check_amounts(manifest: Manifest, request: AggregateRequest) -> None:
+    if manifest.sample_count > request.policy.maximum_sample_count:
+        raise Refusal("sample-count-refused", f"More than {request.policy.maximum_sample_count} samples are claimed.")
+    if manifest.ciphertext_bytes > request.policy.maximum_update_bytes:
+        raise Refusal("update-too-large", f"The update has more than {request.policy.maximum_update_bytes} bytes.")
+
+
+def _refused(submitted: SubmittedManifest, refusal: Refusal) -> UpdateVerdict:
+    return UpdateVerdict(
+        submitted.device_id,
+        manifest_digest(submitted.manifest),
+        ciphertext_digest=None,
+        accepted=False,
+        reason=refusal.code,
+        detail=detail_of(refusal),
+    )

@@ -1,0 +1,112 @@
+"""What the courier asks of the sealed process, as typed requests with a strict reading."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qflare_protocol.aggregation_policy import AggregationPolicy
+from qflare_protocol.cose import Verifier
+from qflare_protocol.errors import Refusal
+from qflare_protocol.fields import exact_bytes, exact_map, short_text
+from qflare_protocol.round_result import RosterEntry
+
+_PREPARE = frozenset({"kind", "round_id", "federation_id", "policy", "nonce"})
+_AGGREGATE = frozenset(
+    {"kind", "round_id", "federation_id", "policy", "wrapped_keys", "base_model_digest", "roster", "updates"}
+)
+
+
+@dataclass(frozen=True)
+class PrepareRequest:
+    """Make keys and evidence for one round; ids are 16 bytes, the nonce 16 to 64."""
+
+    round_id: bytes
+    federation_id: bytes
+    policy: AggregationPolicy
+    nonce: bytes
+
+    def to_map(self) -> dict[str, Any]:
+        """Return the channel message."""
+        return vars(self) | {"kind": "prepare", "policy": self.policy.to_map()}
+
+
+@dataclass(frozen=True)
+class SubmittedManifest:
+    """A signed manifest and the device the server took it from."""
+
+    device_id: bytes
+    manifest: bytes
+
+
+@dataclass(frozen=True)
+class AggregateRequest:
+    """Aggregate one round: `updates[i]` is the update whose blob is asked for as source i."""
+
+    round_id: bytes
+    federation_id: bytes
+    policy: AggregationPolicy
+    wrapped_keys: bytes
+    base_model_digest: bytes
+    roster: tuple[RosterEntry, ...]
+    updates: tuple[SubmittedManifest, ...]
+
+    def to_map(self) -> dict[str, Any]:
+        """Return the channel message."""
+        return vars(self) | {
+            "kind": "aggregate",
+            "policy": self.policy.to_map(),
+            "roster": [[entry.device_id, entry.verifier.algorithm, entry.verifier.public] for entry in self.roster],
+            "updates": [[update.device_id, update.manifest] for update in self.updates],
+        }
+
+
+def read_request(message: Mapping[str, Any]) -> PrepareRequest | AggregateRequest:
+    """Read a request strictly. Raises `Refusal`: "malformed-message" or "policy-refused"."""
+    kind = message.get("kind")
+    if kind == "prepare":
+        return _prepare(exact_map(message, _PREPARE, what="prepare request"))
+    if kind == "aggregate":
+        return _aggregate(exact_map(message, _AGGREGATE, what="aggregate request"))
+    raise Refusal("malformed-message", "A request is of the kind prepare or aggregate.")
+
+
+def _prepare(members: Mapping[str, Any]) -> PrepareRequest:
+    return PrepareRequest(
+        round_id=exact_bytes(members["round_id"], 16, what="round_id"),
+        federation_id=exact_bytes(members["federation_id"], 16, what="federation_id"),
+        policy=AggregationPolicy.from_map(members["policy"]),
+        nonce=_bytes(members["nonce"], "nonce"),
+    )
+
+
+def _aggregate(members: Mapping[str, Any]) -> AggregateRequest:
+    return AggregateRequest(
+        round_id=exact_bytes(members["round_id"], 16, what="round_id"),
+        federation_id=exact_bytes(members["federation_id"], 16, what="federation_id"),
+        policy=AggregationPolicy.from_map(members["policy"]),
+        wrapped_keys=_bytes(members["wrapped_keys"], "wrapped_keys"),
+        base_model_digest=exact_bytes(members["base_model_digest"], 32, what="base_model_digest"),
+        roster=tuple(_roster_entry(row) for row in _rows(members["roster"], 3, "roster")),
+        updates=tuple(_update(row) for row in _rows(members["updates"], 2, "updates")),
+    )
+
+
+def _roster_entry(row: list[Any]) -> RosterEntry:
+    algorithm, public = short_text(row[1], 40, what="roster algorithm"), _bytes(row[2], "roster key")
+    return RosterEntry(exact_bytes(row[0], 16, what="roster device id"), Verifier(algorithm, public))
+
+
+def _update(row: list[Any]) -> SubmittedManifest:
+    return SubmittedManifest(exact_bytes(row[0], 16, what="update device id"), _bytes(row[1], "manifest"))
+
+
+def _rows(value: object, length: int, what: str) -> list[list[Any]]:
+    if not isinstance(value, list) or not all(isinstance(row, list) and len(row) == length for row in value):
+        raise Refusal("malformed-message", f"The {what} must be a list of rows of {length}.")
+    return value
+
+
+def _bytes(value: object, what: str) -> bytes:
+    if not isinstance(value, bytes):
+        raise Refusal("malformed-message", f"The {what} must be bytes.")
+    return value

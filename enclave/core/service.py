@@ -1,0 +1,128 @@
+"""The sealed process's conversation with its courier: ready, one request, one answer."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from time import time
+from typing import Any
+
+from enclave.core.aggregation import Aggregation
+from enclave.core.channel import Channel
+from enclave.core.host import DecisionRecord
+from enclave.core.keys import WrappingContext, generate_round_keys, unwrap_keys, wrap_keys
+from enclave.core.requests import AggregateRequest, PrepareRequest, read_request
+from qflare_protocol.aggregation_policy import AggregationPolicy
+from qflare_protocol.attestation import EnclaveClaims, sign_software_evidence
+from qflare_protocol.cose import Signer
+from qflare_protocol.errors import Refusal
+
+
+@dataclass(frozen=True)
+class EnclaveState:
+    """What the process holds when it begins to listen.
+
+    `attester` is there to prepare a round and `decisions` to aggregate it; `protections` is what
+    `seal_process` gave, `memory_bytes` the address space it was sealed with.
+    """
+
+    measurement: bytes
+    protections: dict[str, bool]
+    memory_bytes: int
+    sealing_key: bytes = field(repr=False)
+    attester: Signer | None = None
+    decisions: DecisionRecord | None = None
+
+
+def serve(channel: Channel, state: EnclaveState) -> None:
+    """Announce readiness, answer one request, and return.
+
+    A refusal goes to the courier as an answer; every other exception ends the process.
+    """
+    channel.send({"kind": "ready", "measurement": state.measurement, "protections": state.protections})
+    try:
+        channel.send(_answer(channel, state))
+    except Refusal as refusal:
+        answer = {"code": refusal.code, "detail": refusal.detail, "extensions": refusal.extensions}
+        channel.send({"kind": "refused", **answer})
+
+
+def _answer(channel: Channel, state: EnclaveState) -> dict[str, Any]:
+    request = read_request(channel.receive())
+    _require_sealing(request.policy, state)
+    if isinstance(request, PrepareRequest):
+        return _prepare(request, state)
+    return _aggregate(request, state, ChannelCourier(channel))
+
+
+def _require_sealing(policy: AggregationPolicy, state: EnclaveState) -> None:
+    missing = [name for name in policy.required_protections if not state.protections.get(name, False)]
+    if missing:
+        raise Refusal("sealing-refused", f"The policy demands {', '.join(missing)}, which this host does not give.")
+    if state.memory_bytes != policy.maximum_memory_bytes:
+        raise Refusal("sealing-refused", "The process was sealed with another memory limit than the policy's.")
+
+
+def _prepare(request: PrepareRequest, state: EnclaveState) -> dict[str, Any]:
+    if state.attester is None:
+        raise Refusal("enclave-failed", "This process was not started to prepare a round.")
+    keys = generate_round_keys()
+    claims = EnclaveClaims(
+        nonce=request.nonce,
+        round_id=request.round_id,
+        federation_id=request.federation_id,
+        hpke_public_key=keys.hpke_public,
+        result_public_key=keys.result_signer.public,
+        measurement=state.measurement,
+        policy=request.policy,
+        protections=state.protections,
+        issued_at=int(time()),
+    )
+    return {
+        "kind": "prepared",
+        "evidence": sign_software_evidence(claims, state.attester),
+        "wrapped_keys": wrap_keys(keys, _context(request, state)),
+    }
+
+
+def _aggregate(request: AggregateRequest, state: EnclaveState, courier: "ChannelCourier") -> dict[str, Any]:
+    if state.decisions is None:
+        raise Refusal("enclave-failed", "This process was not started to aggregate a round.")
+    keys = unwrap_keys(request.wrapped_keys, _context(request, state))
+    result = Aggregation(request, keys, courier, state.decisions.commit).run()
+    return {"kind": "aggregated", "result": result}
+
+
+def _context(request: PrepareRequest | AggregateRequest, state: EnclaveState) -> WrappingContext:
+    return WrappingContext(
+        sealing_key=state.sealing_key,
+        measurement=state.measurement,
+        policy_digest=request.policy.digest(),
+        federation_id=request.federation_id,
+        round_id=request.round_id,
+    )
+
+
+class ChannelCourier:
+    """The courier at the other end of the channel, as the aggregation sees it."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def pieces(self, source: int, reading: int) -> Iterator[bytes]:
+        """Ask for piece after piece until an empty one says that the source has ended."""
+        while piece := self._ask({"kind": "read", "source": source, "reading": reading}):
+            yield piece
+
+    def write_model(self, piece: bytes) -> None:
+        """Send a piece of the new model."""
+        self._channel.send({"kind": "model", "piece": piece})
+
+    def report_step(self, name: str, seconds: float) -> None:
+        """Send how long a step took."""
+        self._channel.send({"kind": "step", "name": name, "seconds": seconds})
+
+    def _ask(self, question: dict[str, Any]) -> bytes:
+        self._channel.send(question)
+        piece = self._channel.receive().get("piece")
+        if not isinstance(piece, bytes):
+            raise Refusal("malformed-message", "The courier answers a read with bytes.")
+        return piece

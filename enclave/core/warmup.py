@@ -1,0 +1,123 @@
+"""One whole dummy round inside the process, before it is sealed.
+
+numpy, HPKE and the codecs load parts of themselves on first use, which a sealed process could no
+longer do. The dummy round goes through the very code that will serve, over queues for a channel; a
+process whose own round fails does not start.
+"""
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from enclave.core.aggregation import BASE_MODEL, Aggregation
+from enclave.core.keys import RoundKeys, WrappingContext, generate_round_keys, unwrap_keys, wrap_keys
+from enclave.core.requests import AggregateRequest, SubmittedManifest, read_request
+from qflare_protocol import pqc
+from qflare_protocol.aggregation_policy import PROTECTIONS, AggregationPolicy
+from qflare_protocol.attestation import EnclaveClaims, sign_software_evidence
+from qflare_protocol.attestation.evidence import SIGNATURE_ALGORITHM
+from qflare_protocol.cose import Signer
+from qflare_protocol.errors import Refusal
+from qflare_protocol.manifest import Manifest, sign_manifest
+from qflare_protocol.round_result import RosterEntry, verify_result
+from qflare_protocol.tensors import encode_tensors, model_digest
+from qflare_protocol.update import UpdateContext, seal_update
+
+_ROUND, _FEDERATION = bytes(15) + b"r", bytes(15) + b"f"
+_DEVICES = 4
+
+
+class _MemoryCourier:
+    """Feeds blobs out of memory and keeps the model."""
+
+    def __init__(self, blobs: dict[int, bytes]) -> None:
+        self._blobs = blobs
+        self.model = b""
+
+    def pieces(self, source: int, reading: int) -> Iterator[bytes]:
+        yield self._blobs[source]
+
+    def write_model(self, piece: bytes) -> None:
+        self.model += piece
+
+    def report_step(self, name: str, seconds: float) -> None:
+        """Nobody waits for the times of a dummy round."""
+
+
+def warm_up() -> None:
+    """Run the dummy round: four devices, one of them poisoned.
+
+    Raises `Refusal("enclave-failed")` when it does not come out right.
+    """
+    keys = _rewrapped(generate_round_keys())
+    _dummy_evidence(keys)
+    base = encode_tensors({"w": np.ones((4, 3), dtype=np.float32)})
+    signers = [_signer() for _ in range(_DEVICES)]
+    updates = [_update(index, signer, keys, base) for index, signer in enumerate(signers)]
+    request = AggregateRequest(
+        round_id=_ROUND,
+        federation_id=_FEDERATION,
+        policy=AggregationPolicy(),
+        wrapped_keys=b"",
+        base_model_digest=model_digest(base),
+        roster=tuple(RosterEntry(_device_id(index), signer.verifier) for index, signer in enumerate(signers)),
+        updates=tuple(submitted for submitted, _ in updates),
+    )
+    courier = _MemoryCourier({BASE_MODEL: base} | {index: blob for index, (_, blob) in enumerate(updates)})
+    _run(request, keys, courier)
+
+
+def _run(request: AggregateRequest, keys: RoundKeys, courier: _MemoryCourier) -> None:
+    reread = read_request(request.to_map())
+    assert isinstance(reread, AggregateRequest)  # noqa: S101 - narrows the type: it was one before
+    result = verify_result(Aggregation(reread, keys, courier, lambda _: None).run(), keys.result_signer.verifier)
+    if len(result.accepted) != _DEVICES - 1 or result.model_digest != model_digest(courier.model):
+        raise Refusal("enclave-failed", "The dummy round did not reject exactly the poisoned update.")
+
+
+def _rewrapped(keys: RoundKeys) -> RoundKeys:
+    context = WrappingContext(os.urandom(32), bytes(64), bytes(64), _FEDERATION, _ROUND)
+    return unwrap_keys(wrap_keys(keys, context), context)
+
+
+def _dummy_evidence(keys: RoundKeys) -> None:
+    claims = EnclaveClaims(
+        nonce=bytes(16),
+        round_id=_ROUND,
+        federation_id=_FEDERATION,
+        hpke_public_key=keys.hpke_public,
+        result_public_key=keys.result_signer.public,
+        measurement=bytes(64),
+        policy=AggregationPolicy(),
+        protections=dict.fromkeys(PROTECTIONS, False),
+        issued_at=0,
+    )
+    sign_software_evidence(claims, _signer())
+
+
+def _signer() -> Signer:
+    pair = pqc.signature(SIGNATURE_ALGORITHM).generate()
+    return Signer(SIGNATURE_ALGORITHM, pair.private, pair.public)
+
+
+def _device_id(index: int) -> bytes:
+    return index.to_bytes(16, "big")
+
+
+def _update(index: int, signer: Signer, keys: RoundKeys, base: bytes) -> tuple[SubmittedManifest, bytes]:
+    direction = -1.0 if index == 0 else 1.0
+    delta = encode_tensors({"w": np.full((4, 3), direction, dtype=np.float32)})
+    context = UpdateContext(_FEDERATION, _ROUND, _device_id(index), keys.key_id, model_digest(base))
+    blob = b"".join(seal_update(keys.hpke_public, context, delta))
+    manifest = Manifest(
+        round_id=_ROUND,
+        federation_id=_FEDERATION,
+        device_id=_device_id(index),
+        base_model_digest=model_digest(base),
+        sample_count=10,
+        ciphertext_digest=model_digest(blob),
+        ciphertext_bytes=len(blob),
+        enclave_key_id=keys.key_id,
+    )
+    return SubmittedManifest(_device_id(index), sign_manifest(manifest, signer)), blob

@@ -1,0 +1,46 @@
+"""Enclave instances: the keys and the evidence of the sealed process of each round."""
+
+import uuid
+
+from django.db import models
+from django.db.models import Q
+
+
+class EnclaveInstance(models.Model):
+    """The enclave of one round: its public keys, its evidence, and its private keys under their seal.
+
+    `wrapped_keys` opens only inside a sealed process of the same measurement and policy on the
+    enclave host; it is destroyed when the round ends.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    round_id = models.UUIDField(help_text="The round this instance serves.")
+    attester = models.CharField(max_length=20)
+    tier = models.CharField(max_length=20, help_text="The appraisal of the evidence.")
+    key_id = models.BinaryField(max_length=32, unique=True)
+    hpke_public_key = models.BinaryField()
+    result_public_key = models.BinaryField()
+    measurement = models.BinaryField(max_length=64)
+    policy_digest = models.BinaryField(max_length=64)
+    evidence = models.BinaryField()
+    attestation_key = models.BinaryField(help_text="The enclave host's public attestation key.")
+    protections = models.JSONField(default=dict, help_text="What the kernel granted the sealed process.")
+    wrapped_keys = models.BinaryField(null=True)
+    prepared_at = models.DateTimeField()
+    retired_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-prepared_at",)
+        constraints = (
+            models.UniqueConstraint(
+                fields=("round_id",), condition=Q(retired_at=None), name="one_live_enclave_per_round"
+            ),
+            models.CheckConstraint(
+                condition=Q(retired_at=None, wrapped_keys__isnull=False)
+                | Q(retired_at__isnull=False, wrapped_keys=None),
+                name="a_retired_enclave_keeps_no_key",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"enclave {bytes(self.key_id).hex()[:16]}"

@@ -1,0 +1,152 @@
+"""The verbs around the sealed process: prepare a round's enclave, let it aggregate, retire it."""
+
+import secrets
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from django.conf import settings
+
+from audit.services import record_event
+from enclave import courier
+from enclave.core.measurement import measure
+from enclave.models import EnclaveInstance
+from qflare_protocol.aggregation_policy import AggregationPolicy
+from qflare_protocol.attestation import Appraisal, AppraisalPolicy, appraise
+from qflare_protocol.attestation.evidence import SIGNATURE_ALGORITHM
+from qflare_protocol.cose import Verifier
+from qflare_protocol.errors import Refusal
+from qflare_protocol.round_result import RosterEntry, RoundResult, verify_result
+
+
+def enclave_host() -> courier.EnclaveHost:
+    """Return where and as whom sealed processes run on this host; its directory is made on first use."""
+    directory = Path(settings.QFLARE_ENCLAVE_DIR)
+    host = courier.EnclaveHost(directory, settings.QFLARE_ENCLAVE_UID, settings.QFLARE_ENCLAVE_GID)
+    courier.initialise_host_directory(directory, host.uid, host.gid)
+    return host
+
+
+def start_enclave(round_id: uuid.UUID, federation_id: uuid.UUID, policy: AggregationPolicy) -> courier.PreparedRound:
+    """Let a sealed process make the round's keys and evidence; changes no state here.
+
+    Raises `Refusal`: "enclave-failed", "sealing-refused".
+    """
+    return courier.prepare_round(
+        enclave_host(),
+        round_id=round_id.bytes,
+        federation_id=federation_id.bytes,
+        policy=policy,
+        nonce=secrets.token_bytes(32),
+    )
+
+
+def record_instance(
+    prepared: courier.PreparedRound, round_id: uuid.UUID, federation_id: uuid.UUID, *, now: datetime
+) -> EnclaveInstance:
+    """Appraise and keep a prepared enclave, inside the caller's transaction.
+
+    Raises `Refusal("evidence-refused")` when the evidence does not even satisfy its own host.
+    """
+    appraisal = _own_appraisal(prepared, round_id, federation_id, now)
+    claims = appraisal.claims
+    instance = EnclaveInstance.objects.create(
+        round_id=round_id,
+        attester=appraisal.attester,
+        tier=appraisal.tier,
+        key_id=claims.key_id,
+        hpke_public_key=claims.hpke_public_key,
+        result_public_key=claims.result_public_key,
+        measurement=claims.measurement,
+        policy_digest=claims.policy.digest(),
+        evidence=prepared.evidence,
+        attestation_key=courier.attestation_public_key(enclave_host().directory),
+        protections=claims.protections,
+        wrapped_keys=prepared.wrapped_keys,
+        prepared_at=now,
+    )
+    record_event(
+        "enclave.prepared",
+        actor="system",
+        payload={
+            "round_id": str(round_id),
+            "key_id": claims.key_id.hex(),
+            "measurement": claims.measurement.hex(),
+            "policy_digest": claims.policy.digest().hex(),
+            "attester": appraisal.attester,
+            "tier": appraisal.tier,
+        },
+    )
+    return instance
+
+
+def _own_appraisal(
+    prepared: courier.PreparedRound, round_id: uuid.UUID, federation_id: uuid.UUID, now: datetime
+) -> Appraisal:
+    attester = Verifier(SIGNATURE_ALGORITHM, courier.attestation_public_key(enclave_host().directory))
+    policy = AppraisalPolicy(frozenset({attester.fingerprint}), frozenset({measure()}))
+    return appraise(
+        prepared.evidence,
+        policy,
+        round_id=round_id.bytes,
+        federation_id=federation_id.bytes,
+        now=int(now.timestamp()),
+    )
+
+
+def live_instance(round_id: uuid.UUID) -> EnclaveInstance:
+    """Return the enclave that serves a round. Raises `Refusal("service-unavailable")`."""
+    instance = EnclaveInstance.objects.filter(round_id=round_id, retired_at=None).first()
+    if instance is None:
+        raise Refusal("service-unavailable", "The round's enclave is not ready; ask again later.")
+    return instance
+
+
+def evidence_of(round_id: uuid.UUID) -> bytes:
+    """Return the evidence of the enclave that served a round last, retired or not."""
+    return bytes(EnclaveInstance.objects.filter(round_id=round_id).values_list("evidence", flat=True)[0])
+
+
+def aggregate(
+    instance: EnclaveInstance,
+    *,
+    federation_id: uuid.UUID,
+    policy: AggregationPolicy,
+    roster: Sequence[RosterEntry],
+    base_model_digest: bytes,
+    open_base_model: courier.OpenBlob,
+    updates: Sequence[courier.SealedUpdate],
+    write_model: Callable[[bytes], None],
+    on_step: Callable[[str, float], None],
+) -> tuple[bytes, RoundResult]:
+    """Run the round in a sealed successor process; return the signed result and its verified content.
+
+    Raises `Refusal`: "too-few-updates", "enclave-failed", "sealing-refused", "invalid-signature".
+    """
+    signed = courier.aggregate_round(
+        enclave_host(),
+        round_id=instance.round_id.bytes,
+        federation_id=federation_id.bytes,
+        policy=policy,
+        wrapped_keys=bytes(instance.wrapped_keys),
+        roster=roster,
+        base_model_digest=base_model_digest,
+        open_base_model=open_base_model,
+        updates=updates,
+        write_model=write_model,
+        on_step=on_step,
+    )
+    result = verify_result(signed, Verifier(SIGNATURE_ALGORITHM, bytes(instance.result_public_key)))
+    return signed, result
+
+
+def retire_instance(round_id: uuid.UUID, *, now: datetime) -> None:
+    """Destroy a round's wrapped keys, inside the caller's transaction; safe to repeat."""
+    if EnclaveInstance.objects.filter(round_id=round_id, retired_at=None).update(retired_at=now, wrapped_keys=None):
+        record_event("enclave.retired", actor="system", payload={"round_id": str(round_id)})
+
+
+def destroy_round_key(round_id: uuid.UUID) -> None:
+    """Destroy the sealing key on the enclave host, after the retirement is committed; safe to repeat."""
+    courier.destroy_round_key(enclave_host().directory, round_id.bytes)

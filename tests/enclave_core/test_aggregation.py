@@ -1,0 +1,281 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from enclave.core.aggregation import BASE_MODEL, Aggregation
+from qflare_protocol.aggregation_policy import AggregationPolicy
+from qflare_protocol.errors import Refusal
+from qflare_protocol.round_result import COSINE_BELOW_MINIMUM, NORM_ABOVE_BOUND, roster_digest
+from qflare_protocol.tensors import encode_tensors
+from tests.enclave_core.rounds import Round, deltas, device_id, new_signer, reasons
+
+SHAPE = (40, 17)
+
+
+def honest_round(count=5, **options):
+    entry = Round(**options)
+    entry.submit_all(deltas(count))
+    return entry
+
+
+def assert_refused(code, action):
+    with pytest.raises(Refusal) as caught:
+        action()
+    assert caught.value.code == code
+    return caught.value
+
+
+def test_the_new_model_is_the_base_plus_the_mean_weighted_by_samples():
+    entry, given, counts = Round(), deltas(4), [10, 20, 30, 40]
+    for delta, count in zip(given, counts, strict=True):
+        entry.submit(delta, sample_count=count)
+    result, model = entry.aggregate()
+    expected = entry.base["w"] + np.average(np.array(given, dtype=np.float64), axis=0, weights=counts)
+    np.testing.assert_allclose(model["w"], expected, rtol=1e-5, atol=1e-6)
+    assert result.sample_total == 100
+    assert [verdict.scores.weight for verdict in result.verdicts] == [0.1, 0.2, 0.3, 0.4]
+
+
+def test_two_poisoned_of_ten_are_rejected_and_leave_no_trace_in_the_model():
+    entry, given = Round(), deltas(10, poisoned=2)
+    entry.submit_all(given)
+    result, model = entry.aggregate()
+    assert set(reasons(result)) == {1, 2}
+    assert set(reasons(result).values()) <= {NORM_ABOVE_BOUND, COSINE_BELOW_MINIMUM}
+    np.testing.assert_allclose(model["w"], entry.base["w"] + np.mean(given[2:], axis=0), rtol=1e-5, atol=1e-6)
+    assert all(verdict.scores.weight == 0.0 for verdict in result.rejected)
+
+
+def test_the_result_names_everything_it_rests_on():
+    entry = honest_round()
+    result, _ = entry.aggregate()
+    assert result.roster_digest == roster_digest(entry.roster)
+    assert result.policy_digest == entry.policy.digest()
+    assert result.enclave_key_id == entry.key_id
+    assert [verdict.device_id for verdict in result.verdicts] == sorted(entry.signers)
+
+
+def test_the_order_of_arrival_changes_neither_model_nor_payload():
+    entry = Round()
+    entry.submit_all(deltas(7, poisoned=1))
+    first_courier, second_courier = entry.courier(), entry.courier(piece_bytes=333)
+    first, _ = entry.aggregate(first_courier)
+    second_courier.blobs = {BASE_MODEL: entry.base_bytes} | dict(enumerate(entry.blobs[::-1]))
+    second, _ = entry.aggregate(second_courier, updates=tuple(entry.submitted[::-1]))
+    assert first == second
+    assert first_courier.model == second_courier.model
+    assert entry.decisions[0] == entry.decisions[1]
+
+
+def test_many_ranges_and_tensors_give_what_one_would():
+    base = {"a": np.zeros((300, 300), dtype=np.float32), "b": np.ones(7, dtype=np.float32)}
+    entry = Round(base=base)
+    generator = np.random.default_rng(3)
+    common = {name: generator.normal(size=array.shape) for name, array in base.items()}
+    given = [
+        {name: (value + generator.normal(size=value.shape)).astype(np.float32) for name, value in common.items()}
+        for _ in range(4)
+    ]
+    entry.submit_all([encode_tensors(delta) for delta in given])
+    _, model = entry.aggregate()
+    for name, array in base.items():
+        expected = array + np.mean([delta[name] for delta in given], axis=0)
+        np.testing.assert_allclose(model[name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_each_source_is_read_at_most_twice_and_a_rejected_one_once():
+    entry = Round()
+    entry.submit_all(deltas(5, poisoned=1))
+    courier = entry.courier()
+    entry.aggregate(courier)
+    assert courier.readings.count((BASE_MODEL, 1)) == courier.readings.count((BASE_MODEL, 2)) == 1
+    assert (0, 1) in courier.readings
+    assert (0, 2) not in courier.readings
+    assert courier.steps == ["check", "read", "decide", "combine"]
+
+
+@pytest.mark.parametrize(
+    "claims, reason",
+    [
+        ({"round_id": b"x" * 16}, "round-closed"),
+        ({"federation_id": b"x" * 16}, "round-closed"),
+        ({"base_model_digest": b"x" * 32}, "base-model-mismatch"),
+        ({"enclave_key_id": b"x" * 32}, "enclave-key-mismatch"),
+        ({"device_id": device_id(1)}, "not-invited"),
+        ({"sample_count": 1001}, "sample-count-refused"),
+        ({"ciphertext_bytes": 10**6}, "update-too-large"),
+        ({"ciphertext_bytes": 100}, "digest-mismatch"),
+        ({"ciphertext_bytes": 9999}, "digest-mismatch"),
+        ({"ciphertext_digest": b"x" * 32}, "digest-mismatch"),
+    ],
+    ids=str,
+)
+def test_an_update_whose_manifest_does_not_fit_drops_out_alone(claims, reason):
+    policy = AggregationPolicy(maximum_sample_count=1000, maximum_update_bytes=10_000)
+    entry = honest_round(4, policy=policy)
+    alone, alone_model = entry.aggregate()
+    entry.submit(deltas(1)[0], **claims)
+    result, model = entry.aggregate()
+    assert reasons(result) == {5: reason}
+    assert result.accepted == alone.accepted
+    assert model["w"].tobytes() == alone_model["w"].tobytes()
+
+
+def bad_value(value):
+    delta = np.ones(SHAPE, dtype=np.float32)
+    delta[39, 16] = value
+    return delta
+
+
+@pytest.mark.parametrize(
+    "plaintext, reason",
+    [
+        (bad_value(np.nan), "invalid-tensors"),
+        (bad_value(np.inf), "invalid-tensors"),
+        (bad_value(-np.inf), "invalid-tensors"),
+        (np.ones((17, 40), dtype=np.float32), "invalid-tensors"),
+        (np.ones((1, 17), dtype=np.float32), "invalid-tensors"),
+        (np.ones((1,), dtype=np.float32), "invalid-tensors"),
+        (encode_tensors({"v": np.ones(SHAPE, dtype=np.float32)}), "invalid-tensors"),
+        (encode_tensors({"w": np.ones(SHAPE, dtype=np.float32)})[:-4], "invalid-tensors"),
+        (encode_tensors({"w": np.ones(SHAPE, dtype=np.float32)}) + b"\0" * 4, "invalid-tensors"),
+        (b"", "invalid-tensors"),
+        (b"\x80\x04K\x01.", "invalid-tensors"),
+    ],
+    ids=range(11),
+)
+def test_an_update_whose_tensors_do_not_fit_drops_out_alone(plaintext, reason):
+    entry = honest_round(4)
+    alone, alone_model = entry.aggregate()
+    entry.submit(plaintext)
+    result, model = entry.aggregate()
+    assert reasons(result) == {5: reason}
+    assert result.accepted == alone.accepted
+    assert model["w"].tobytes() == alone_model["w"].tobytes()
+
+
+@pytest.mark.parametrize(
+    "damage, reason",
+    [
+        (lambda sealed: b"", "decryption-failed"),
+        (lambda sealed: sealed[:-1], "decryption-failed"),
+        (lambda sealed: sealed[:1000], "decryption-failed"),
+        (lambda sealed: sealed[:2000] + bytes([sealed[2000] ^ 1]) + sealed[2001:], "decryption-failed"),
+        (lambda sealed: sealed + b"more", "digest-mismatch"),
+    ],
+    ids=range(5),
+)
+def test_a_damaged_blob_drops_out_alone(damage, reason):
+    entry = honest_round(4)
+    entry.submit(deltas(1)[0], blob=damage)
+    result, _ = entry.aggregate()
+    assert reasons(result) == {5: reason}
+    assert len(result.accepted) == 4
+
+
+def test_a_manifest_by_mallory_or_of_a_stranger_drops_out():
+    entry = honest_round(4)
+    entry.submit(deltas(1)[0], signer=new_signer())
+    stranger = entry.submit(deltas(1)[0])
+    roster = tuple(member for member in entry.roster if member.device_id != stranger)
+    result, _ = entry.aggregate(roster=roster)
+    assert reasons(result) == {5: "invalid-signature", 6: "not-invited"}
+
+
+def test_an_unreadable_manifest_drops_out():
+    entry = honest_round(4)
+    entry.submitted.append(dataclasses.replace(entry.submitted[0], device_id=device_id(1), manifest=b"\xff"))
+    entry.blobs.append(b"")
+    result, _ = entry.aggregate()
+    assert [verdict.reason for verdict in result.rejected] == ["malformed-message"]
+
+
+def test_of_two_updates_by_one_device_one_counts_whatever_their_order():
+    entry = honest_round(4)
+    entry.submit(1.1 * deltas(4)[0], number=1)
+    result, model = entry.aggregate()
+    assert [verdict.reason for verdict in result.rejected] == ["already-submitted"]
+    courier = entry.courier()
+    courier.blobs = {BASE_MODEL: entry.base_bytes} | dict(enumerate(entry.blobs[::-1]))
+    again, same = entry.aggregate(courier, updates=tuple(entry.submitted[::-1]))
+    assert again == result
+    assert same["w"].tobytes() == model["w"].tobytes()
+
+
+def test_fewer_acceptable_updates_than_the_minimum_give_no_model_but_reasons():
+    entry = Round()
+    entry.submit_all(deltas(2))
+    entry.submit(bad_value(np.nan))
+    courier = entry.courier()
+    refusal = assert_refused("too-few-updates", lambda: entry.aggregate(courier))
+    assert courier.model == b""
+    assert entry.decisions == []
+    assert [verdict["reason"] for verdict in refusal.extensions["verdicts"]] == [None, None, "invalid-tensors"]
+
+
+def test_a_round_without_updates_is_refused():
+    assert_refused("too-few-updates", Round().aggregate)
+
+
+def test_one_device_alone_is_never_aggregated():
+    entry = honest_round(1)
+    assert_refused("too-few-updates", entry.aggregate)
+
+
+def test_another_base_model_than_the_requests_is_refused():
+    entry = honest_round()
+    courier = entry.courier()
+    courier.blobs[BASE_MODEL] = encode_tensors({"w": np.zeros(SHAPE, dtype=np.float32)})
+    assert_refused("digest-mismatch", lambda: entry.aggregate(courier))
+
+
+def test_a_base_model_that_is_no_container_is_refused():
+    entry = honest_round()
+    courier = entry.courier()
+    courier.blobs[BASE_MODEL] = b"pickle"
+    assert_refused("invalid-tensors", lambda: entry.aggregate(courier))
+
+
+@pytest.mark.parametrize("source", [BASE_MODEL, 0])
+def test_a_source_that_changes_between_the_readings_gives_no_signed_result(source):
+    entry = honest_round()
+    courier = entry.courier()
+    first_pieces = courier.pieces
+
+    def changing(asked, reading):
+        if (asked, reading) == (source, 2):
+            return iter([first_blob[:-1]])
+        return first_pieces(asked, reading)
+
+    first_blob = courier.blobs[source]
+    courier.pieces = changing
+    refusal = assert_refused("enclave-failed", lambda: entry.aggregate(courier))
+    assert "could not be made" in refusal.detail
+
+
+def test_nothing_leaves_before_the_decision_is_recorded():
+    entry = honest_round()
+    courier = entry.courier()
+
+    def refuse(decision):
+        assert courier.model == b""
+        raise Refusal("conflict", "another decision stands")
+
+    aggregation = Aggregation(entry.request(), entry.keys, courier, refuse)
+    assert_refused("conflict", aggregation.run)
+    assert courier.model == b""
+
+
+def test_leaving_one_device_out_is_another_decision():
+    entry = honest_round(6)
+    entry.aggregate()
+    entry.aggregate(updates=tuple(entry.submitted[:-1]))
+    assert entry.decisions[0] != entry.decisions[1]
+
+
+def test_an_aggregate_that_overflows_is_refused():
+    base = {"w": np.full(SHAPE, 3e38, dtype=np.float32)}
+    entry = Round(base=base)
+    entry.submit_all([np.full(SHAPE, 3e38, dtype=np.float32)] * 3)
+    assert_refused("enclave-failed", entry.aggregate)

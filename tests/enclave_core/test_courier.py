@@ -1,0 +1,257 @@
+"""The real sealed process, driven by the courier."""
+
+import io
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from enclave import courier
+from enclave.core.__main__ import _report_failures_to, main
+from enclave.core.channel import Channel, ChannelClosed
+from enclave.core.host import HostDirectory
+from enclave.core.measurement import measure
+from enclave.courier import (
+    EnclaveHost,
+    SealedProcess,
+    aggregate_round,
+    attestation_public_key,
+    destroy_round_key,
+    initialise_host_directory,
+    prepare_round,
+)
+from qflare_protocol.aggregation_policy import PROTECTIONS, AggregationPolicy
+from qflare_protocol.attestation import AppraisalPolicy, appraise
+from qflare_protocol.cose import key_fingerprint
+from qflare_protocol.errors import Refusal
+from qflare_protocol.tensors import model_digest
+from tests.enclave_core.rounds import FEDERATION, ROUND, Round, deltas, reasons
+
+POLICY = AggregationPolicy()
+UID = 65534 if os.geteuid() == 0 else os.getuid()
+
+
+@pytest.fixture
+def host(tmp_path):
+    initialise_host_directory(tmp_path / "host", UID, UID)
+    return EnclaveHost(tmp_path / "host", UID, UID, timeout_seconds=60.0)
+
+
+def prepare(host, policy=POLICY):
+    return prepare_round(host, round_id=ROUND, federation_id=FEDERATION, policy=policy, nonce=b"n" * 32)
+
+
+def new_round(host, count=5, poisoned=0):
+    entry = Round(prepared=prepare(host))
+    entry.submit_all(deltas(count, poisoned))
+    return entry
+
+
+def aggregate(host, entry, **changes):
+    """Return the verified result and the new model's bytes."""
+    pieces = []
+    signed = aggregate_round(host, **(entry.for_courier() | {"write_model": pieces.append} | changes))
+    result = entry.result_of(signed)
+    assert result.model_digest == model_digest(b"".join(pieces))
+    return result, b"".join(pieces)
+
+
+def assert_refused(code, because, action, *arguments, **options):
+    with pytest.raises(Refusal) as caught:
+        action(*arguments, **options)
+    assert caught.value.code == code
+    assert because in caught.value.detail
+
+
+def test_a_prepared_round_gives_evidence_that_a_device_accepts(host):
+    prepared = prepare(host)
+    fingerprint = key_fingerprint("ML-DSA-44", attestation_public_key(host.directory))
+    policy = AppraisalPolicy(frozenset({fingerprint}), frozenset({measure()}))
+    wanted = {"round_id": ROUND, "federation_id": FEDERATION, "nonce": b"n" * 32, "now": int(time.time())}
+    appraisal = appraise(prepared.evidence, policy, **wanted)
+    assert appraisal.tier == "warning"
+    assert appraisal.claims == prepared.claims
+    assert appraisal.claims.key_id == prepared.key_id
+    assert set(appraisal.claims.protections) == set(PROTECTIONS)
+
+
+def test_two_poisoned_of_ten_are_rejected_by_the_sealed_process(host):
+    entry, steps = new_round(host, 10, poisoned=2), []
+    result, _ = aggregate(host, entry, on_step=lambda name, seconds: steps.append(name))
+    assert set(reasons(result)) == {1, 2}
+    assert steps == ["seal", "check", "read", "decide", "combine"]
+
+
+def test_a_process_killed_during_aggregation_is_reported_and_a_successor_gives_the_same_model(host, monkeypatch):
+    entry = new_round(host, 6, poisoned=1)
+    pids = []
+    started = SealedProcess.__init__
+
+    def remember(process, *arguments):
+        started(process, *arguments)
+        pids.append(process.pid)
+
+    monkeypatch.setattr(SealedProcess, "__init__", remember)
+
+    def kill(name, seconds):
+        if name == "decide":
+            os.kill(pids[0], signal.SIGKILL)
+
+    assert_refused("enclave-failed", "SIGKILL", aggregate, host, entry, on_step=kill)
+    first, model = aggregate(host, entry)
+    second, same = aggregate(host, entry)
+    assert model == same
+    assert first == second
+    assert all(not _alive(pid) for pid in pids)
+
+
+def _alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_round_aggregated_once_is_not_aggregated_again_without_one_device(host):
+    entry = new_round(host, 6)
+    aggregate(host, entry)
+    pieces = []
+    fewer = entry.for_courier()["updates"][:-1]
+    assert_refused("conflict", "already aggregated", aggregate, host, entry, updates=fewer, write_model=pieces.append)
+    assert pieces == []
+
+
+def test_after_the_round_its_updates_open_for_nobody(host):
+    entry = new_round(host)
+    destroy_round_key(host.directory, ROUND)
+    assert_refused("enclave-failed", "ended with status", aggregate, host, entry)
+    with HostDirectory(host.directory) as directory:
+        directory.create_sealing_key(ROUND)
+    os.chown(host.directory / f"rounds/{ROUND.hex()}.key", UID, UID)
+    assert_refused("decryption-failed", "do not open", aggregate, host, entry)
+
+
+def test_too_few_updates_come_back_with_their_verdicts(host):
+    with pytest.raises(Refusal) as caught:
+        aggregate(host, new_round(host, 2))
+    assert caught.value.code == "too-few-updates"
+    assert [verdict["accepted"] for verdict in caught.value.extensions["verdicts"]] == [True, True]
+
+
+def test_a_policy_that_demands_what_this_host_gives_is_served(host):
+    given = sorted(name for name, held in prepare(host).claims.protections.items() if held)
+    assert prepare(host, AggregationPolicy(required_protections=tuple(given))).claims.policy.required_protections
+
+
+def test_a_process_without_its_host_directory_fails_with_its_status(tmp_path, caplog):
+    (tmp_path / "empty/rounds").mkdir(parents=True)
+    empty = EnclaveHost(tmp_path / "empty", UID, UID, timeout_seconds=60.0)
+    assert_refused("enclave-failed", "status 1", prepare, empty)
+    assert "attestation.key" in caplog.text
+
+
+def test_a_process_that_is_late_is_ended(host):
+    stopped = EnclaveHost(host.directory, UID, UID, timeout_seconds=0.05)
+    assert_refused("enclave-failed", "in time", prepare, stopped)
+
+
+def test_a_blob_that_cannot_be_read_ends_the_process(host):
+    entry, pids = new_round(host), []
+
+    def broken():
+        pids.append(True)
+        raise OSError("the blob storage is away")
+
+    updates = entry.for_courier()["updates"]
+    updates[0] = courier.SealedUpdate(updates[0].device_id, updates[0].manifest, broken)
+    with pytest.raises(OSError, match="blob storage"):
+        aggregate(host, entry, updates=updates)
+    assert pids
+
+
+def test_blobs_are_closed_even_when_the_round_fails(host):
+    entry, opened = new_round(host, 2), []
+
+    def opening(blob):
+        def open_blob():
+            opened.append(io.BytesIO(blob))
+            return opened[-1]
+
+        return open_blob
+
+    updates = [
+        courier.SealedUpdate(update.device_id, update.manifest, opening(blob))
+        for update, blob in zip(entry.submitted, entry.blobs, strict=True)
+    ]
+    with pytest.raises(Refusal):
+        aggregate(host, entry, updates=updates)
+    assert len(opened) == 2
+    assert all(file.closed for file in opened)
+
+
+def test_the_child_inherits_no_secret(monkeypatch):
+    monkeypatch.setenv("SECRET_KEY", "known")
+    assert "known" not in str(courier._environment())
+    assert "DJANGO_SETTINGS_MODULE" not in courier._environment()
+
+
+def test_an_unknown_code_or_message_of_the_process_is_a_failure():
+    refusal = courier._refusal({"code": "made-up", "detail": "what", "extensions": {}})
+    assert refusal.code == "enclave-failed"
+
+
+def test_a_message_to_a_dead_process_is_a_failure(host):
+    with SealedProcess(host, "prepare", ROUND, POLICY.maximum_memory_bytes) as process:
+        os.kill(process.pid, signal.SIGKILL)
+        process._process.wait()
+        assert_refused("enclave-failed", "SIGKILL", _talk, process)
+
+
+def _talk(process):
+    for _ in range(100):
+        process.send({"data": bytes(1 << 20)})
+
+
+def test_a_message_of_another_kind_is_a_failure(host):
+    with SealedProcess(host, "prepare", ROUND, POLICY.maximum_memory_bytes) as process:
+        assert_refused("enclave-failed", "unexpected message", process.receive, "prepared")
+
+
+def test_an_unexpected_exception_is_reported_by_type_and_place_without_its_message(monkeypatch):
+    sent, exits = [], []
+    channel = Channel(lambda size: b"", len)
+    monkeypatch.setattr(channel, "send", sent.append)
+    monkeypatch.setattr(os, "_exit", exits.append)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    _report_failures_to(channel)
+    for failing in (lambda: {}["plaintext"], lambda: channel.receive()):
+        try:
+            failing()
+        except (KeyError, ChannelClosed):
+            sys.excepthook(*sys.exc_info())
+    assert len(sent) == 1
+    assert sent[0]["where"].startswith("KeyError in ")
+    assert "plaintext" not in sent[0]["where"]
+    assert exits == [70, 70]
+
+
+@pytest.mark.parametrize("mode", ["prepare", "aggregate"])
+def test_the_command_line_opens_what_its_mode_needs_and_then_seals(host, monkeypatch, mode):
+    """`main` in this process, with the sealing itself left out."""
+    with HostDirectory(host.directory) as directory:
+        directory.create_sealing_key(ROUND)
+    os.chown(host.directory / f"rounds/{ROUND.hex()}.key", UID, UID)
+    states, plans = [], []
+    monkeypatch.setattr("enclave.core.__main__.seal_process", lambda plan: plans.append(plan) or {})
+    monkeypatch.setattr("enclave.core.__main__.serve", lambda channel, state: states.append(state))
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    command = courier._command(host, mode, ROUND, POLICY.maximum_memory_bytes, 99)
+    main(command[command.index("enclave.core") + 1 :])
+    assert (states[0].attester is None) == (mode == "aggregate")
+    assert (states[0].decisions is None) == (mode == "prepare")
+    assert len(plans[0].keep_descriptors) == (2 if mode == "aggregate" else 1)
+    for descriptor in plans[0].keep_descriptors - {99}:
+        os.close(descriptor)

@@ -1,0 +1,259 @@
+"""The conversation in this process: the same loop as in the sealed one, over a socket pair, unsealed."""
+
+import io
+import os
+import socket
+import threading
+import time
+
+import pytest
+
+from enclave.core.channel import MAX_MESSAGE_BYTES, Channel, ChannelClosed
+from enclave.core.host import DecisionRecord
+from enclave.core.measurement import measure
+from enclave.core.requests import PrepareRequest, read_request
+from enclave.core.service import EnclaveState, serve
+from enclave.core.warmup import warm_up
+from qflare_protocol.aggregation_policy import PROTECTIONS, AggregationPolicy
+from qflare_protocol.attestation import AppraisalPolicy, appraise
+from qflare_protocol.cose import Verifier
+from qflare_protocol.errors import Refusal
+from qflare_protocol.round_result import verify_result
+from qflare_protocol.tensors import model_digest
+from tests.enclave_core.rounds import FEDERATION, ROUND, Round, deltas, new_signer
+
+POLICY = AggregationPolicy()
+HOST = new_signer()
+ALL = dict.fromkeys(PROTECTIONS, True)
+
+
+@pytest.fixture
+def decisions():
+    descriptor = os.memfd_create("decision")
+    yield DecisionRecord(descriptor)
+    os.close(descriptor)
+
+
+def state(decisions=None, *, attester=HOST, protections=ALL, memory_bytes=POLICY.maximum_memory_bytes):
+    return EnclaveState(measure(), protections, memory_bytes, b"s" * 32, attester, decisions)
+
+
+class Conversation:
+    """Our end of the channel to a `serve` that runs in a thread."""
+
+    def __init__(self, enclave_state):
+        self._ours, self._theirs = socket.socketpair()
+        theirs = Channel.over_descriptor(self._theirs.fileno())
+        self._thread = threading.Thread(target=serve, args=(theirs, enclave_state))
+        self._thread.start()
+        self.channel = Channel.over_descriptor(self._ours.fileno())
+        self.ready = self.channel.receive()
+
+    def ask(self, message, courier=None):
+        """Send the request, serve what it asks for, and return the last message."""
+        self.channel.send(message)
+        sources = {}
+        while (answer := self.channel.receive())["kind"] in ("read", "model", "step"):
+            if answer["kind"] == "read":
+                place = (answer["source"], answer["reading"])
+                pieces = sources.setdefault(place, courier.pieces(*place))
+                self.channel.send({"piece": next(pieces, b"")})
+            elif answer["kind"] == "model":
+                courier.write_model(answer["piece"])
+        self._thread.join()
+        self._ours.close(), self._theirs.close()
+        return answer
+
+
+def prepared(**options):
+    request = PrepareRequest(ROUND, FEDERATION, POLICY, b"n" * 32)
+    return Conversation(state(**options)).ask(request.to_map())
+
+
+class FromEnclave:
+    """A prepared round as `Round` expects it, after a device has appraised the evidence."""
+
+    def __init__(self, answer):
+        policy = AppraisalPolicy(frozenset({HOST.fingerprint}), frozenset({measure()}))
+        wanted = {"round_id": ROUND, "federation_id": FEDERATION, "nonce": b"n" * 32}
+        claims = appraise(answer["evidence"], policy, now=int(time.time()), **wanted).claims
+        self.hpke_public_key, self.key_id = claims.hpke_public_key, claims.key_id
+        self.result_public_key, self.wrapped_keys = claims.result_public_key, answer["wrapped_keys"]
+
+
+def full_round(count=5, poisoned=0):
+    entry = Round(prepared=FromEnclave(prepared()))
+    entry.submit_all(deltas(count, poisoned))
+    return entry
+
+
+def test_the_process_announces_its_measurement_and_protections():
+    conversation = Conversation(state(protections=ALL | {"landlock": False}))
+    assert conversation.ready["measurement"] == measure()
+    assert conversation.ready["protections"]["landlock"] is False
+    conversation.ask({"kind": "nothing"})
+
+
+def test_prepare_gives_evidence_that_a_device_accepts_and_keys_that_stay_wrapped():
+    answer = prepared()
+    assert answer["kind"] == "prepared"
+    assert len(FromEnclave(answer).wrapped_keys) < 300
+
+
+def test_aggregate_gives_the_model_and_a_result_signed_by_the_rounds_key(decisions):
+    entry = full_round(10, poisoned=2)
+    courier = entry.courier()
+    request = entry.request(wrapped_keys=entry.prepared.wrapped_keys)
+    answer = Conversation(state(decisions)).ask(request.to_map(), courier)
+    result = verify_result(answer["result"], Verifier("ML-DSA-44", entry.prepared.result_public_key))
+    assert len(result.rejected) == 2
+    assert result.model_digest == model_digest(courier.model)
+
+
+def test_a_successor_takes_the_round_over_and_gives_the_same(decisions):
+    entry = full_round()
+    request = entry.request(wrapped_keys=entry.prepared.wrapped_keys).to_map()
+    couriers = entry.courier(), entry.courier(piece_bytes=999)
+    answers = [Conversation(state(decisions)).ask(request, courier) for courier in couriers]
+    verifier = Verifier("ML-DSA-44", entry.prepared.result_public_key)
+    assert verify_result(answers[0]["result"], verifier) == verify_result(answers[1]["result"], verifier)
+    assert couriers[0].model == couriers[1].model
+
+
+def test_the_same_round_with_one_device_left_out_is_refused_before_a_byte_leaves(decisions):
+    entry = full_round(6)
+    keys = {"wrapped_keys": entry.prepared.wrapped_keys}
+    Conversation(state(decisions)).ask(entry.request(**keys).to_map(), entry.courier())
+    courier = entry.courier()
+    fewer = entry.request(**keys, updates=tuple(entry.submitted[:-1]))
+    answer = Conversation(state(decisions)).ask(fewer.to_map(), courier)
+    assert (answer["kind"], answer["code"]) == ("refused", "conflict")
+    assert courier.model == b""
+
+
+def test_too_few_updates_are_refused_with_their_verdicts(decisions):
+    entry = full_round(2)
+    answer = Conversation(state(decisions)).ask(
+        entry.request(wrapped_keys=entry.prepared.wrapped_keys).to_map(), entry.courier()
+    )
+    assert answer["code"] == "too-few-updates"
+    assert len(answer["extensions"]["verdicts"]) == 2
+
+
+def test_a_changed_policy_does_not_open_the_rounds_keys(decisions):
+    entry = full_round()
+    looser = AggregationPolicy(maximum_norm_ratio=100.0)
+    request = entry.request(wrapped_keys=entry.prepared.wrapped_keys, policy=looser)
+    assert Conversation(state(decisions)).ask(request.to_map())["code"] == "decryption-failed"
+
+
+def test_a_missing_protection_that_the_policy_demands_is_refused():
+    demanding = AggregationPolicy(required_protections=("landlock", "seccomp"))
+    request = PrepareRequest(ROUND, FEDERATION, demanding, b"n" * 32)
+    answer = Conversation(state(protections=ALL | {"landlock": False})).ask(request.to_map())
+    assert answer["code"] == "sealing-refused"
+    assert "landlock" in answer["detail"]
+    assert "seccomp" not in answer["detail"]
+
+
+def test_another_memory_limit_than_the_policys_is_refused():
+    request = PrepareRequest(ROUND, FEDERATION, POLICY, b"n" * 32)
+    assert Conversation(state(memory_bytes=1 << 31)).ask(request.to_map())["code"] == "sealing-refused"
+
+
+def test_a_process_started_for_one_kind_of_request_refuses_the_other(decisions):
+    entry = full_round()
+    request = entry.request(wrapped_keys=entry.prepared.wrapped_keys)
+    assert Conversation(state(None)).ask(request.to_map())["code"] == "enclave-failed"
+    assert prepared(attester=None)["code"] == "enclave-failed"
+
+
+def test_a_courier_that_answers_a_read_with_something_else_is_refused(decisions):
+    entry = full_round()
+    courier = entry.courier()
+    courier.pieces = lambda source, reading: iter(["text"])
+    request = entry.request(wrapped_keys=entry.prepared.wrapped_keys)
+    assert Conversation(state(decisions)).ask(request.to_map(), courier)["code"] == "malformed-message"
+
+
+def test_a_short_nonce_is_refused():
+    request = PrepareRequest(ROUND, FEDERATION, POLICY, b"n")
+    assert Conversation(state()).ask(request.to_map())["code"] == "evidence-refused"
+
+
+def test_the_dummy_round_of_the_warm_up_comes_out_right():
+    warm_up()
+
+
+def test_a_warm_up_that_comes_out_wrong_stops_the_process(monkeypatch):
+    monkeypatch.setattr("enclave.core.warmup._DEVICES", 5)
+    monkeypatch.setattr("enclave.core.screening.COSINE_BELOW_MINIMUM", None)
+    with pytest.raises(Refusal) as caught:
+        warm_up()
+    assert caught.value.code == "enclave-failed"
+
+
+PREPARE = PrepareRequest(ROUND, FEDERATION, POLICY, b"n" * 32).to_map()
+AGGREGATE = Round().request().to_map()
+
+
+def test_requests_read_back_as_they_were():
+    entry = Round()
+    entry.submit_all(deltas(3))
+    assert read_request(entry.request().to_map()) == entry.request()
+    assert read_request(PREPARE) == PrepareRequest(ROUND, FEDERATION, POLICY, b"n" * 32)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {},
+        {"kind": "stop"},
+        PREPARE | {"more": 1},
+        PREPARE | {"round_id": b"short"},
+        PREPARE | {"nonce": "text"},
+        AGGREGATE | {"roster": {}},
+        AGGREGATE | {"roster": [[b"a" * 16]]},
+        AGGREGATE | {"roster": [[b"a", "ML-DSA-44", b""]]},
+        AGGREGATE | {"roster": [[b"a" * 16, 44, b""]]},
+        AGGREGATE | {"updates": [1]},
+        AGGREGATE | {"updates": [[b"a" * 16, "manifest"]]},
+        AGGREGATE | {"wrapped_keys": None},
+        AGGREGATE | {"base_model_digest": b""},
+    ],
+    ids=range(13),
+)
+def test_a_request_out_of_form_is_refused(message):
+    with pytest.raises(Refusal) as caught:
+        read_request(message)
+    assert caught.value.code == "malformed-message"
+
+
+def channel_reading(data):
+    stream = io.BytesIO(data)
+    return Channel(lambda size: stream.read(min(size, 3)), len)
+
+
+def test_a_message_arrives_whole_however_it_is_cut():
+    sent = []
+    Channel(lambda size: b"", lambda data: sent.append(bytes(data[:5])) or min(5, len(data))).send({"a": b"x" * 40})
+    pieces = iter([bytes([byte]) for byte in b"".join(sent)])
+    assert Channel(lambda size: next(pieces), len).receive() == {"a": b"x" * 40}
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00\x00", b"\x00\x00\x00\x05\xa0"])
+def test_a_channel_that_ends_early_says_so(data):
+    with pytest.raises(ChannelClosed):
+        channel_reading(data).receive()
+
+
+@pytest.mark.parametrize("data", [b"\xff\xff\xff\xff", b"\x00\x00\x00\x01\x80", b"\x00\x00\x00\x01\xff"])
+def test_a_frame_that_is_no_bounded_map_is_refused(data):
+    with pytest.raises(Refusal):
+        channel_reading(data).receive()
+
+
+def test_a_message_over_the_limit_is_not_sent():
+    with pytest.raises(Refusal) as caught:
+        channel_reading(b"").send({"data": bytes(MAX_MESSAGE_BYTES)})
+    assert caught.value.code == "message-too-large"
