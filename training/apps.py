@@ -1,0 +1,33 @@
+from django.apps import AppConfig
+
+_KINDS = {
+    "federation.created": "Federation {federation} created",
+    "federation.scheduled": "Federation {federation} opens a round every {every_seconds} s",
+    "federation.paused": "Federation {federation} paused",
+    "federation.resumed": "Federation {federation} resumed",
+    "federation.finished": "Federation {federation} finished after {rounds} rounds",
+    "round.created": "Round {round_number} of {federation} created, {invited} devices invited",
+    "round.opened": "Round {round_number} of {federation} opened",
+    "round.closed": "Round {round_number} of {federation} closed with {submissions} updates",
+    "round.completed": "Round {round_number} of {federation} completed: {accepted} accepted, {rejected} rejected",
+    "round.failed": "Round {round_number} of {federation} failed: {reason}",
+    "round.cancelled": "Round {round_number} of {federation} cancelled: {reason}",
+    "update.received": "Update of {device} received in round {round_number} of {federation}",
+    "update.rejected": "Update of {device} rejected in round {round_number} of {federation}: {reason}",
+    "model.published": "Version {version} of {federation} published",
+    "model.evaluated": "Version {version} of {federation} evaluated",
+}
+
+
+class TrainingConfig(AppConfig):
+    """Federations, rounds, updates, model versions and schedules."""
+
+    name = "training"
+    label = "training"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from audit.kinds import register_kind
+
+        for kind, sentence in _KINDS.items():
+            register_kind(kind, sentence)

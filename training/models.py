@@ -1,0 +1,255 @@
+"""What is trained: federations, their rounds, each device's part in them, and the model versions."""
+
+import uuid
+from datetime import datetime
+from typing import Any, ClassVar
+
+from django.db import models
+from django.db.models import Q
+
+from devices.models import Device, DeviceState
+from qflare_protocol.aggregation_policy import AggregationPolicy
+
+
+class FederationState(models.TextChoices):
+    """Whether rounds are opened."""
+
+    ACTIVE = "active", "Active"
+    PAUSED = "paused", "Paused"
+    FINISHED = "finished", "Finished"
+
+
+class Federation(models.Model):
+    """One model trained by one group of devices under one policy."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.SlugField(max_length=100, unique=True)
+    group = models.CharField(max_length=100, blank=True, help_text="Devices of this group take part; empty: all.")
+    state = models.CharField(max_length=20, choices=FederationState.choices, default=FederationState.ACTIVE)
+    policy = models.JSONField(help_text="The aggregation policy that the enclave measures and enforces.")
+    round_seconds = models.PositiveIntegerField(default=3600, help_text="How long a round stays open.")
+    planned_rounds = models.PositiveIntegerField(null=True, blank=True, help_text="Empty: no end.")
+    trainer = models.CharField(max_length=200, help_text="The training code devices run, as module:Class.")
+    trainer_parameters = models.JSONField(default=dict, blank=True)
+    evaluator = models.CharField(max_length=200, blank=True, help_text="Evaluates each version here, as module:Class.")
+    created_at = models.DateTimeField()
+    current_version = models.ForeignKey(
+        "ModelVersion", null=True, blank=True, on_delete=models.PROTECT, related_name="current_in"
+    )
+
+    class Meta:
+        ordering = ("name",)
+        constraints = (
+            models.CheckConstraint(condition=Q(state__in=FederationState.values), name="federation_state_known"),
+            models.CheckConstraint(condition=Q(round_seconds__gte=1), name="a_round_lasts_a_second"),
+        )
+
+    def __str__(self) -> str:
+        return self.name
+
+    def aggregation_policy(self) -> AggregationPolicy:
+        """Return the policy as a checked value."""
+        return AggregationPolicy.from_map(self.policy)
+
+    def members(self) -> models.QuerySet[Device]:
+        """Return the active devices that take part."""
+        active = Device.objects.filter(state=DeviceState.ACTIVE)
+        return active.filter(group=self.group) if self.group else active
+
+
+class ModelVersion(models.Model):
+    """One version of a federation's model, stored encrypted under its own content key."""
+
+    federation = models.ForeignKey(Federation, on_delete=models.PROTECT, related_name="versions")
+    number = models.PositiveIntegerField()
+    digest = models.BinaryField(max_length=32, help_text="BLAKE3 of the safetensors file.")
+    size_bytes = models.PositiveBigIntegerField()
+    blob_digest = models.CharField(max_length=64, help_text="BLAKE3 of the encrypted blob, its name in the store.")
+    blob_bytes = models.PositiveBigIntegerField()
+    wrapped_content_key = models.BinaryField()
+    provenance = models.BinaryField(null=True, help_text="The enclave's signed round result.")
+    metrics = models.JSONField(default=dict, blank=True)
+    evaluated_at = models.DateTimeField(null=True, blank=True)
+    evaluation_lease_expires_at = models.DateTimeField(null=True, blank=True)
+    evaluation_error = models.CharField(max_length=500, blank=True)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ("federation", "-number")
+        constraints = (models.UniqueConstraint(fields=("federation", "number"), name="version_numbers_are_unique"),)
+
+    def __str__(self) -> str:
+        return f"{self.federation} v{self.number}"
+
+    @staticmethod
+    def envelope(federation_id: uuid.UUID, number: int) -> dict[str, Any]:
+        """Return what the wrapped content key is bound to."""
+        key = f"{federation_id}/{number}"
+        return {"table": ModelVersion._meta.db_table, "primary_key": key, "column": "wrapped_content_key"}
+
+
+class RoundState(models.TextChoices):
+    """`pending > open > aggregating > completed | failed | cancelled`."""
+
+    PENDING = "pending", "Preparing the enclave"
+    OPEN = "open", "Open"
+    AGGREGATING = "aggregating", "Aggregating"
+    COMPLETED = "completed", "Completed"
+    FAILED = "failed", "Failed"
+    CANCELLED = "cancelled", "Cancelled"
+
+
+UNFINISHED = (RoundState.PENDING, RoundState.OPEN, RoundState.AGGREGATING)
+LEASED = (RoundState.PENDING, RoundState.AGGREGATING)
+
+
+class RoundQuerySet(models.QuerySet["Round"]):
+    """Reads that services and tasks share."""
+
+    def unfinished(self) -> "RoundQuerySet":
+        """Rounds that still run."""
+        return self.filter(state__in=UNFINISHED)
+
+    def without_lease(self, now: datetime) -> "RoundQuerySet":
+        """Rounds whose running step nobody holds."""
+        return self.filter(Q(lease_expires_at=None) | Q(lease_expires_at__lte=now))
+
+    def awaiting_worker(self, now: datetime) -> "RoundQuerySet":
+        """Rounds with a step to run that no worker holds a lease on."""
+        return self.filter(state__in=LEASED).without_lease(now)
+
+    def due_to_close(self, now: datetime) -> "RoundQuerySet":
+        """Open rounds that have reached their target or their deadline."""
+        return self.filter(state=RoundState.OPEN).filter(
+            Q(deadline_at__lte=now) | Q(submissions__gte=models.F("target_updates"))
+        )
+
+
+class Round(models.Model):
+    """One round of one federation. Its running step is held by a lease, so a dead worker costs time only."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    federation = models.ForeignKey(Federation, on_delete=models.PROTECT, related_name="rounds")
+    number = models.PositiveIntegerField()
+    state = models.CharField(max_length=20, choices=RoundState.choices, default=RoundState.PENDING)
+    base_version = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, related_name="rounds_from")
+    resulting_version = models.OneToOneField(
+        ModelVersion, null=True, blank=True, on_delete=models.PROTECT, related_name="produced_by"
+    )
+    policy = models.JSONField()
+    roster = models.BinaryField(help_text="Deterministic CBOR of the invited devices and their signature keys.")
+    target_updates = models.PositiveIntegerField()
+    submissions = models.PositiveIntegerField(default=0)
+    created_at = models.DateTimeField()
+    opened_at = models.DateTimeField(null=True, blank=True)
+    deadline_at = models.DateTimeField(null=True, blank=True)
+    closed_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    end_reason = models.CharField(max_length=500, blank=True)
+    attempts = models.PositiveSmallIntegerField(default=0, help_text="How often the running step was started.")
+    lease_holder = models.UUIDField(null=True, blank=True)
+    lease_expires_at = models.DateTimeField(null=True, blank=True)
+
+    objects = RoundQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("-created_at",)
+        indexes = (models.Index(fields=("state", "lease_expires_at")),)
+        constraints = (
+            models.UniqueConstraint(fields=("federation", "number"), name="round_numbers_are_unique"),
+            models.UniqueConstraint(
+                fields=("federation",), condition=Q(state__in=UNFINISHED), name="one_unfinished_round_per_federation"
+            ),
+            models.CheckConstraint(condition=Q(state__in=RoundState.values), name="round_state_known"),
+            models.CheckConstraint(
+                condition=~Q(state=RoundState.OPEN) | Q(opened_at__isnull=False, deadline_at__isnull=False),
+                name="an_open_round_has_a_deadline",
+            ),
+            models.CheckConstraint(
+                condition=Q(state=RoundState.COMPLETED, resulting_version__isnull=False)
+                | (~Q(state=RoundState.COMPLETED) & Q(resulting_version=None)),
+                name="exactly_a_completed_round_has_a_result",
+            ),
+            models.CheckConstraint(
+                condition=Q(state__in=UNFINISHED, finished_at=None)
+                | (~Q(state__in=UNFINISHED) & Q(finished_at__isnull=False)),
+                name="a_finished_round_has_its_time",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.federation} round {self.number}"
+
+    def aggregation_policy(self) -> AggregationPolicy:
+        """Return the policy this round was opened under."""
+        return AggregationPolicy.from_map(self.policy)
+
+
+class ParticipationState(models.TextChoices):
+    """How far a device came in a round."""
+
+    INVITED = "invited", "Invited"
+    DOWNLOADED = "downloaded", "Downloaded the model"
+    SUBMITTED = "submitted", "Submitted"
+    ACCEPTED = "accepted", "Accepted"
+    REJECTED = "rejected", "Rejected"
+
+
+class Participation(models.Model):
+    """One device's part in one round, with the enclave's verdict."""
+
+    round = models.ForeignKey(Round, on_delete=models.PROTECT, related_name="participations")
+    device = models.ForeignKey(Device, on_delete=models.PROTECT, related_name="participations")
+    state = models.CharField(max_length=20, choices=ParticipationState.choices, default=ParticipationState.INVITED)
+    reason = models.CharField(max_length=200, blank=True)
+    scores = models.JSONField(default=dict, blank=True)
+    downloaded_at = models.DateTimeField(null=True, blank=True)
+    submitted_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("round", "device__name")
+        constraints = (
+            models.UniqueConstraint(fields=("round", "device"), name="one_part_per_device_and_round"),
+            models.CheckConstraint(condition=Q(state__in=ParticipationState.values), name="participation_state_known"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.device} in {self.round}"
+
+
+class Update(models.Model):
+    """One device's signed, sealed contribution to one round, acknowledged by its receipt."""
+
+    participation = models.OneToOneField(Participation, on_delete=models.PROTECT, related_name="update")
+    manifest = models.BinaryField()
+    manifest_digest = models.BinaryField(unique=True, max_length=64)
+    sample_count = models.PositiveBigIntegerField()
+    metrics = models.JSONField(default=dict)
+    blob_digest = models.CharField(max_length=64)
+    blob_bytes = models.PositiveBigIntegerField()
+    receipt = models.BinaryField()
+    received_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ("participation",)
+
+    def __str__(self) -> str:
+        return f"update of {self.participation}"
+
+
+class RoundStep(models.Model):
+    """How long one step of a round took, for the console and the demo's table."""
+
+    ORDER: ClassVar[tuple[str, ...]] = ("prepare", "collect", "aggregate", "publish", "evaluate")
+
+    round = models.ForeignKey(Round, on_delete=models.CASCADE, related_name="steps")
+    name = models.CharField(max_length=40)
+    started_at = models.DateTimeField()
+    seconds = models.FloatField()
+
+    class Meta:
+        ordering = ("round", "started_at")
+        constraints = (models.UniqueConstraint(fields=("round", "name"), name="a_step_is_timed_once_per_round"),)
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.round}: {self.seconds:.2f} s"

@@ -1,0 +1,105 @@
+"""Evaluation of model versions on data held back by the operator, in a process of its own.
+
+The evaluator is the operator's code and may import torch, so it never runs inside a web or worker
+process: `python -m edge_client evaluate` loads it, and its answer is one line of JSON.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import structlog
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+
+from audit.services import record_event
+from qflare_protocol.errors import Refusal
+from training.models import ModelVersion, RoundStep
+from training.services.steps import load_model
+
+log = structlog.get_logger(__name__)
+
+
+def due_evaluations(now: datetime) -> QuerySet[ModelVersion]:
+    """Return the versions that nobody has evaluated or is evaluating."""
+    unleased = Q(evaluation_lease_expires_at=None) | Q(evaluation_lease_expires_at__lte=now)
+    return ModelVersion.objects.filter(unleased, evaluated_at=None, evaluation_error="").exclude(
+        federation__evaluator=""
+    )
+
+
+def evaluate_version(version_id: int, *, now: datetime) -> bool:
+    """Evaluate a model version once and keep its metrics; return whether this call did."""
+    allowance = timedelta(seconds=settings.QFLARE_EVALUATION_SECONDS)
+    if not due_evaluations(now).filter(id=version_id).update(evaluation_lease_expires_at=now + 2 * allowance):
+        return False
+    version = ModelVersion.objects.select_related("federation").get(id=version_id)
+    started = time.monotonic()
+    try:
+        metrics = _run_evaluator(version, allowance)
+    except Refusal as refusal:
+        log.warning("evaluation_failed", version=str(version), detail=refusal.detail)
+        ModelVersion.objects.filter(id=version_id).update(evaluation_error=refusal.detail[:500])
+        return False
+    _record_metrics(version, metrics, now, time.monotonic() - started)
+    return True
+
+
+@transaction.atomic
+def _record_metrics(version: ModelVersion, metrics: dict[str, float], started_at: datetime, seconds: float) -> None:
+    if not ModelVersion.objects.filter(id=version.id, evaluated_at=None).update(
+        metrics=metrics, evaluated_at=timezone.now()
+    ):
+        return
+    record_event(
+        "model.evaluated",
+        actor="system",
+        payload={"federation": version.federation.name, "version": version.number, "metrics": metrics},
+    )
+    round_ = getattr(version, "produced_by", None)
+    if round_ is not None:
+        RoundStep.objects.update_or_create(
+            round=round_, name="evaluate", defaults={"started_at": started_at, "seconds": seconds}
+        )
+
+
+def _run_evaluator(version: ModelVersion, allowance: timedelta) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(prefix="qflare-evaluation-") as folder:
+        model = Path(folder) / "model.safetensors"
+        model.write_bytes(load_model(version))
+        command = [
+            *(sys.executable, "-m", "edge_client", "evaluate"),
+            *("--trainer", version.federation.evaluator),
+            *("--parameters", json.dumps(version.federation.trainer_parameters)),
+            *("--model", str(model)),
+        ]
+        try:
+            finished = subprocess.run(  # noqa: S603 - the command is ours; the trainer name is an argument
+                command,
+                capture_output=True,
+                text=True,
+                timeout=allowance.total_seconds(),
+                check=False,
+                cwd=settings.BASE_DIR,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise Refusal(
+                "internal-error", f"The evaluator took longer than {allowance.total_seconds():.0f} s."
+            ) from error
+    if finished.returncode != 0:
+        raise Refusal("internal-error", f"The evaluator failed: {finished.stderr.strip()[-400:]}")
+    return _metrics_from(finished.stdout)
+
+
+def _metrics_from(output: str) -> dict[str, float]:
+    try:
+        metrics = json.loads(output.strip().splitlines()[-1])
+        return {str(name): float(value) for name, value in metrics.items()}
+    except (ValueError, IndexError, AttributeError, TypeError) as error:
+        raise Refusal("internal-error", "The evaluator did not print its metrics as one line of JSON.") from error

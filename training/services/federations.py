@@ -1,0 +1,144 @@
+"""Create a federation with its first model version, pause it, resume it."""
+
+import secrets
+import uuid
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django_celery_beat.models import IntervalSchedule, PeriodicTask
+
+from audit.services import record_event
+from keyring import envelope
+from qflare_protocol.aggregation_policy import AggregationPolicy
+from qflare_protocol.chunked import KEY_BYTES, seal_chunks
+from qflare_protocol.errors import Refusal
+from qflare_protocol.tensors import decode_tensors, model_digest
+from training.blobs import StoredBlob, store_blob
+from training.models import Federation, FederationState, ModelVersion
+
+MODEL_CONTEXT = b"model version"
+
+
+def create_federation(
+    name: str,
+    *,
+    initial_model: bytes,
+    trainer: str,
+    policy: AggregationPolicy,
+    actor: str,
+    now: datetime,
+    group: str = "",
+    trainer_parameters: Mapping[str, Any] | None = None,
+    evaluator: str = "",
+    round_time: timedelta = timedelta(hours=1),
+    planned_rounds: int | None = None,
+) -> Federation:
+    """Create a federation whose version 0 is the given safetensors file.
+
+    Raises `Refusal`: "invalid-tensors" for the model, "conflict" when the name is taken.
+    """
+    decode_tensors(initial_model)
+    federation = Federation(
+        name=name,
+        group=group,
+        policy=policy.to_map(),
+        round_seconds=round(round_time.total_seconds()),
+        planned_rounds=planned_rounds,
+        trainer=trainer,
+        trainer_parameters=dict(trainer_parameters or {}),
+        evaluator=evaluator,
+        created_at=now,
+    )
+    sealed = seal_model(federation.id, 0, initial_model)
+    try:
+        with transaction.atomic():
+            federation.save(force_insert=True)
+            federation.current_version = store_version(federation, sealed, provenance=None, now=now)
+            federation.save(update_fields=("current_version",))
+            record_event("federation.created", actor=actor, payload=_payload(federation) | {"trainer": trainer})
+    except IntegrityError as error:
+        raise Refusal("conflict", f"A federation named {name} exists already; choose another name.") from error
+    return federation
+
+
+class SealedModel:
+    """A model version encrypted and on stable storage, not yet in the database."""
+
+    def __init__(self, number: int, model: bytes, blob: StoredBlob, wrapped_content_key: bytes) -> None:
+        self.number, self.blob, self.wrapped_content_key = number, blob, wrapped_content_key
+        self.digest, self.size_bytes = model_digest(model), len(model)
+
+
+def seal_model(federation_id: uuid.UUID, number: int, model: bytes) -> SealedModel:
+    """Encrypt a model once under a fresh content key, which every session then delivers."""
+    content_key = secrets.token_bytes(KEY_BYTES)
+    blob = store_blob(seal_chunks(content_key, (model,), context=MODEL_CONTEXT))
+    return SealedModel(number, model, blob, envelope.wrap(content_key, **ModelVersion.envelope(federation_id, number)))
+
+
+def store_version(
+    federation: Federation, sealed: SealedModel, *, provenance: bytes | None, now: datetime
+) -> ModelVersion:
+    """Create the version's row, inside the caller's transaction, with its event."""
+    version = ModelVersion.objects.create(
+        federation=federation,
+        number=sealed.number,
+        digest=sealed.digest,
+        size_bytes=sealed.size_bytes,
+        blob_digest=sealed.blob.digest,
+        blob_bytes=sealed.blob.size_bytes,
+        wrapped_content_key=sealed.wrapped_content_key,
+        provenance=provenance,
+        created_at=now,
+    )
+    record_event(
+        "model.published",
+        actor="system",
+        payload=_payload(federation) | {"version": version.number, "model_digest": sealed.digest.hex()},
+    )
+    return version
+
+
+def schedule_rounds(federation: Federation, *, every: timedelta, actor: str) -> PeriodicTask:
+    """Let beat open a round at an interval, whenever the last one is over."""
+    seconds = max(1, round(every.total_seconds()))
+    with transaction.atomic():
+        interval, _ = IntervalSchedule.objects.get_or_create(every=seconds, period=IntervalSchedule.SECONDS)
+        entry, _ = PeriodicTask.objects.update_or_create(
+            name=f"open rounds of {federation.name}",
+            defaults={
+                "task": "training.tasks.open_scheduled_round",
+                "interval": interval,
+                "kwargs": f'{{"federation_id": "{federation.id}"}}',
+                "enabled": True,
+            },
+        )
+        record_event("federation.scheduled", actor=actor, payload=_payload(federation) | {"every_seconds": seconds})
+    return entry
+
+
+def pause_federation(federation_id: uuid.UUID, *, actor: str) -> None:
+    """Open no further rounds; a running one goes on. Raises `Refusal("conflict")`."""
+    _change_state(federation_id, FederationState.ACTIVE, FederationState.PAUSED, "federation.paused", actor)
+
+
+def resume_federation(federation_id: uuid.UUID, *, actor: str) -> None:
+    """Open rounds again. Raises `Refusal("conflict")`."""
+    _change_state(federation_id, FederationState.PAUSED, FederationState.ACTIVE, "federation.resumed", actor)
+
+
+@transaction.atomic
+def _change_state(federation_id: uuid.UUID, origin: str, target: str, kind: str, actor: str) -> None:
+    changed = Federation.objects.filter(id=federation_id, state=origin).update(state=target)
+    federation = Federation.objects.filter(id=federation_id).first()
+    if federation is None:
+        raise Refusal("not-found", "There is no such federation.")
+    if not changed:
+        raise Refusal("conflict", f"The federation is {federation.state}, not {origin}.")
+    record_event(kind, actor=actor, payload=_payload(federation))
+
+
+def _payload(federation: Federation) -> dict[str, Any]:
+    return {"federation_id": str(federation.id), "federation": federation.name}

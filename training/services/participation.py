@@ -1,0 +1,232 @@
+"""What a device does in a round: ask for work, take the model, hand in its update once."""
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from typing import IO, Any
+
+from django.db import transaction
+from django.db.models import F, Min, Q
+
+from audit.services import record_event
+from devices.models import Device
+from enclave.services import evidence_of, live_instance
+from keyring import envelope
+from keyring.services import server_signer
+from qflare_protocol.cose import sign1
+from qflare_protocol.errors import Refusal
+from qflare_protocol.manifest import Manifest, manifest_digest, verify_manifest
+from qflare_protocol.suites import suite_by_name
+from training.blobs import pieces_of, store_blob
+from training.models import (
+    Federation,
+    FederationState,
+    ModelVersion,
+    Participation,
+    ParticipationState,
+    Round,
+    RoundState,
+    Update,
+)
+from training.services.rounds import event_payload
+
+MAX_MANIFEST_BYTES = 1 << 16
+SHORTEST_ASK_AGAIN_SECONDS, LONGEST_ASK_AGAIN_SECONDS = 1, 30
+ASKS_PER_ROUND = 60
+WAITING = (ParticipationState.INVITED, ParticipationState.DOWNLOADED)
+
+
+def work_for(device: Device, *, now: datetime) -> dict[str, Any]:
+    """Return the round that waits for this device, or in how many seconds to ask again."""
+    part = (
+        Participation.objects.filter(device=device, round__state=RoundState.OPEN, round__deadline_at__gt=now)
+        .filter(state__in=WAITING)
+        .select_related("round__federation", "round__base_version")
+        .order_by("round__opened_at")
+        .first()
+    )
+    if part is None:
+        return {"round": None, "ask_again_seconds": _ask_again(device)}
+    return {"round": _assignment(part.round), "ask_again_seconds": 0}
+
+
+def _ask_again(device: Device) -> int:
+    """A sixtieth of the shortest round a device may be in: often enough to join, rarely enough for a large fleet."""
+    federations = Federation.objects.filter(Q(group="") | Q(group=device.group), state=FederationState.ACTIVE)
+    shortest = federations.aggregate(seconds=Min("round_seconds"))["seconds"]
+    if shortest is None:
+        return LONGEST_ASK_AGAIN_SECONDS
+    return int(min(max(shortest // ASKS_PER_ROUND, SHORTEST_ASK_AGAIN_SECONDS), LONGEST_ASK_AGAIN_SECONDS))
+
+
+def _assignment(round_: Round) -> dict[str, Any]:
+    federation, base = round_.federation, round_.base_version
+    return {
+        "round_id": round_.id.bytes,
+        "round_number": round_.number,
+        "federation_id": federation.id.bytes,
+        "federation": federation.name,
+        "base_version": base.number,
+        "base_model_digest": bytes(base.digest),
+        "evidence": bytes(live_instance(round_.id).evidence),
+        "trainer": federation.trainer,
+        "trainer_parameters": federation.trainer_parameters,
+        "deadline": int(round_.deadline_at.timestamp()),
+    }
+
+
+def model_for(device: Device, federation_id: uuid.UUID, number: int | None, *, now: datetime) -> dict[str, Any]:
+    """Return where a model version lies and the content key that opens it; current where no number is given.
+
+    Raises `Refusal`: "not-found" for a federation the device does not belong to, "no-model".
+    """
+    federation = Federation.objects.select_related("current_version").filter(id=federation_id).first()
+    if federation is None or not _belongs(device, federation):
+        raise Refusal("not-found", "There is no such federation for this device.")
+    version = federation.current_version if number is None else federation.versions.filter(number=number).first()
+    if version is None:
+        raise Refusal("no-model", "The federation has no such model version.")
+    Participation.objects.filter(
+        device=device, state=ParticipationState.INVITED, round__state=RoundState.OPEN, round__base_version=version
+    ).update(state=ParticipationState.DOWNLOADED, downloaded_at=now)
+    return {
+        "federation_id": federation.id.bytes,
+        "version": version.number,
+        "digest": bytes(version.digest),
+        "size_bytes": version.size_bytes,
+        "blob_digest": bytes.fromhex(version.blob_digest),
+        "blob_bytes": version.blob_bytes,
+        "content_key": _content_key(version),
+        **_provenance_of(version),
+    }
+
+
+def _provenance_of(version: ModelVersion) -> dict[str, bytes | None]:
+    """Return the enclave's signed result and its evidence, by which a device checks who made the model."""
+    if version.provenance is None:
+        return {"provenance": None, "round_id": None, "evidence": None}
+    round_id = version.produced_by.id
+    evidence = evidence_of(round_id)
+    return {"provenance": bytes(version.provenance), "round_id": round_id.bytes, "evidence": evidence}
+
+
+def _belongs(device: Device, federation: Federation) -> bool:
+    return federation.members().filter(id=device.id).exists()
+
+
+def _content_key(version: ModelVersion) -> bytes:
+    bound_to = ModelVersion.envelope(version.federation_id, version.number)
+    return envelope.unwrap(bytes(version.wrapped_content_key), **bound_to)
+
+
+@dataclass(frozen=True)
+class SubmittedUpdate:
+    """A submission as it arrives: the signed manifest, and the sealed update still to be read."""
+
+    manifest: bytes
+    sealed: IO[bytes]
+
+
+def submit_update(device: Device, submission: SubmittedUpdate, *, now: datetime) -> bytes:
+    """Store an update and return its signed receipt; the same submission again gets the same receipt.
+
+    Raises `Refusal`: "invalid-signature", "sample-count-refused", "not-invited", "round-closed",
+    "already-submitted", "base-model-mismatch", "enclave-key-mismatch", "update-too-large",
+    "digest-mismatch".
+    """
+    manifest = verify_manifest(submission.manifest, device.registered_keys().verifier)
+    part = _part_of(device, manifest)
+    earlier = Update.objects.filter(participation=part).first()
+    if earlier is not None:
+        return _earlier_receipt(earlier, submission.manifest)
+    _check_against_round(manifest, part.round, now)
+    blob = store_blob(
+        pieces_of(submission.sealed),
+        expected_digest=manifest.ciphertext_digest,
+        maximum_bytes=manifest.ciphertext_bytes,
+    )
+    if blob.size_bytes != manifest.ciphertext_bytes:
+        raise Refusal("digest-mismatch", "The update is shorter than the manifest says; send it again.")
+    return _record_update(device, part, manifest, submission.manifest, blob.digest, now)
+
+
+def _part_of(device: Device, manifest: Manifest) -> Participation:
+    if manifest.device_id != device.id.bytes:
+        raise Refusal("not-invited", "The manifest names another device than the one that sent it.")
+    part = (
+        Participation.objects.filter(device=device, round_id=uuid.UUID(bytes=manifest.round_id))
+        .select_related("round__federation", "round__base_version")
+        .first()
+    )
+    if part is None or part.round.federation_id != uuid.UUID(bytes=manifest.federation_id):
+        raise Refusal("not-invited", "The device has no part in that round; ask for work.")
+    return part
+
+
+def _earlier_receipt(earlier: Update, manifest: bytes) -> bytes:
+    if bytes(earlier.manifest_digest) != manifest_digest(manifest):
+        raise Refusal("already-submitted", "Another update of this device is in the round already; ask for work.")
+    return bytes(earlier.receipt)
+
+
+def _check_against_round(manifest: Manifest, round_: Round, now: datetime) -> None:
+    if round_.state != RoundState.OPEN or now >= round_.deadline_at:
+        raise Refusal("round-closed", f"Round {round_.number} takes no more updates; ask for work.")
+    if manifest.base_model_digest != bytes(round_.base_version.digest):
+        raise Refusal("base-model-mismatch", f"Round {round_.number} starts from version {round_.base_version.number}.")
+    if manifest.enclave_key_id != bytes(live_instance(round_.id).key_id):
+        raise Refusal("enclave-key-mismatch", "The round has another enclave key; check its evidence and seal again.")
+    policy = round_.aggregation_policy()
+    if manifest.sample_count > policy.maximum_sample_count:
+        raise Refusal("sample-count-refused", f"The sample count must be between 1 and {policy.maximum_sample_count}.")
+    if manifest.ciphertext_bytes > policy.maximum_update_bytes:
+        raise Refusal("update-too-large", f"The sealed update may have at most {policy.maximum_update_bytes} bytes.")
+
+
+@transaction.atomic
+def _record_update(
+    device: Device, part: Participation, manifest: Manifest, signed: bytes, blob_digest: str, now: datetime
+) -> bytes:
+    # Taking the round's row keeps it open; the second row count tells of a submission that was faster.
+    open_round = Round.objects.filter(id=part.round_id, state=RoundState.OPEN)
+    if not open_round.update(submissions=F("submissions")):
+        raise Refusal("round-closed", f"Round {part.round.number} takes no more updates; ask for work.")
+    waiting = Participation.objects.filter(id=part.id, state__in=WAITING)
+    if not waiting.update(state=ParticipationState.SUBMITTED, submitted_at=now):
+        return _earlier_receipt(Update.objects.get(participation=part), signed)
+    open_round.update(submissions=F("submissions") + 1)
+    receipt = _sign_receipt(device, manifest, signed, now)
+    Update.objects.create(
+        participation=part,
+        manifest=signed,
+        manifest_digest=manifest_digest(signed),
+        sample_count=manifest.sample_count,
+        metrics=manifest.metrics,
+        blob_digest=blob_digest,
+        blob_bytes=manifest.ciphertext_bytes,
+        receipt=receipt,
+        received_at=now,
+    )
+    record_event(
+        "update.received",
+        actor=device.actor,
+        payload=event_payload(part.round)
+        | {
+            "device": device.name,
+            "manifest_digest": manifest_digest(signed).hex(),
+            "ciphertext_digest": manifest.ciphertext_digest.hex(),
+        },
+    )
+    return receipt
+
+
+def _sign_receipt(device: Device, manifest: Manifest, signed: bytes, now: datetime) -> bytes:
+    payload = {
+        "round_id": manifest.round_id,
+        "device_id": manifest.device_id,
+        "manifest_digest": manifest_digest(signed),
+        "ciphertext_digest": manifest.ciphertext_digest,
+        "received_at": int(now.timestamp()),
+    }
+    identity = server_signer("identity", suite_by_name(device.suite).signature)
+    return sign1(identity, payload, purpose="update receipt")

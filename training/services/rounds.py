@@ -1,0 +1,189 @@
+"""The life of a round: `pending > open > aggregating > completed | failed | cancelled`.
+
+Every transition is one conditional UPDATE whose row count says who won.
+"""
+
+import itertools
+import uuid
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.db.models import F
+
+from audit.services import record_event
+from devices.models import Device
+from enclave.services import retire_instance
+from qflare_protocol.cose import Verifier
+from qflare_protocol.encoding import decode, encode
+from qflare_protocol.errors import Refusal
+from qflare_protocol.round_result import RosterEntry, roster_digest
+from training.models import (
+    UNFINISHED,
+    Federation,
+    FederationState,
+    Participation,
+    Round,
+    RoundState,
+)
+
+MAX_ROSTER_BYTES = 1 << 28
+MAX_COUNTED_FAILURES = 12
+LONGEST_WAIT_AFTER_FAILURES_SECONDS = 3600
+
+
+def open_round(federation_id: uuid.UUID, *, actor: str, now: datetime) -> Round:
+    """Create a pending round and invite every active member; its enclave is prepared next.
+
+    Raises `Refusal`: "not-found", "conflict" when the federation is not active, has had its planned
+    rounds or has a round running, "too-few-updates" when fewer devices are active than the policy
+    needs.
+    """
+    with transaction.atomic():
+        federation = Federation.objects.select_for_update(of=("self",)).filter(id=federation_id).first()
+        if federation is None:
+            raise Refusal("not-found", "There is no such federation.")
+        number = _next_round_number(federation)
+        members = list(federation.members().prefetch_related("keys").order_by("id"))
+        policy = federation.aggregation_policy()
+        if len(members) < policy.minimum_updates:
+            raise Refusal(
+                "too-few-updates",
+                f"{len(members)} devices are active; the policy needs updates of {policy.minimum_updates}. Enrol more.",
+            )
+        roster = _roster_of(members)
+        opened = _create_round(federation, number, roster, now)
+        Participation.objects.bulk_create(Participation(round=opened, device=device) for device in members)
+        record_event(
+            "round.created",
+            actor=actor,
+            payload=event_payload(opened) | {"invited": len(members), "roster_digest": roster_digest(roster).hex()},
+        )
+    return opened
+
+
+def open_scheduled_round(federation_id: uuid.UUID, *, now: datetime) -> Round:
+    """Open a round for the schedule, which waits ever longer after rounds that failed one upon another.
+
+    Raises as `open_round`, and `Refusal("conflict")` while it waits.
+    """
+    failed = _failures_in_a_row(federation_id)
+    if failed:
+        wait = timedelta(seconds=min(2 ** len(failed), LONGEST_WAIT_AFTER_FAILURES_SECONDS))
+        if now < failed[0].finished_at + wait:
+            raise Refusal("conflict", f"The last {len(failed)} rounds failed; the next is opened in {wait.seconds} s.")
+    return open_round(federation_id, actor="schedule", now=now)
+
+
+def _failures_in_a_row(federation_id: uuid.UUID) -> list[Round]:
+    latest = Round.objects.filter(federation_id=federation_id).order_by("-number")[:MAX_COUNTED_FAILURES]
+    return list(itertools.takewhile(lambda round_: round_.state == RoundState.FAILED, latest))
+
+
+def _next_round_number(federation: Federation) -> int:
+    if federation.state != FederationState.ACTIVE:
+        raise Refusal("conflict", f"The federation is {federation.state}; resume it to open a round.")
+    last = federation.rounds.order_by("-number").values_list("number", flat=True).first() or 0
+    completed = federation.rounds.filter(state=RoundState.COMPLETED).count()
+    if federation.planned_rounds is not None and completed >= federation.planned_rounds:
+        raise Refusal("conflict", f"The federation has had its {federation.planned_rounds} planned rounds.")
+    return int(last) + 1
+
+
+def _create_round(federation: Federation, number: int, roster: list[RosterEntry], now: datetime) -> Round:
+    try:
+        with transaction.atomic():
+            return Round.objects.create(
+                federation=federation,
+                number=number,
+                base_version=federation.current_version,
+                policy=federation.policy,
+                roster=encode([[entry.device_id, entry.verifier.algorithm, entry.verifier.public] for entry in roster]),
+                target_updates=len(roster),
+                created_at=now,
+            )
+    except IntegrityError as error:
+        raise Refusal("conflict", "A round of this federation is running already; wait for its end.") from error
+
+
+def _roster_of(members: list[Device]) -> list[RosterEntry]:
+    return [RosterEntry(device.id.bytes, device.registered_keys().verifier) for device in members]
+
+
+def roster_entries(round_: Round) -> list[RosterEntry]:
+    """Return the devices invited to a round with the keys they had when it was created."""
+    rows = decode(bytes(round_.roster), what="roster", maximum_bytes=MAX_ROSTER_BYTES)
+    return [RosterEntry(device_id, Verifier(algorithm, public)) for device_id, algorithm, public in rows]
+
+
+def close_round(round_id: uuid.UUID, *, now: datetime) -> bool:
+    """Close an open round that has reached its target or deadline; return whether this call did.
+
+    It goes on to `aggregating` with at least the policy's minimum of updates and fails below it.
+    """
+    with transaction.atomic():
+        due = Round.objects.due_to_close(now).filter(id=round_id)
+        if not due.update(
+            state=RoundState.AGGREGATING, closed_at=now, attempts=0, lease_holder=None, lease_expires_at=None
+        ):
+            return False
+        closed = Round.objects.select_related("federation").get(id=round_id)
+        record_event(
+            "round.closed", actor="system", payload=event_payload(closed) | {"submissions": closed.submissions}
+        )
+        minimum = closed.aggregation_policy().minimum_updates
+        if closed.submissions < minimum:
+            reason = f"{closed.submissions} updates came before the deadline; the policy needs {minimum}."
+            end_round(closed.id, RoundState.FAILED, reason=reason, actor="system", now=now)
+    return True
+
+
+def cancel_round(round_id: uuid.UUID, *, reason: str, actor: str, now: datetime) -> None:
+    """Cancel a round that still runs. Raises `Refusal("conflict")` when it is over or no reason is given."""
+    if not reason.strip():
+        raise Refusal("conflict", "State the reason for the cancellation; it is kept in the audit log.")
+    with transaction.atomic():
+        if not end_round(round_id, RoundState.CANCELLED, reason=reason.strip(), actor=actor, now=now):
+            raise Refusal("conflict", "The round is over already.")
+
+
+def end_round(round_id: uuid.UUID, state: RoundState, *, reason: str, actor: str, now: datetime) -> bool:
+    """Fail or cancel a running round inside the caller's transaction; return whether this call did."""
+    ended = Round.objects.filter(id=round_id, state__in=UNFINISHED).update(
+        state=state, end_reason=reason, finished_at=now, lease_holder=None, lease_expires_at=None
+    )
+    if not ended:
+        return False
+    finished = Round.objects.select_related("federation").get(id=round_id)
+    record_event(f"round.{state.value}", actor=actor, payload=event_payload(finished) | {"reason": reason})
+    retire_instance(round_id, now=now)
+    return True
+
+
+def take_lease(round_id: uuid.UUID, state: RoundState, *, lease_time: timedelta, now: datetime) -> uuid.UUID | None:
+    """Take the running step of a round; None when it is elsewhere by now or somebody holds it."""
+    holder = uuid.uuid4()
+    taken = Round.objects.filter(id=round_id, state=state).without_lease(now).update(
+        lease_holder=holder, lease_expires_at=now + lease_time, attempts=F("attempts") + 1
+    )  # fmt: skip
+    return holder if taken else None
+
+
+def extend_lease(round_id: uuid.UUID, holder: uuid.UUID, *, lease_time: timedelta, now: datetime) -> bool:
+    """Keep a lease that is still ours; return False when it was lost."""
+    return bool(Round.objects.filter(id=round_id, lease_holder=holder).update(lease_expires_at=now + lease_time))
+
+
+def release_lease(round_id: uuid.UUID, holder: uuid.UUID) -> None:
+    """Give a lease back, so that the next tick dispatches the step again at once."""
+    Round.objects.filter(id=round_id, lease_holder=holder).update(lease_holder=None, lease_expires_at=None)
+
+
+def event_payload(round_: Round) -> dict[str, Any]:
+    """Return the members by which audit events name a round."""
+    return {
+        "round_id": str(round_.id),
+        "round_number": round_.number,
+        "federation_id": str(round_.federation_id),
+        "federation": round_.federation.name,
+    }

@@ -1,0 +1,33 @@
+"""The one clock of training: it asks the database what is due and dispatches it.
+
+Broker messages are hints that may be lost or doubled; whatever they should have started is found
+here again, so a lost message or a dead worker costs at most one tick and one lease.
+"""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from training.models import Round, RoundState
+from training.services.evaluation import due_evaluations
+from training.services.rounds import close_round
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """How the steps that are due are handed to workers."""
+
+    prepare_round: Callable[[uuid.UUID], None]
+    aggregate_round: Callable[[uuid.UUID], None]
+    evaluate_version: Callable[[int], None]
+
+
+def tick(dispatch: Dispatch, *, now: datetime) -> None:
+    """Close the rounds that are due, and dispatch every step that nobody runs."""
+    for round_id in list(Round.objects.due_to_close(now).values_list("id", flat=True)):
+        close_round(round_id, now=now)
+    for round_id, state in list(Round.objects.awaiting_worker(now).values_list("id", "state")):
+        (dispatch.prepare_round if state == RoundState.PENDING else dispatch.aggregate_round)(round_id)
+    for version_id in list(due_evaluations(now).values_list("id", flat=True)):
+        dispatch.evaluate_version(version_id)

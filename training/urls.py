@@ -1,0 +1,10 @@
+from django.urls import path
+
+from training.api import BlobView, GlobalModelView, SubmitModelView, WorkView
+
+urlpatterns = [
+    path("work", WorkView.as_view(), name="work"),
+    path("global_model", GlobalModelView.as_view(), name="global-model"),
+    path("submit_model", SubmitModelView.as_view(), name="submit-model"),
+    path("blobs/<str:digest>", BlobView.as_view(), name="blob"),
+]
