@@ -1,0 +1,1 @@
+"""What runs on a device: enrolment, sessions, local training, sealed and signed updates."""

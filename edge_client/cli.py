@@ -1,0 +1,261 @@
+"""`qflare-edge`: the command line of a device."""
+
+import argparse
+import getpass
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from edge_client.backoff import Backoff, retrying
+from edge_client.device_state import DeviceStateFile, EnclavePins
+from edge_client.enrolment import enroll_device
+from edge_client.http import Http, ServerUnreachable
+from edge_client.key_store import DeviceIdentity, KeyFileLock, PassphraseLock, StoreLock, load_identity, save_identity
+from edge_client.preflight import preflight
+from edge_client.round_worker import RoundWorker
+from edge_client.storage import write_private_file
+from edge_client.trainer import Trainer, find_trainer, load_trainer
+from qflare_protocol.errors import Refusal
+from qflare_protocol.suites import DEFAULT_SUITE, SUITES
+from qflare_protocol.tensors import decode_tensors, encode_tensors
+
+EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_FAILED_CHECK = 2, 3, 4
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status: 0, 2 refused, 3 unreachable, 4 a check failed."""
+    options = _parser().parse_args(arguments)
+    _log_to_stderr(options.json_logs)
+    signal.signal(signal.SIGTERM, _stop)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except Refusal as refusal:
+        _say(f"Refused ({refusal.code}): {refusal.detail}", error=True)
+        return EXIT_REFUSED
+    except ServerUnreachable as failure:
+        _say(f"The server cannot be reached: {failure}", error=True)
+        return EXIT_UNREACHABLE
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="qflare-edge", description="A QFLARE edge device.")
+    home = os.environ.get("QFLARE_EDGE_HOME", str(Path.home() / ".qflare-edge"))
+    parser.add_argument("--home", type=Path, default=Path(home), help="folder of the key store (default: %(default)s)")
+    parser.add_argument("--key-file", type=Path, help="unlock the key store by this 0600 file, made on first use")
+    parser.add_argument("--passphrase-file", type=Path, help="read the passphrase from this file instead of asking")
+    parser.add_argument("--json-logs", action="store_true", help="log one JSON object a line")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_enrolment(commands)
+    _add_work(commands)
+    _add_checks(commands)
+    _add_model_commands(commands)
+    return parser
+
+
+def _add_enrolment(commands: Any) -> None:
+    enroll = commands.add_parser("enroll", help="enrol this device with a one-time token")
+    _add_token_arguments(enroll)
+    enroll.set_defaults(command=_enroll)
+    trust = commands.add_parser("trust", help="pin an enclave host's key and its code measurement")
+    trust.add_argument("--attestation-key", help="fingerprint of the enclave host's attestation key, hexadecimal")
+    trust.add_argument("--measurement", help="code measurement, hexadecimal")
+    trust.set_defaults(command=_trust)
+
+
+def _add_token_arguments(command: Any) -> None:
+    only_first = command.add_argument_group("enrolment", "needed once, while this device has no key store")
+    only_first.add_argument("--server", help="address of the server, such as https://qflare.example")
+    only_first.add_argument("--token", help="the token; without it, from --token-file, QFLARE_TOKEN or standard input")
+    only_first.add_argument("--token-file", type=Path)
+    only_first.add_argument("--name", default=socket.gethostname(), help="name of the device (default: %(default)s)")
+    only_first.add_argument("--suite", choices=sorted(SUITES), default=DEFAULT_SUITE)
+
+
+def _add_work(commands: Any) -> None:
+    run = commands.add_parser("run", help="work rounds until stopped")
+    run.add_argument("--rounds", type=int, help="stop after this many updates")
+    once = commands.add_parser("train-once", help="work one round and stop")
+    once.set_defaults(rounds=1)
+    for command in (run, once):
+        _add_token_arguments(command)
+        command.add_argument("--trainer", required=True, help="training code as module:Class")
+        command.add_argument(
+            "--option", action="append", default=[], metavar="NAME=VALUE", help="option of the trainer"
+        )
+        command.add_argument("--longest-wait", type=float, default=60.0, help="longest wait between retries, seconds")
+        command.set_defaults(command=_run)
+
+
+def _add_checks(commands: Any) -> None:
+    status = commands.add_parser("status", help="show who this device is and what it has done")
+    status.set_defaults(command=_status)
+    check = commands.add_parser("preflight", help="check keys, disk, server, clock, session and policy")
+    check.set_defaults(command=_preflight)
+
+
+def _add_model_commands(commands: Any) -> None:
+    initial = commands.add_parser("initial-model", help="write the weights a federation starts from")
+    initial.add_argument("--output", type=Path, required=True)
+    initial.set_defaults(command=_initial_model)
+    evaluate = commands.add_parser("evaluate", help="print a model's metrics as one line of JSON")
+    evaluate.add_argument("--model", type=Path, required=True)
+    evaluate.set_defaults(command=_evaluate)
+    for command in (initial, evaluate):
+        command.add_argument("--trainer", required=True, help="training code as module:Class")
+        command.add_argument("--parameters", type=json.loads, default={}, help="trainer parameters as JSON")
+        command.add_argument("--option", action="append", default=[], metavar="NAME=VALUE")
+
+
+def _enroll(options: argparse.Namespace) -> int:
+    if _store(options).exists():
+        raise Refusal("conflict", f"There is a key store at {_store(options)} already; this device is enrolled.")
+    _enroll_here(options)
+    return 0
+
+
+def _enroll_here(options: argparse.Namespace) -> DeviceIdentity:
+    if not options.server:
+        raise Refusal("not-found", "This device is not enrolled; name its server (--server) and a token.")
+    store, lock, http = _store(options), _lock(options, new=True), Http(options.server)
+    token = _token(options)
+    identity = retrying(
+        lambda: enroll_device(http, options.server, token, options.name, suite=options.suite),
+        backoff=Backoff(attempts=6),
+        what="enrolment",
+    )
+    save_identity(store, lock, identity)
+    _say(f"Enrolled as {identity.name}, device {identity.device_id.hex()}; keys in {store}.")
+    return identity
+
+
+def _trust(options: argparse.Namespace) -> int:
+    memory = DeviceStateFile(options.home)
+    keys = {bytes.fromhex(options.attestation_key)} if options.attestation_key else set()
+    measurements = {bytes.fromhex(options.measurement)} if options.measurement else set()
+    if not keys and not measurements:
+        raise Refusal("malformed-message", "Name --attestation-key, --measurement or both.")
+    pins = memory.state.pins
+    memory.remember(pins=EnclavePins(pins.attestation_keys | keys, pins.measurements | measurements))
+    pins = memory.state.pins
+    _say(f"Pinned: {len(pins.attestation_keys)} attestation keys, {len(pins.measurements)} measurements.")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    find_trainer(options.trainer)  # a wrong name, or a slow import, shows before a round waits for it
+    identity = _identity(options) if _store(options).exists() else _enroll_here(options)
+    trainer_options = _trainer_options(options)
+
+    def make_trainer(parameters: Mapping[str, Any]) -> Trainer:
+        return load_trainer(options.trainer, parameters, trainer_options)
+
+    backoff = Backoff(maximum_seconds=options.longest_wait)
+    worker = RoundWorker(Http(identity.server), identity, DeviceStateFile(options.home), make_trainer, backoff)
+    done = worker.run(rounds=options.rounds)
+    _say(f"{done} updates handed in.")
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    identity, state = _identity(options), DeviceStateFile(options.home).state
+    rows = {
+        "device": f"{identity.name} ({identity.device_id.hex()})",
+        "server": identity.server,
+        "suite": identity.keys.suite,
+        "server identity": identity.identity.fingerprint.hex(),
+        "log seen": f"{state.checkpoint.size} entries" if state.checkpoint else "nothing yet",
+        "enclaves pinned": ", ".join(key.hex()[:16] for key in state.pins.attestation_keys) or "none yet",
+        "updates handed in": str(state.rounds_done),
+    }
+    for name, value in rows.items():
+        _say(f"{name:18} {value}")
+    return 0
+
+
+def _preflight(options: argparse.Namespace) -> int:
+    identity = _identity(options)
+    checks = list(preflight(options.home, Http(identity.server), identity, DeviceStateFile(options.home)))
+    for check in checks:
+        _say(f"{'ok    ' if check.passed else 'FAILED'}  {check.name:8} {check.sentence}")
+    return 0 if all(check.passed for check in checks) else EXIT_FAILED_CHECK
+
+
+def _initial_model(options: argparse.Namespace) -> int:
+    trainer = load_trainer(options.trainer, options.parameters, _trainer_options(options))
+    write_private_file(options.output, encode_tensors(trainer.initial_model()))
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    trainer = load_trainer(options.trainer, options.parameters, _trainer_options(options))
+    _say(json.dumps(trainer.evaluate(decode_tensors(options.model.read_bytes()))))
+    return 0
+
+
+def _identity(options: argparse.Namespace) -> DeviceIdentity:
+    return load_identity(_store(options), _lock(options, new=False))
+
+
+def _store(options: argparse.Namespace) -> Path:
+    store: Path = options.home / "keys.sealed"
+    return store
+
+
+def _lock(options: argparse.Namespace, *, new: bool) -> StoreLock:
+    if options.key_file:
+        return KeyFileLock(options.key_file)
+    if options.passphrase_file:
+        return PassphraseLock(options.passphrase_file.read_text().strip())
+    passphrase = getpass.getpass("Passphrase of the key store: ")
+    if new and getpass.getpass("Again: ") != passphrase:
+        raise Refusal("invalid-key", "The two passphrases differ.")
+    return PassphraseLock(passphrase)
+
+
+def _token(options: argparse.Namespace) -> str:
+    if options.token:
+        return str(options.token)
+    if options.token_file:
+        return str(options.token_file.read_text())
+    return os.environ.get("QFLARE_TOKEN") or sys.stdin.readline()
+
+
+def _trainer_options(options: argparse.Namespace) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in options.option]
+    if not all(separator for _, separator, _ in pairs):
+        raise Refusal("malformed-message", "An option of the trainer has the form NAME=VALUE.")
+    return {name: value for name, _, value in pairs}
+
+
+def _log_to_stderr(json_logs: bool) -> None:
+    renderer = (
+        structlog.processors.JSONRenderer() if json_logs else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def _say(sentence: str, *, error: bool = False) -> None:
+    stream = sys.stderr if error else sys.stdout
+    stream.write(sentence + "\n")
+    stream.flush()
+
+
+def _stop(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,50 @@
+"""Whether this device trusts an enclave: pins of attestation keys and code, checked before sealing."""
+
+import time
+from dataclasses import replace
+
+import structlog
+
+from edge_client.device_state import DeviceStateFile, EnclavePins
+from qflare_protocol.attestation import AppraisalPolicy, appraise
+from qflare_protocol.attestation.appraisal import Appraisal
+from qflare_protocol.attestation.evidence import SIGNATURE_ALGORITHM, unverified_claims
+from qflare_protocol.cose import key_fingerprint
+
+log = structlog.get_logger(__name__)
+
+# A published model is checked against the evidence of its round however long ago that was.
+MODEL_EVIDENCE_AGE_SECONDS = 100 * 365 * 86_400
+
+
+class EnclaveTrust:
+    """Appraises evidence against this device's pins.
+
+    A device that was given no pins takes those of the first evidence its authenticated server shows
+    (trust on first use) and says so; from then on any other host or code is refused.
+    """
+
+    def __init__(self, memory: DeviceStateFile) -> None:
+        self._memory = memory
+
+    def appraise(
+        self, evidence: bytes, *, round_id: bytes, federation_id: bytes, past_round: bool = False
+    ) -> Appraisal:
+        """Return the appraisal of a round's enclave. Raises `Refusal("evidence-refused")`."""
+        pins = self._memory.state.pins
+        if not pins.attestation_keys or not pins.measurements:
+            pins = self._pin_first(evidence, pins)
+        policy = AppraisalPolicy(pins.attestation_keys, pins.measurements)
+        if past_round:
+            policy = replace(policy, maximum_age_seconds=MODEL_EVIDENCE_AGE_SECONDS)
+        return appraise(evidence, policy, round_id=round_id, federation_id=federation_id, now=int(time.time()))
+
+    def _pin_first(self, evidence: bytes, pins: EnclavePins) -> EnclavePins:
+        attestation_key, claims = unverified_claims(evidence)
+        fingerprint = key_fingerprint(SIGNATURE_ALGORITHM, attestation_key)
+        pinned = EnclavePins(
+            pins.attestation_keys or frozenset({fingerprint}), pins.measurements or frozenset({claims.measurement})
+        )
+        log.warning("enclave_pinned_on_first_use", key=fingerprint.hex(), measurement=claims.measurement.hex())
+        self._memory.remember(pins=pinned)
+        return pinned

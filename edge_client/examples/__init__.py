@@ -1,0 +1,1 @@
+"""Complete examples of training code on real data."""

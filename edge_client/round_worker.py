@@ -1,0 +1,230 @@
+"""One device's work: take a round, check its enclave, train, seal, sign, hand in, keep the receipt."""
+
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import blake3
+import numpy as np
+import structlog
+
+from edge_client.backoff import Backoff, retrying
+from edge_client.device_state import DeviceStateFile
+from edge_client.enclave_trust import EnclaveTrust
+from edge_client.http import Http
+from edge_client.key_store import DeviceIdentity
+from edge_client.session import DeviceSession
+from edge_client.trainer import Tensors, Trainer, TrainingOutcome
+from qflare_protocol.attestation.appraisal import Appraisal
+from qflare_protocol.attestation.evidence import SIGNATURE_ALGORITHM
+from qflare_protocol.chunked import open_chunks
+from qflare_protocol.cose import Verifier, verify1
+from qflare_protocol.encoding import frame
+from qflare_protocol.errors import Refusal
+from qflare_protocol.fields import bytes_field, require_map, text_field, unsigned_field
+from qflare_protocol.manifest import Manifest, manifest_digest, sign_manifest
+from qflare_protocol.round_result import verify_result
+from qflare_protocol.tensors import decode_tensors, encode_tensors, layout_of, model_digest, require_layout
+from qflare_protocol.update import UpdateContext, seal_update
+
+log = structlog.get_logger(__name__)
+
+UPDATE_MEDIA_TYPE = "application/vnd.qflare.update"
+MODEL_CONTEXT = b"model version"
+FINAL_SUBMISSION_REFUSALS = frozenset(
+    {"round-closed", "not-invited", "already-submitted", "base-model-mismatch", "enclave-key-mismatch",
+     "update-too-large", "sample-count-refused", "digest-mismatch", "invalid-signature", "malformed-message"}
+)  # fmt: skip
+
+_ASSIGNMENT = frozenset(
+    {"round_id", "round_number", "federation_id", "federation", "base_version", "base_model_digest", "evidence",
+     "trainer", "trainer_parameters", "deadline"}
+)  # fmt: skip
+_MODEL = frozenset(
+    {"federation_id", "version", "digest", "size_bytes", "blob_digest", "blob_bytes", "content_key",
+     "provenance", "round_id", "evidence"}
+)  # fmt: skip
+_RECEIPT = frozenset({"round_id", "device_id", "manifest_digest", "ciphertext_digest", "received_at"})
+
+TrainerFactory = Callable[[Mapping[str, Any]], Trainer]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A round that waits for this device."""
+
+    round_id: bytes
+    round_number: int
+    federation_id: bytes
+    federation: str
+    base_version: int
+    base_model_digest: bytes
+    evidence: bytes
+    trainer_parameters: dict[str, Any]
+
+    @classmethod
+    def from_wire(cls, value: Any) -> "Assignment":
+        """Read an assignment. Raises `Refusal("malformed-message")`."""
+        members = require_map(value, _ASSIGNMENT, "assignment")
+        parameters = members["trainer_parameters"]
+        if not isinstance(parameters, dict):
+            raise Refusal("malformed-message", "The trainer parameters must be a map.")
+        return cls(
+            bytes_field(members, "round_id", 16),
+            unsigned_field(members, "round_number"),
+            bytes_field(members, "federation_id", 16),
+            text_field(members, "federation"),
+            unsigned_field(members, "base_version"),
+            bytes_field(members, "base_model_digest", 32),
+            bytes_field(members, "evidence"),
+            parameters,
+        )
+
+
+class RoundWorker:
+    """Works rounds for one device over one session; `make_trainer` builds its training code."""
+
+    def __init__(
+        self,
+        http: Http,
+        identity: DeviceIdentity,
+        memory: DeviceStateFile,
+        make_trainer: TrainerFactory,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._http, self._identity, self._memory = http, identity, memory
+        self._session = DeviceSession(http, identity, memory)
+        self._trust = EnclaveTrust(memory)
+        self._make_trainer = make_trainer
+        self._backoff = backoff or Backoff()
+
+    def run(self, *, rounds: int | None = None, sleep: Callable[[float], None] = time.sleep) -> int:
+        """Work until `rounds` updates are handed in, for ever without; return how many were.
+
+        A server that is away is waited for. Raises `Refusal` only for what waiting cannot mend, such
+        as a revoked device, an enclave that is not trusted or a log that was rewritten.
+        """
+        done = 0
+        if self._memory.kept_submission() is not None:
+            done += self._hand_in()
+        while rounds is None or done < rounds:
+            worked, ask_again_seconds = self.work_once()
+            done += worked
+            if not worked:
+                sleep(ask_again_seconds)
+        retrying(self._session.close, backoff=Backoff(attempts=2), what="close session")
+        return done
+
+    def work_once(self) -> tuple[bool, float]:
+        """Ask for work and do it; return whether an update was handed in, and when to ask again, seconds."""
+        answer = retrying(lambda: self._session.post("/api/work", {}), backoff=self._backoff, what="ask for work")
+        if answer.get("round") is None:
+            return False, float(unsigned_field(answer, "ask_again_seconds", 3600))
+        assignment = Assignment.from_wire(answer["round"])
+        self._memory.keep_submission(self._make_submission(assignment))
+        return self._hand_in(), 0.0
+
+    def _make_submission(self, assignment: Assignment) -> bytes:
+        appraisal = self._trust.appraise(
+            assignment.evidence, round_id=assignment.round_id, federation_id=assignment.federation_id
+        )
+        base = self._download_base(assignment)
+        started = time.monotonic()
+        outcome = self._make_trainer(assignment.trainer_parameters).train(base, assignment.round_number)
+        log.info(
+            "trained", round=assignment.round_number, seconds=round(time.monotonic() - started, 2), **outcome.metrics
+        )
+        return self._sealed_submission(assignment, appraisal, base, outcome)
+
+    def _download_base(self, assignment: Assignment) -> Tensors:
+        federation = uuid.UUID(bytes=assignment.federation_id)
+        path = f"/api/global_model?federation={federation}&version={assignment.base_version}"
+        answer = retrying(lambda: self._session.get(path), backoff=self._backoff, what="global model")
+        members = require_map(answer, _MODEL, "global model")
+        if members["digest"] != assignment.base_model_digest:
+            raise Refusal("base-model-mismatch", "The server names another base model than the round's.")
+        blob = retrying(lambda: self._download_blob(members), backoff=self._backoff, what="model blob")
+        model = b"".join(open_chunks(bytes_field(members, "content_key", 32), (blob,), context=MODEL_CONTEXT))
+        if model_digest(model) != assignment.base_model_digest:
+            raise Refusal("digest-mismatch", "The model's bytes are not the ones the server names.")
+        self._check_provenance(members, assignment)
+        return decode_tensors(model)
+
+    def _download_blob(self, members: Mapping[str, Any]) -> bytes:
+        digest, size = bytes_field(members, "blob_digest", 32), unsigned_field(members, "blob_bytes")
+        blob = self._http.download(f"/api/blobs/{digest.hex()}", maximum_bytes=size)
+        if blake3.blake3(blob).digest() != digest:
+            raise Refusal("digest-mismatch", "The encrypted model arrived damaged.")
+        return blob
+
+    def _check_provenance(self, members: Mapping[str, Any], assignment: Assignment) -> None:
+        """Check that a trusted enclave made this model; the first version is the operator's own."""
+        if unsigned_field(members, "version") == 0:
+            return
+        appraisal = self._trust.appraise(
+            bytes_field(members, "evidence"),
+            round_id=bytes_field(members, "round_id", 16),
+            federation_id=assignment.federation_id,
+            past_round=True,
+        )
+        verifier = Verifier(SIGNATURE_ALGORITHM, appraisal.claims.result_public_key)
+        result = verify_result(bytes_field(members, "provenance", maximum=1 << 26), verifier)
+        if result.model_digest != assignment.base_model_digest or result.federation_id != assignment.federation_id:
+            raise Refusal("digest-mismatch", "The enclave signed another model than the server delivers.")
+
+    def _sealed_submission(
+        self, assignment: Assignment, appraisal: Appraisal, base: Tensors, outcome: TrainingOutcome
+    ) -> bytes:
+        require_layout(layout_of(outcome.model), layout_of(base))
+        delta = {name: np.asarray(outcome.model[name] - base[name], dtype=np.float32) for name in base}
+        context = UpdateContext(
+            federation_id=assignment.federation_id,
+            round_id=assignment.round_id,
+            device_id=self._identity.device_id,
+            enclave_key_id=appraisal.claims.key_id,
+            base_model_digest=assignment.base_model_digest,
+        )
+        sealed = b"".join(seal_update(appraisal.claims.hpke_public_key, context, encode_tensors(delta)))
+        manifest = Manifest(
+            round_id=assignment.round_id,
+            federation_id=assignment.federation_id,
+            device_id=self._identity.device_id,
+            base_model_digest=assignment.base_model_digest,
+            sample_count=outcome.sample_count,
+            metrics=outcome.metrics,
+            ciphertext_digest=blake3.blake3(sealed).digest(),
+            ciphertext_bytes=len(sealed),
+            enclave_key_id=appraisal.claims.key_id,
+        )
+        return frame(sign_manifest(manifest, self._identity.keys.signer)) + sealed
+
+    def _hand_in(self) -> bool:
+        """Hand in the kept submission until it has its receipt; False when its round takes it no more."""
+        body = self._memory.kept_submission()
+        if body is None:
+            return False
+        try:
+            answer = retrying(
+                lambda: self._session.request("POST", "/api/submit_model", body, UPDATE_MEDIA_TYPE),
+                backoff=self._backoff,
+                what="submission",
+            )
+        except Refusal as refusal:
+            if refusal.code not in FINAL_SUBMISSION_REFUSALS:
+                raise
+            log.warning("submission_refused", code=refusal.code, detail=refusal.detail)
+            self._memory.drop_submission()
+            return False
+        self._check_receipt(bytes_field(answer, "receipt"), body)
+        self._memory.remember(rounds_done=self._memory.state.rounds_done + 1)
+        self._memory.drop_submission()
+        return True
+
+    def _check_receipt(self, receipt: bytes, body: bytes) -> None:
+        payload = require_map(verify1(self._identity.identity, receipt, purpose="update receipt"), _RECEIPT, "receipt")
+        manifest_bytes = int.from_bytes(body[:8], "big")
+        if payload["manifest_digest"] != manifest_digest(body[8 : 8 + manifest_bytes]):
+            raise Refusal("digest-mismatch", "The receipt is for another update than the one handed in.")
+        log.info("update_received", receipt=payload["manifest_digest"].hex()[:16])

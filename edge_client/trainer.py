@@ -1,0 +1,67 @@
+"""The interface of training code: a user implements it for their own model and data.
+
+A trainer is named as `module:Class` on the device's own command line; the server can pass
+parameters to it, but never choose what code runs.
+"""
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qflare_protocol.errors import Refusal
+
+Tensors = dict[str, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """What a local training gives: the new weights, on how many samples, and metrics to report."""
+
+    model: Tensors
+    sample_count: int
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Trainer(ABC):
+    """Training code for one model. `parameters` come from the federation, `options` from the device."""
+
+    def __init__(self, parameters: Mapping[str, Any], options: Mapping[str, str]) -> None:
+        self.parameters, self.options = parameters, options
+
+    @abstractmethod
+    def initial_model(self) -> Tensors:
+        """Return the weights a federation starts from, as float32 arrays by name."""
+
+    @abstractmethod
+    def train(self, model: Tensors, round_number: int) -> TrainingOutcome:
+        """Train from the given weights on this device's data; must not change `model`."""
+
+    @abstractmethod
+    def evaluate(self, model: Tensors) -> dict[str, float]:
+        """Return metrics, such as accuracy in 0 to 1, on data held back for it."""
+
+
+def find_trainer(spec: str) -> type[Trainer]:
+    """Import and return the trainer class named `module:Class`. Raises `Refusal("not-found")` saying what is missing."""
+    module_name, separator, class_name = spec.partition(":")
+    if not separator:
+        raise Refusal("not-found", f"Name the trainer as module:Class; {spec!r} has no colon.")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except ImportError as error:
+        raise Refusal("not-found", f"The trainer's module cannot be imported: {error}.") from error
+    except AttributeError as error:
+        raise Refusal("not-found", f"The module {module_name} has no class {class_name}.") from error
+    if not (isinstance(found, type) and issubclass(found, Trainer)):
+        raise Refusal("not-found", f"{spec} is not a subclass of edge_client.trainer.Trainer.")
+    return found
+
+
+def load_trainer(spec: str, parameters: Mapping[str, Any], options: Mapping[str, str]) -> Trainer:
+    """Return a trainer of the class named `module:Class`. Raises as `find_trainer`."""
+    return find_trainer(spec)(parameters, options)
