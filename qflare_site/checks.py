@@ -1,0 +1,81 @@
+"""System checks of the site: what would make a deployment unsafe or unable to work."""
+
+import os
+import pwd
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+
+MINIMUM_SECRET_KEY_LENGTH = 50
+
+
+@register(Tags.security)
+def check_debug(**_kwargs: Any) -> list[CheckMessage]:
+    """DEBUG shows settings and source to strangers; it has no place where services are shared."""
+    if settings.DEBUG and settings.PROFILE == "services":
+        return [Error("DEBUG is on in the services profile.", hint="Unset DEBUG.", id="qflare_site.E001")]
+    return []
+
+
+@register(Tags.compatibility)
+def check_time_zone(**_kwargs: Any) -> list[CheckMessage]:
+    """Epochs, deadlines and the log count in UTC."""
+    if settings.TIME_ZONE != "UTC" or not settings.USE_TZ:
+        return [Error("The site does not run in UTC.", hint='Set TIME_ZONE = "UTC".', id="qflare_site.E002")]
+    return []
+
+
+@register(Tags.files)
+def check_data_dir(**_kwargs: Any) -> list[CheckMessage]:
+    """Every process of the host writes into the data directory, and nobody else may read it."""
+    folder: Path = settings.QFLARE_DATA_DIR
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        hint = f"It is {describe(folder)}; give it to the user that runs QFLARE."
+        return [Error(f"{folder} is not a writable folder.", hint=hint, id="qflare_site.E003")]
+    if folder.stat().st_mode & 0o077:
+        hint = f"It is {describe(folder)}; run chmod 700 {folder}."
+        return [Warning(f"Other users may look into {folder}.", hint=hint, id="qflare_site.W004")]
+    return []
+
+
+@register(Tags.database)
+def check_database_profile(databases: Iterable[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
+    """SQLite serves one host; with several, each would have a truth of its own."""
+    if settings.PROFILE == "services" and "sqlite" in settings.DATABASES["default"]["ENGINE"]:
+        hint = "Set DATABASE_URL=postgres://... or leave the services profile."
+        return [Error("The services profile runs on SQLite.", hint=hint, id="qflare_site.E005")]
+    return []
+
+
+@register(Tags.security)
+def check_secret_key(**_kwargs: Any) -> list[CheckMessage]:
+    """The secret key signs operators' sessions."""
+    if len(settings.SECRET_KEY) < MINIMUM_SECRET_KEY_LENGTH:
+        message = f"SECRET_KEY has fewer than {MINIMUM_SECRET_KEY_LENGTH} characters."
+        hint = "Make one with: python -c 'import secrets; print(secrets.token_urlsafe(50))'"
+        return [Error(message, hint=hint, id="qflare_site.E006")]
+    return []
+
+
+@register(Tags.security, deploy=True)
+def check_transport(**_kwargs: Any) -> list[CheckMessage]:
+    """Operators' cookies need TLS; devices' requests are sealed with or without it."""
+    if settings.QFLARE_INSECURE_HTTP:
+        hint = "Unset QFLARE_INSECURE_HTTP and put a TLS proxy in front."
+        return [Warning("Operators sign in over plain HTTP.", hint=hint, id="qflare_site.W007")]
+    return []
+
+
+def describe(path: Path) -> str:
+    """Return the owner and mode of a path in words, such as `owned by root, mode 755`."""
+    if not path.exists():
+        return "absent"
+    status = path.stat()
+    try:
+        owner = pwd.getpwuid(status.st_uid).pw_name
+    except KeyError:
+        owner = str(status.st_uid)
+    return f"owned by {owner}, mode {status.st_mode & 0o777:o}"

@@ -1,0 +1,251 @@
+"""Django settings of QFLARE.
+
+Two profiles share one code path. Without `DATABASE_URL` and `REDIS_URL` everything lives on one
+host under `QFLARE_DATA_DIR` (embedded); with both, it lives in PostgreSQL and Redis (services).
+"""
+
+from datetime import timedelta
+from pathlib import Path
+
+from qflare_site.data_dir import make_private_folder, read_or_create_secret
+from qflare_site.environment import read_environment
+from qflare_site.logs import logging_config
+from qflare_site.stores import (
+    embedded_caches,
+    filesystem_broker_options,
+    postgres_database,
+    redis_broker_options,
+    redis_caches,
+    sqlite_database,
+)
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+ENVIRONMENT = read_environment()
+
+# Profile and places
+PROFILE = "services" if ENVIRONMENT["DATABASE_URL"] else "embedded"
+EMBEDDED = PROFILE == "embedded"
+QFLARE_DATA_DIR = make_private_folder(BASE_DIR / ENVIRONMENT["QFLARE_DATA_DIR"])
+QFLARE_LOG_DIR = QFLARE_DATA_DIR / "log"
+QFLARE_BROKER_DIR = QFLARE_DATA_DIR / "broker"
+QFLARE_BLOB_DIR = Path(ENVIRONMENT["BLOB_URL"].removeprefix("file://") or QFLARE_DATA_DIR / "blobs")
+QFLARE_KEK_FILE = Path(ENVIRONMENT["QFLARE_KEK_FILE"] or QFLARE_DATA_DIR / "keys" / "kek")
+QFLARE_ENCLAVE_DIR = Path(ENVIRONMENT["QFLARE_ENCLAVE_DIR"] or QFLARE_DATA_DIR / "enclave")
+
+# Core
+DEBUG = ENVIRONMENT["DEBUG"]
+SECRET_KEY = ENVIRONMENT["SECRET_KEY"] or read_or_create_secret(QFLARE_DATA_DIR / "secret_key")
+ALLOWED_HOSTS = ENVIRONMENT["ALLOWED_HOSTS"]
+ROOT_URLCONF = "qflare_site.urls"
+WSGI_APPLICATION = "qflare_site.wsgi.application"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+INSTALLED_APPS = [
+    "qflare_site",
+    # unfold replaces templates of django.contrib.admin and has to come before it
+    "unfold",
+    "unfold.contrib.filters",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.humanize",
+    "django_celery_beat",
+    "django_ratelimit",
+    "rest_framework",
+    "drf_spectacular",
+    "axes",
+    "csp",
+    "keyring",
+    "audit",
+    "devices",
+    "enrollment",
+    "sessions",
+    "enclave",
+    "training",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "qflare_site.content_security.ContentSecurityPolicyMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "axes.middleware.AxesMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+# Stores
+if EMBEDDED:
+    DATABASES = {"default": sqlite_database(QFLARE_DATA_DIR / "qflare.sqlite3")}
+    CACHES = embedded_caches(QFLARE_DATA_DIR / "counters.sqlite3")
+    # Our counter cache adds atomically and is shared by the processes of the host, which is what
+    # django-ratelimit asks for; its list of supported caches knows only servers.
+    SILENCED_SYSTEM_CHECKS = ["django_ratelimit.W001"]
+else:
+    DATABASES = {"default": postgres_database(ENVIRONMENT["DATABASE_URL"])}
+    CACHES = redis_caches(ENVIRONMENT["REDIS_URL"], ENVIRONMENT["QFLARE_REDIS_PREFIX"])
+    SILENCED_SYSTEM_CHECKS = []
+
+# Time, language, static files
+TIME_ZONE = "UTC"
+USE_TZ = True
+LANGUAGE_CODE = "en"
+USE_I18N = False
+STATIC_URL = "/static/"
+WHITENOISE_USE_FINDERS = True
+
+# Web security
+QFLARE_TRUSTED_PROXIES = ENVIRONMENT["QFLARE_TRUSTED_PROXIES"]
+QFLARE_INSECURE_HTTP = ENVIRONMENT["QFLARE_INSECURE_HTTP"]
+CSRF_TRUSTED_ORIGINS = ENVIRONMENT["CSRF_TRUSTED_ORIGINS"]
+CSRF_COOKIE_SECURE = SESSION_COOKIE_SECURE = not QFLARE_INSECURE_HTTP
+CSRF_COOKIE_HTTPONLY = SESSION_COOKIE_HTTPONLY = True
+CSRF_COOKIE_SAMESITE = SESSION_COOKIE_SAMESITE = "Strict"
+SESSION_COOKIE_AGE = 8 * 3600
+SECURE_SSL_REDIRECT = not QFLARE_INSECURE_HTTP
+SECURE_REDIRECT_EXEMPT = [r"^health(/live)?$"]
+SECURE_HSTS_SECONDS = 0 if QFLARE_INSECURE_HTTP else 365 * 24 * 3600
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = not QFLARE_INSECURE_HTTP
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if QFLARE_TRUSTED_PROXIES else None
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'none'"],
+        "script-src": ["'self'"],
+        "style-src": ["'self'"],
+        "img-src": ["'self'", "data:"],
+        "font-src": ["'self'"],
+        "connect-src": ["'self'"],
+        "form-action": ["'self'"],
+        "base-uri": ["'none'"],
+        "frame-ancestors": ["'none'"],
+    },
+}
+
+# The admin's theme
+UNFOLD = {
+    "SITE_TITLE": "QFLARE",
+    "SITE_HEADER": "QFLARE",
+    "SITE_SUBHEADER": "Operator administration",
+    "SITE_URL": "/",
+    "SHOW_VIEW_ON_SITE": False,
+}
+
+# People who sign in
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LOGIN_URL = "admin:login"
+LOGIN_REDIRECT_URL = "/"
+AXES_VERBOSE = False  # no line in the log at every start
+AXES_FAILURE_LIMIT = 5
+AXES_COOLOFF_TIME = timedelta(minutes=15)
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_CLIENT_IP_CALLABLE = "qflare_site.client_address.client_address"
+
+# API
+REST_FRAMEWORK = {
+    "EXCEPTION_HANDLER": "qflare_site.problem_details.handle_exception",
+    "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.SessionAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_THROTTLE_CLASSES": ["qflare_site.throttling.RateLimit"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "QFLARE",
+    "DESCRIPTION": "Federated learning over quantum-safe sessions. The wire protocol is in docs/protocol.md.",
+    "VERSION": "0.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+}
+RATELIMIT_USE_CACHE = "ratelimit"
+QFLARE_RATES = {
+    "enrolment": ENVIRONMENT["QFLARE_RATE_ENROLMENT"],
+    "challenge": ENVIRONMENT["QFLARE_RATE_CHALLENGE"],
+    "submission": ENVIRONMENT["QFLARE_RATE_SUBMISSION"],
+    "download": ENVIRONMENT["QFLARE_RATE_DOWNLOAD"],
+}
+QFLARE_RATES_FAIL_OPEN = {"download"}
+
+# Sessions, rounds and the enclave
+QFLARE_SESSION_LIMITS = {
+    "requests": ENVIRONMENT["QFLARE_SESSION_REQUESTS"],
+    "lifetime_seconds": ENVIRONMENT["QFLARE_SESSION_SECONDS"],
+}
+QFLARE_LEASE_SECONDS = ENVIRONMENT["QFLARE_LEASE_SECONDS"]
+QFLARE_MAX_UPDATE_BYTES = ENVIRONMENT["QFLARE_MAX_UPDATE_BYTES"]
+QFLARE_EVALUATION_SECONDS = ENVIRONMENT["QFLARE_EVALUATION_SECONDS"]
+QFLARE_ENCLAVE_UID = ENVIRONMENT["QFLARE_ENCLAVE_UID"]
+QFLARE_ENCLAVE_GID = ENVIRONMENT["QFLARE_ENCLAVE_GID"]
+
+# Celery
+CELERY_BROKER_URL = "atomic-filesystem://" if EMBEDDED else ENVIRONMENT["REDIS_URL"]
+CELERY_BROKER_TRANSPORT_OPTIONS = (
+    filesystem_broker_options(QFLARE_BROKER_DIR)
+    if EMBEDDED
+    else redis_broker_options(ENVIRONMENT["QFLARE_REDIS_PREFIX"])
+)
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.2}
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_SERIALIZER = "json"
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_DEFAULT_QUEUE = "default"
+CELERY_TASK_ROUTES = {
+    "training.tasks.aggregate_round": {"queue": "enclave"},
+    "training.tasks.prepare_round": {"queue": "enclave"},
+    "audit.*": {"queue": "audit"},
+}
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_ENABLE_REMOTE_CONTROL = False
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_TIMEZONE = "UTC"
+CELERY_ENABLE_UTC = True
+CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+CELERY_BEAT_MAX_LOOP_INTERVAL = 1
+CELERY_BEAT_SCHEDULE = {
+    name: {
+        "task": task,
+        "schedule": timedelta(seconds=seconds),
+        # One that waited longer than this has been repeated since: after an outage, no flood of old ones.
+        "options": {"expires": max(10, seconds)},
+    }
+    for name, task, seconds in [
+        ("training-tick", "training.tasks.tick", 1),
+        ("audit-sequence", "audit.tasks.sequence", 2),
+        ("beat-heartbeat", "qflare_site.tasks.record_beat_heartbeat", 3),
+        ("sessions-sweep", "sessions.tasks.sweep_sessions", 60),
+        ("enrolment-sweep", "enrollment.tasks.delete_expired_attempts", 60),
+    ]
+}
+
+# Logs
+LOGGING_CONFIG = "logging.config.dictConfig"
+LOGGING = logging_config(ENVIRONMENT["QFLARE_LOG_LEVEL"])

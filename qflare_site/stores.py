@@ -1,0 +1,72 @@
+"""The settings of the stores of either profile: database, caches and broker."""
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+
+def sqlite_database(file: Path) -> dict[str, Any]:
+    """Return the embedded database: WAL so that readers do not block, FULL so that a commit survives power loss.
+
+    Transactions begin IMMEDIATE: a transaction that reads first and writes later would otherwise fail
+    with "database is locked" instead of waiting for its turn.
+    """
+    return {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": file,
+        "OPTIONS": {
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 20,
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
+        },
+    }
+
+
+def postgres_database(url: str) -> dict[str, Any]:
+    """Return the database of a `postgres://user:password@host:port/name?option=value` URL."""
+    parts = urlsplit(url)
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": unquote(parts.path.lstrip("/")),
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": unquote(parts.hostname or ""),
+        "PORT": str(parts.port or ""),
+        "OPTIONS": dict(parse_qsl(parts.query)),
+        "CONN_MAX_AGE": 600,
+        "CONN_HEALTH_CHECKS": True,
+    }
+
+
+def embedded_caches(counter_file: Path) -> dict[str, Any]:
+    """Return the caches of one host: process memory, and rate-limit counters that its processes share."""
+    return {
+        "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+        "ratelimit": {"BACKEND": "qflare_site.ratelimit_cache.CounterCache", "LOCATION": str(counter_file)},
+    }
+
+
+def redis_caches(url: str, prefix: str) -> dict[str, Any]:
+    """Return the caches in Redis. Values are JSON: whoever can write there must not run code here."""
+    options = {
+        "SERIALIZER": "django_redis.serializers.json.JSONSerializer",
+        "SOCKET_CONNECT_TIMEOUT": 1,
+        "SOCKET_TIMEOUT": 1,
+    }
+    cache = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": url, "OPTIONS": options}
+    return {"default": {**cache, "KEY_PREFIX": prefix}, "ratelimit": {**cache, "KEY_PREFIX": f"{prefix}-rate"}}
+
+
+def filesystem_broker_options(folder: Path) -> dict[str, Any]:
+    """Return the transport options of the embedded broker, which keeps its messages in `folder`."""
+    return {
+        "data_folder_in": str(folder / "messages"),
+        "data_folder_out": str(folder / "messages"),
+        "control_folder": str(folder / "exchanges"),
+        "polling_interval": 0.1,
+    }
+
+
+def redis_broker_options(prefix: str) -> dict[str, Any]:
+    """Return the transport options of the Redis broker; the prefix keeps several sites in one Redis apart."""
+    return {"global_keyprefix": f"{prefix}-broker:", "socket_connect_timeout": 2, "socket_timeout": 30}

@@ -1,0 +1,84 @@
+"""Rate limits of the API: one DRF throttle over django-ratelimit's counters.
+
+A view takes part by declaring `rate_limit_scope = "enrolment"` (a key of `settings.QFLARE_RATES`) and,
+when the client's address is not the right thing to count, a method `rate_limit_key(request) -> str`.
+A view without the attribute has no limit.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from django.conf import settings
+from django_ratelimit.core import get_usage
+from django_redis.exceptions import ConnectionInterrupted
+from redis.exceptions import RedisError
+from rest_framework.throttling import BaseThrottle
+
+from qflare_protocol.errors import Refusal
+from qflare_site.client_address import client_address
+
+if TYPE_CHECKING:  # rest_framework.views imports this module through its settings
+    from rest_framework.request import Request
+    from rest_framework.views import APIView
+
+RETRY_WHEN_UNAVAILABLE_SECONDS = 5
+_STORE_ERRORS = (ConnectionInterrupted, RedisError, sqlite3.Error, OSError)
+
+log = structlog.get_logger(__name__)
+
+
+class RateLimit(BaseThrottle):
+    """Count a request against its view's scope.
+
+    When the counters cannot be reached, scopes in `QFLARE_RATES_FAIL_OPEN` go on without a limit and
+    all others are refused with `service-unavailable`: enrolment and sessions are what an attacker
+    would want unlimited.
+    """
+
+    def __init__(self) -> None:
+        self._wait_seconds = 1
+
+    def allow_request(self, request: Request, view: APIView) -> bool:
+        """Return whether the request is within its limit. Raises `Refusal` when that cannot be known."""
+        scope = getattr(view, "rate_limit_scope", None)
+        if scope is None:
+            return True
+        usage = _count(scope, _subject(request, view), request)
+        if usage is None:
+            return _without_counters(scope)
+        self._wait_seconds = max(1, usage["time_left"])
+        return not usage["should_limit"]
+
+    def wait(self) -> int:
+        """Return the seconds until the window ends, at least 1."""
+        return self._wait_seconds
+
+
+def _subject(request: Request, view: APIView) -> str:
+    own_key = getattr(view, "rate_limit_key", None)
+    return own_key(request) if own_key else client_address(request)
+
+
+def _count(scope: str, subject: str, request: Request) -> dict[str, Any] | None:
+    """Count the request and return django-ratelimit's usage, or None when the counters are out of reach."""
+    rate = settings.QFLARE_RATES[scope]
+    try:
+        usage = get_usage(request, group=scope, key=lambda *_: subject, rate=rate, increment=True)
+    except _STORE_ERRORS as error:
+        log.error("ratelimit.unavailable", scope=scope, error=type(error).__name__)
+        return None
+    # django-ratelimit answers a limit of 0 when its cache lost the counter between two steps.
+    return usage if usage["limit"] else None
+
+
+def _without_counters(scope: str) -> bool:
+    if scope in settings.QFLARE_RATES_FAIL_OPEN:
+        return True
+    raise Refusal(
+        "service-unavailable",
+        "The request rate cannot be checked at the moment; ask again in a few seconds.",
+        retry_after_seconds=RETRY_WHEN_UNAVAILABLE_SECONDS,
+    )

@@ -1,0 +1,21 @@
+"""Where everything is: API, admin, console, health."""
+
+from django.contrib import admin
+from django.urls import include, path
+from drf_spectacular.views import SpectacularAPIView
+
+from qflare_site import health
+
+handler400 = "qflare_site.problem_details.bad_request"
+handler403 = "qflare_site.problem_details.permission_denied"
+handler404 = "qflare_site.problem_details.page_not_found"
+handler500 = "qflare_site.problem_details.server_error"
+
+urlpatterns = [
+    path("", include("qflare_site.console.urls")),
+    path("admin/", admin.site.urls),
+    path("health", health.health, name="health"),
+    path("health/live", health.live, name="health-live"),
+    path("api/schema", SpectacularAPIView.as_view(), name="schema"),
+    *(path("api/", include(f"{app}.urls")) for app in ("enrollment", "sessions", "training", "enclave")),
+]
