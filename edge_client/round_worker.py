@@ -100,6 +100,11 @@ class RoundWorker:
         self._make_trainer = make_trainer
         self._backoff = backoff or Backoff()
 
+    @property
+    def device_id(self) -> bytes:
+        """The 16-byte id of the device."""
+        return self._identity.device_id
+
     def run(self, *, rounds: int | None = None, sleep: Callable[[float], None] = time.sleep) -> int:
         """Work until `rounds` updates are handed in, for ever without; return how many were.
 

@@ -5,6 +5,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -16,9 +17,21 @@ from redis import Redis
 from qflare_site.demo.settings import DemoSettings
 
 
+MAINTENANCE_DATABASE = "postgres"
+
+
+@dataclass
+class Stage:
+    """The environment of a fresh site; `keep_files` leaves its folder, with all logs, where it is."""
+
+    environment: dict[str, str]
+    folder: Path
+    keep_files: bool = False
+
+
 @contextmanager
-def demo_stage(demo: DemoSettings, *, keep: bool) -> Iterator[dict[str, str]]:
-    """Give the environment of a fresh site; its traces are removed at the end unless they are kept."""
+def demo_stage(demo: DemoSettings, *, keep: bool) -> Iterator[Stage]:
+    """Set a stage; what it made is removed at the end unless it is to be kept."""
     name = f"qflare_demo_{secrets.token_hex(4)}"
     folder = Path(settings.QFLARE_DATA_DIR) / "demo" / name
     folder.mkdir(mode=0o700, parents=True)
@@ -28,12 +41,13 @@ def demo_stage(demo: DemoSettings, *, keep: bool) -> Iterator[dict[str, str]]:
     try:
         if settings.PROFILE == "services":
             environment |= _create_services(name)
-        yield environment
+        stage = Stage(environment, folder, keep_files=keep)
+        yield stage
     finally:
-        if not keep:
-            if settings.PROFILE == "services":
-                _drop_services(name)
-            shutil.rmtree(folder)
+        if settings.PROFILE == "services" and not keep:
+            _drop_services(name)
+    if not stage.keep_files:
+        shutil.rmtree(folder)
 
 
 def _rates(demo: DemoSettings) -> dict[str, str]:
@@ -47,19 +61,25 @@ def _rates(demo: DemoSettings) -> dict[str, str]:
 
 
 def _create_services(name: str) -> dict[str, str]:
-    server = os.environ["DATABASE_URL"]
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    _administer(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     return {
-        "DATABASE_URL": urlunsplit(urlsplit(server)._replace(path=f"/{name}")),
+        "DATABASE_URL": _database_url(name),
         "QFLARE_REDIS_PREFIX": name.replace("_", "-"),
         "SECRET_KEY": os.environ.get("SECRET_KEY") or secrets.token_urlsafe(50),
     }
 
 
+def _administer(statement: sql.Composed) -> None:
+    with psycopg.connect(_database_url(MAINTENANCE_DATABASE), autocommit=True) as connection:
+        connection.execute(statement)
+
+
+def _database_url(name: str) -> str:
+    return urlunsplit(urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{name}"))
+
+
 def _drop_services(name: str) -> None:
-    with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as connection:
-        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+    _administer(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
     client = Redis.from_url(os.environ["REDIS_URL"])
     prefix = name.replace("_", "-")
     for key in client.scan_iter(match=f"{prefix}*"):

@@ -57,14 +57,17 @@ class Command(BaseCommand):
 
 def _run_on_stage(demo: DemoSettings, *, keep: bool) -> int:
     """Run this same command again inside a fresh site of its own."""
-    with demo_stage(demo, keep=keep) as environment:
+    with demo_stage(demo, keep=keep) as stage:
         command = [sys.executable, *sys.argv, "--on-stage", str(time.time())]
-        process = subprocess.Popen(command, env=environment)  # noqa: S603 - our own command again
-        while True:
-            try:
-                return process.wait()
-            except KeyboardInterrupt:
-                continue  # the child has received it too and is clearing up
+        process = subprocess.Popen(command, env=stage.environment)  # noqa: S603 - our own command again
+        status = None
+        while status is None:
+            with contextlib.suppress(KeyboardInterrupt):  # the child has received it too and is clearing up
+                status = process.wait()
+        if status:
+            stage.keep_files = True
+            Console(stderr=True).print(f"The files and logs of this run are kept in {stage.folder}.", highlight=False)
+    return status
 
 
 def _perform(demo: DemoSettings, console: Console, started_at: float, json_file: Path | None, *, keep: bool) -> bool:

@@ -1,0 +1,42 @@
+"""The whole system with real processes, on the profile of the environment."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.system.running_site import ROOT, run_driver
+
+pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("whole system")]
+
+
+def test_a_killed_worker_and_a_killed_enclave_cost_time_and_no_update() -> None:
+    assert "completed after" in run_driver("tests.system.recovery_driver")
+
+
+def test_no_plaintext_update_lies_in_database_broker_blobs_or_logs() -> None:
+    assert "searched" in run_driver("tests.system.confidentiality_driver")
+
+
+def test_the_demo_passes_with_other_numbers_and_another_seed(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    command = [sys.executable, "manage.py", "demo", "--devices", "6", "--poisoned", "1", "--rounds", "3", "--seed", "5"]
+    done = subprocess.run(  # noqa: S603 - our own command
+        [*command, "--json", str(report)], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    shown = json.loads(report.read_text())
+    assert shown["passed"]
+    assert [row["number"] for row in shown["rounds"]] == [1, 2, 3]
+    assert all("poisoned-01" in row["rejections"] for row in shown["rounds"])
+    assert shown["wall_seconds"] > 0
+    assert shown["peak_memory_bytes"] > 0
+
+
+def test_the_demo_refuses_a_fleet_without_an_honest_majority() -> None:
+    command = [sys.executable, "manage.py", "demo", "--devices", "4", "--poisoned", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
+    assert done.returncode == 1
+    assert "may be poisoned" in done.stderr
