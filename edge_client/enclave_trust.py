@@ -1,7 +1,6 @@
 """Whether this device trusts an enclave: pins of attestation keys and code, checked before sealing."""
 
 import time
-from dataclasses import replace
 
 import structlog
 
@@ -13,6 +12,8 @@ from qflare_protocol.cose import key_fingerprint
 
 log = structlog.get_logger(__name__)
 
+# A round may stay open for weeks, and its evidence is made once, when it opens.
+ROUND_EVIDENCE_AGE_SECONDS = 90 * 86_400
 # A published model is checked against the evidence of its round however long ago that was.
 MODEL_EVIDENCE_AGE_SECONDS = 100 * 365 * 86_400
 
@@ -34,9 +35,8 @@ class EnclaveTrust:
         pins = self._memory.state.pins
         if not pins.attestation_keys or not pins.measurements:
             pins = self._pin_first(evidence, pins)
-        policy = AppraisalPolicy(pins.attestation_keys, pins.measurements)
-        if past_round:
-            policy = replace(policy, maximum_age_seconds=MODEL_EVIDENCE_AGE_SECONDS)
+        age = MODEL_EVIDENCE_AGE_SECONDS if past_round else ROUND_EVIDENCE_AGE_SECONDS
+        policy = AppraisalPolicy(pins.attestation_keys, pins.measurements, maximum_age_seconds=age)
         return appraise(evidence, policy, round_id=round_id, federation_id=federation_id, now=int(time.time()))
 
     def _pin_first(self, evidence: bytes, pins: EnclavePins) -> EnclavePins:

@@ -47,7 +47,7 @@ class Trainer(ABC):
 
 
 def find_trainer(spec: str) -> type[Trainer]:
-    """Import and return the trainer class named `module:Class`. Raises `Refusal("not-found")` saying what is missing."""
+    """Import and return the trainer class named `module:Class`. Raises `Refusal("not-found")`."""
     module_name, separator, class_name = spec.partition(":")
     if not separator:
         raise Refusal("not-found", f"Name the trainer as module:Class; {spec!r} has no colon.")

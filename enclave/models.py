@@ -28,6 +28,7 @@ class EnclaveInstance(models.Model):
     wrapped_keys = models.BinaryField(null=True)
     prepared_at = models.DateTimeField()
     retired_at = models.DateTimeField(null=True, blank=True)
+    key_destroyed_at = models.DateTimeField(null=True, blank=True, help_text="When the host's sealing key went.")
 
     class Meta:
         ordering = ("-prepared_at",)
@@ -39,6 +40,10 @@ class EnclaveInstance(models.Model):
                 condition=Q(retired_at=None, wrapped_keys__isnull=False)
                 | Q(retired_at__isnull=False, wrapped_keys=None),
                 name="a_retired_enclave_keeps_no_key",
+            ),
+            models.CheckConstraint(
+                condition=Q(key_destroyed_at=None) | Q(retired_at__isnull=False),
+                name="a_key_is_destroyed_after_retirement",
             ),
         )
 

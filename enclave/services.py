@@ -147,6 +147,15 @@ def retire_instance(round_id: uuid.UUID, *, now: datetime) -> None:
         record_event("enclave.retired", actor="system", payload={"round_id": str(round_id)})
 
 
-def destroy_round_key(round_id: uuid.UUID) -> None:
-    """Destroy the sealing key on the enclave host, after the retirement is committed; safe to repeat."""
-    courier.destroy_round_key(enclave_host().directory, round_id.bytes)
+def destroy_retired_keys(*, now: datetime) -> None:
+    """Destroy the sealing keys of retired enclaves on this host; runs on the enclave host and repeats safely.
+
+    A round can end in a web process, or its worker can die before it gets here, so this looks for
+    itself. A round that has a live enclave again keeps its sealing key.
+    """
+    retired = EnclaveInstance.objects.filter(retired_at__isnull=False, key_destroyed_at=None)
+    live = EnclaveInstance.objects.filter(retired_at=None).values("round_id")
+    directory = enclave_host().directory
+    for instance in retired.exclude(round_id__in=live):
+        courier.destroy_round_key(directory, instance.round_id.bytes)
+        EnclaveInstance.objects.filter(id=instance.id).update(key_destroyed_at=now)

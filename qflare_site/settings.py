@@ -112,6 +112,7 @@ TIME_ZONE = "UTC"
 USE_TZ = True
 LANGUAGE_CODE = "en"
 USE_I18N = False
+FORMAT_MODULE_PATH = ["qflare_site.formats"]
 STATIC_URL = "/static/"
 WHITENOISE_USE_FINDERS = True
 
@@ -221,6 +222,7 @@ CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_TASK_ROUTES = {
     "training.tasks.aggregate_round": {"queue": "enclave"},
     "training.tasks.prepare_round": {"queue": "enclave"},
+    "enclave.*": {"queue": "enclave"},
     "audit.*": {"queue": "audit"},
 }
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
@@ -242,6 +244,7 @@ CELERY_BEAT_SCHEDULE = {
         ("audit-sequence", "audit.tasks.sequence", 2),
         ("beat-heartbeat", "qflare_site.tasks.record_beat_heartbeat", 3),
         ("sessions-sweep", "sessions.tasks.sweep_sessions", 60),
+        ("enclave-keys-sweep", "enclave.tasks.destroy_retired_keys", 30),
         ("enrolment-sweep", "enrollment.tasks.delete_expired_attempts", 60),
     ]
 }

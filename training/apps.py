@@ -10,6 +10,7 @@ _KINDS = {
     "round.opened": "Round {round_number} of {federation} opened",
     "round.closed": "Round {round_number} of {federation} closed with {submissions} updates",
     "round.completed": "Round {round_number} of {federation} completed: {accepted} accepted, {rejected} rejected",
+    "round.restarted": "Round {round_number} of {federation} began anew: {reason}",
     "round.failed": "Round {round_number} of {federation} failed: {reason}",
     "round.cancelled": "Round {round_number} of {federation} cancelled: {reason}",
     "update.received": "Update of {device} received in round {round_number} of {federation}",

@@ -147,6 +147,7 @@ class Round(models.Model):
     finished_at = models.DateTimeField(null=True, blank=True)
     end_reason = models.CharField(max_length=500, blank=True)
     attempts = models.PositiveSmallIntegerField(default=0, help_text="How often the running step was started.")
+    restarts = models.PositiveSmallIntegerField(default=0, help_text="How often a lost enclave key began it anew.")
     lease_holder = models.UUIDField(null=True, blank=True)
     lease_expires_at = models.DateTimeField(null=True, blank=True)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
 CLASSES = 10
 HELD_OUT_SHARE = 0.2
 SMALLEST_SHARD = 20

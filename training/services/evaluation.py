@@ -20,7 +20,8 @@ from django.utils import timezone
 
 from audit.services import record_event
 from qflare_protocol.errors import Refusal
-from training.models import ModelVersion, RoundStep
+from training.models import ModelVersion
+from training.services.publication import time_step
 from training.services.steps import load_model
 
 log = structlog.get_logger(__name__)
@@ -64,9 +65,7 @@ def _record_metrics(version: ModelVersion, metrics: dict[str, float], started_at
     )
     round_ = getattr(version, "produced_by", None)
     if round_ is not None:
-        RoundStep.objects.update_or_create(
-            round=round_, name="evaluate", defaults={"started_at": started_at, "seconds": seconds}
-        )
+        time_step(round_, "evaluate", started_at, seconds)
 
 
 def _run_evaluator(version: ModelVersion, allowance: timedelta) -> dict[str, float]:

@@ -23,12 +23,15 @@ from training.models import (
     Federation,
     FederationState,
     Participation,
+    ParticipationState,
     Round,
     RoundState,
+    Update,
 )
 
 MAX_ROSTER_BYTES = 1 << 28
 MAX_COUNTED_FAILURES = 12
+MAX_RESTARTS = 3
 LONGEST_WAIT_AFTER_FAILURES_SECONDS = 3600
 
 
@@ -156,6 +159,35 @@ def end_round(round_id: uuid.UUID, state: RoundState, *, reason: str, actor: str
         return False
     finished = Round.objects.select_related("federation").get(id=round_id)
     record_event(f"round.{state.value}", actor=actor, payload=event_payload(finished) | {"reason": reason})
+    retire_instance(round_id, now=now)
+    return True
+
+
+def restart_round(round_id: uuid.UUID, holder: uuid.UUID, *, reason: str, now: datetime) -> bool:
+    """Begin a round anew with another enclave, because nobody can open what was sealed to this one.
+
+    Happens inside the caller's transaction. Every device is invited again and seals to the new key.
+    Returns False when the lease was lost or the round has been restarted too often already.
+    """
+    restarted = Round.objects.filter(id=round_id, lease_holder=holder, restarts__lt=MAX_RESTARTS).update(
+        state=RoundState.PENDING,
+        restarts=F("restarts") + 1,
+        submissions=0,
+        attempts=0,
+        opened_at=None,
+        deadline_at=None,
+        closed_at=None,
+        lease_holder=None,
+        lease_expires_at=None,
+    )
+    if not restarted:
+        return False
+    round_ = Round.objects.select_related("federation").get(id=round_id)
+    Update.objects.filter(participation__round=round_).delete()
+    round_.participations.update(
+        state=ParticipationState.INVITED, reason="", scores={}, downloaded_at=None, submitted_at=None
+    )
+    record_event("round.restarted", actor="system", payload=event_payload(round_) | {"reason": reason})
     retire_instance(round_id, now=now)
     return True
 

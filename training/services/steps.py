@@ -10,7 +10,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import datetime, timedelta
 
 import structlog
@@ -24,25 +23,21 @@ from enclave.courier import OpenBlob, SealedUpdate
 from keyring import envelope
 from qflare_protocol.chunked import open_chunks
 from qflare_protocol.errors import Refusal
-from qflare_protocol.round_result import RoundResult, result_digest
 from training.blobs import open_blob, pieces_of
 from training.models import (
-    Federation,
-    FederationState,
     ModelVersion,
-    Participation,
-    ParticipationState,
     Round,
     RoundState,
-    RoundStep,
     Update,
 )
-from training.services.federations import MODEL_CONTEXT, SealedModel, seal_model, store_version
+from training.services.federations import MODEL_CONTEXT, seal_model
+from training.services.publication import LeaseLost, publish_result, record_rejection, time_step
 from training.services.rounds import (
     end_round,
     event_payload,
     extend_lease,
     release_lease,
+    restart_round,
     roster_entries,
     take_lease,
 )
@@ -50,11 +45,8 @@ from training.services.rounds import (
 log = structlog.get_logger(__name__)
 
 MAX_ATTEMPTS = 5
+KEY_LOST = "decryption-failed"  # the round's keys open under the code, policy and host that wrapped them, or never
 TRANSIENT = frozenset({"enclave-failed", "service-unavailable"})
-
-
-class LeaseLost(Exception):  # noqa: N818 - losing a race is a normal outcome, not an error
-    """Another worker has taken the step over; this one leaves without a trace."""
 
 
 def prepare_round(round_id: uuid.UUID, *, now: datetime) -> bool:
@@ -104,16 +96,22 @@ def _kept_lease(round_id: uuid.UUID, holder: uuid.UUID, lease_time: timedelta) -
 
 
 def _step_refused(round_: Round, holder: uuid.UUID, refusal: Refusal) -> None:
-    """A passing failure gives the lease back for another try; anything else, or too many, fails the round."""
+    """A passing failure gives the lease back for another try, a lost key begins the round anew; all else fails it."""
     log.warning("round_step_refused", round_id=str(round_.id), code=refusal.code, detail=refusal.detail)
     if refusal.code in TRANSIENT and round_.attempts < MAX_ATTEMPTS:
         release_lease(round_.id, holder)
         return
+    reason, now = f"{refusal.problem.title} {refusal.detail}", timezone.now()
     with transaction.atomic():
+        if refusal.code == KEY_LOST and restart_round(round_.id, holder, reason=reason, now=now):
+            return
         if not Round.objects.filter(id=round_.id, lease_holder=holder).exists():
             return
-        reason = f"{refusal.problem.title} {refusal.detail}"
-        end_round(round_.id, RoundState.FAILED, reason=reason, actor="system", now=timezone.now())
+        for verdict in refusal.extensions.get("verdicts", ()):
+            if verdict["accepted"]:
+                continue
+            record_rejection(round_, uuid.UUID(hex=verdict["device_id"]), verdict["reason"])
+        end_round(round_.id, RoundState.FAILED, reason=reason, actor="system", now=now)
 
 
 def _prepare(round_: Round, holder: uuid.UUID) -> None:
@@ -135,7 +133,7 @@ def _prepare(round_: Round, holder: uuid.UUID) -> None:
         record_event(
             "round.opened", actor="system", payload=event_payload(round_) | {"key_id": bytes(instance.key_id).hex()}
         )
-        _time_step(round_, "prepare", started_at, time.monotonic() - started)
+        time_step(round_, "prepare", started_at, time.monotonic() - started)
 
 
 def _aggregate(round_: Round, holder: uuid.UUID) -> None:
@@ -159,11 +157,11 @@ def _aggregate(round_: Round, holder: uuid.UUID) -> None:
     if sealed.digest != result.model_digest:
         raise Refusal("enclave-failed", "The model that arrived is not the one the enclave signed.")
     with transaction.atomic():
-        _complete_round(round_, holder, sealed, signed, result)
-        _time_step(round_, "collect", round_.opened_at, (round_.closed_at - round_.opened_at).total_seconds())
-        _time_step(round_, "aggregate", started_at, aggregate_seconds)
-        _time_step(round_, "publish", publish_at, time.monotonic() - publish_started)
-    enclave.destroy_round_key(round_.id)
+        publish_result(round_, holder, sealed, signed, result)
+        time_step(round_, "collect", round_.opened_at, (round_.closed_at - round_.opened_at).total_seconds())
+        time_step(round_, "aggregate", started_at, aggregate_seconds)
+        time_step(round_, "publish", publish_at, time.monotonic() - publish_started)
+    enclave.destroy_retired_keys(now=timezone.now())
 
 
 def load_model(version: ModelVersion) -> bytes:
@@ -185,69 +183,3 @@ def _sealed_updates(round_: Round) -> list[SealedUpdate]:
 
 def _opener(digest: str) -> OpenBlob:
     return lambda: open_blob(digest)
-
-
-def _complete_round(round_: Round, holder: uuid.UUID, sealed: SealedModel, signed: bytes, result: RoundResult) -> None:
-    now = timezone.now()
-    federation = round_.federation
-    held = Round.objects.select_for_update(of=("self",)).filter(
-        id=round_.id, state=RoundState.AGGREGATING, lease_holder=holder
-    )
-    if not held.exists():
-        raise LeaseLost
-    version = store_version(federation, sealed, provenance=signed, now=now)
-    Round.objects.filter(id=round_.id).update(
-        state=RoundState.COMPLETED,
-        resulting_version=version,
-        finished_at=now,
-        lease_holder=None,
-        lease_expires_at=None,
-    )
-    Federation.objects.filter(id=federation.id).update(current_version=version)
-    _record_verdicts(round_, result)
-    record_event(
-        "round.completed",
-        actor="system",
-        payload=event_payload(round_)
-        | {
-            "version": version.number,
-            "model_digest": result.model_digest.hex(),
-            "result_digest": result_digest(signed).hex(),
-            "accepted": len(result.accepted),
-            "rejected": len(result.rejected),
-        },
-    )
-    enclave.retire_instance(round_.id, now=now)
-    _finish_when_planned(federation)
-
-
-def _record_verdicts(round_: Round, result: RoundResult) -> None:
-    for verdict in result.verdicts:
-        part = Participation.objects.select_related("device").get(
-            round=round_, device_id=uuid.UUID(bytes=verdict.device_id)
-        )
-        part.state = ParticipationState.ACCEPTED if verdict.accepted else ParticipationState.REJECTED
-        part.reason = verdict.reason or ""
-        part.scores = asdict(verdict.scores) if verdict.scores else {}
-        part.save(update_fields=("state", "reason", "scores"))
-        if not verdict.accepted:
-            record_event(
-                "update.rejected",
-                actor="enclave",
-                payload=event_payload(round_) | {"device": part.device.name, "reason": verdict.reason},
-            )
-
-
-def _finish_when_planned(federation: Federation) -> None:
-    completed = federation.rounds.filter(state=RoundState.COMPLETED).count()
-    if federation.planned_rounds is not None and completed >= federation.planned_rounds:
-        Federation.objects.filter(id=federation.id, state=FederationState.ACTIVE).update(state=FederationState.FINISHED)
-        record_event(
-            "federation.finished",
-            actor="system",
-            payload={"federation_id": str(federation.id), "federation": federation.name, "rounds": completed},
-        )
-
-
-def _time_step(round_: Round, name: str, started_at: datetime, seconds: float) -> None:
-    RoundStep.objects.update_or_create(round=round_, name=name, defaults={"started_at": started_at, "seconds": seconds})

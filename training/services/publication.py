@@ -1,0 +1,92 @@
+"""Publish what an enclave made of a round: the new version, every verdict, and the round's end."""
+
+import uuid
+from dataclasses import asdict
+from datetime import datetime
+
+from django.utils import timezone
+
+from audit.services import record_event
+from enclave.services import retire_instance
+from qflare_protocol.round_result import RoundResult, UpdateVerdict, result_digest
+from training.models import Federation, FederationState, Participation, ParticipationState, Round, RoundState, RoundStep
+from training.services.federations import SealedModel, store_version
+from training.services.rounds import event_payload
+
+
+class LeaseLost(Exception):  # noqa: N818 - losing a race is a normal outcome, not an error
+    """Another worker has taken the step over; this one leaves without a trace."""
+
+
+def publish_result(round_: Round, holder: uuid.UUID, sealed: SealedModel, signed: bytes, result: RoundResult) -> None:
+    """Complete a round inside the caller's transaction. Raises `LeaseLost` when it is no longer this worker's."""
+    now = timezone.now()
+    federation = round_.federation
+    held = Round.objects.select_for_update(of=("self",)).filter(
+        id=round_.id, state=RoundState.AGGREGATING, lease_holder=holder
+    )
+    if not held.exists():
+        raise LeaseLost
+    version = store_version(federation, sealed, provenance=signed, now=now)
+    Round.objects.filter(id=round_.id).update(
+        state=RoundState.COMPLETED,
+        resulting_version=version,
+        finished_at=now,
+        lease_holder=None,
+        lease_expires_at=None,
+    )
+    Federation.objects.filter(id=federation.id).update(current_version=version)
+    _record_verdicts(round_, result)
+    record_event(
+        "round.completed",
+        actor="system",
+        payload=event_payload(round_)
+        | {
+            "version": version.number,
+            "model_digest": result.model_digest.hex(),
+            "result_digest": result_digest(signed).hex(),
+            "accepted": len(result.accepted),
+            "rejected": len(result.rejected),
+        },
+    )
+    retire_instance(round_.id, now=now)
+    _finish_when_planned(federation)
+
+
+def _record_verdicts(round_: Round, result: RoundResult) -> None:
+    for verdict in result.verdicts:
+        device_id = uuid.UUID(bytes=verdict.device_id)
+        Participation.objects.filter(round=round_, device_id=device_id).update(scores=_scores_of(verdict))
+        if verdict.accepted:
+            Participation.objects.filter(round=round_, device_id=device_id).update(state=ParticipationState.ACCEPTED)
+        else:
+            record_rejection(round_, device_id, verdict.reason or "")
+
+
+def _scores_of(verdict: UpdateVerdict) -> dict[str, float]:
+    return asdict(verdict.scores) if verdict.scores else {}
+
+
+def record_rejection(round_: Round, device_id: uuid.UUID, reason: str) -> None:
+    """Record that the enclave left out a device's update, inside the caller's transaction."""
+    part = Participation.objects.select_related("device").get(round=round_, device_id=device_id)
+    part.state, part.reason = ParticipationState.REJECTED, reason
+    part.save(update_fields=("state", "reason"))
+    payload = event_payload(round_) | {"device": part.device.name, "reason": reason}
+    record_event("update.rejected", actor="enclave", payload=payload)
+
+
+def _finish_when_planned(federation: Federation) -> None:
+    completed = federation.rounds.filter(state=RoundState.COMPLETED).count()
+    if federation.planned_rounds is not None and completed >= federation.planned_rounds:
+        Federation.objects.filter(id=federation.id, state=FederationState.ACTIVE).update(state=FederationState.FINISHED)
+        record_event(
+            "federation.finished",
+            actor="system",
+            payload={"federation_id": str(federation.id), "federation": federation.name, "rounds": completed},
+        )
+
+
+def time_step(round_: Round, name: str, started_at: datetime, seconds: float) -> None:
+    """Keep how long a step of a round took, in seconds."""
+    RoundStep.objects.update_or_create(round=round_, name=name, defaults={"started_at": started_at, "seconds": seconds})
