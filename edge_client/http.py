@@ -1,6 +1,7 @@
 """HTTP to the server: problem details become refusals, passing failures are told apart from final ones."""
 
 import json
+import ssl
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +28,11 @@ class Http:
     """One keep-alive connection to one server."""
 
     def __init__(self, server: str, *, timeout_seconds: float = 30.0) -> None:
-        self._client = httpx.Client(base_url=server.rstrip("/"), timeout=timeout_seconds, trust_env=False)
+        # The system's authorities, or those of SSL_CERT_FILE; without trust_env httpx would look for neither.
+        authorities = ssl.create_default_context()
+        self._client = httpx.Client(
+            base_url=server.rstrip("/"), timeout=timeout_seconds, trust_env=False, verify=authorities
+        )
 
     def close(self) -> None:
         """Close the connection."""

@@ -148,7 +148,7 @@ class RoundWorker:
         path = f"/api/global_model?federation={federation}&version={assignment.base_version}"
         answer = retrying(lambda: self._session.get(path), backoff=self._backoff, what="global model")
         members = require_map(answer, _MODEL, "global model")
-        if members["digest"] != assignment.base_model_digest:
+        if (members["version"], members["digest"]) != (assignment.base_version, assignment.base_model_digest):
             raise Refusal("base-model-mismatch", "The server names another base model than the round's.")
         blob = retrying(lambda: self._download_blob(members), backoff=self._backoff, what="model blob")
         model = b"".join(open_chunks(bytes_field(members, "content_key", 32), (blob,), context=MODEL_CONTEXT))

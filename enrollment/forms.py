@@ -25,7 +25,10 @@ class IssueTokensForm(forms.Form):
         "Empty: the device chooses.",
     )
     group = forms.CharField(
-        required=False, max_length=100, widget=TextWidget, help_text="Hospital, site or fleet the device will belong to."
+        required=False,
+        max_length=100,
+        widget=TextWidget,
+        help_text="Hospital, site or fleet the device will belong to.",
     )
     suite = forms.ChoiceField(choices=[(name, name) for name in SUITES], initial=DEFAULT_SUITE, widget=SelectWidget)
     hours = forms.IntegerField(

@@ -23,9 +23,13 @@ from psycopg import sql
 from redis import Redis
 from redis.exceptions import RedisError
 
-PURE = ["tests/protocol", "tests/enclave_core", "tests/edge"]
+PURE = ["tests/protocol", "tests/enclave_core"]
 """Directories whose tests know neither database nor broker."""
 
+COVERED = {"qflare_protocol": 90, "sessions": 90, "enclave/core": 90}
+"""Least line and branch coverage, percent, of what has to be right."""
+
+COVERAGE = [sys.executable, "-m", "coverage"]
 NO_TESTS_COLLECTED = 5
 LOCAL_POSTGRES = "postgres://postgres@127.0.0.1:5432/postgres"
 LOCAL_REDIS = "redis://127.0.0.1:6379"
@@ -44,6 +48,8 @@ class Outcome:
 
 def main() -> int:
     """Run every leg, print a summary and return the exit status."""
+    if not sys.argv[1:]:
+        subprocess.run([*COVERAGE, "erase"], check=True)
     outcomes = [_run("pure", [*_present(PURE)], {}), _run("embedded", ["tests", *_without(PURE)], {})]
     left_out = ""
     try:
@@ -51,6 +57,8 @@ def main() -> int:
             outcomes.append(_run("services", ["tests", *_without(PURE)], environment))
     except LookupError as absent:
         left_out = f"The services leg was left out: {absent}"
+    if not sys.argv[1:]:
+        outcomes += [_coverage(package, percent) for package, percent in COVERED.items()]
     return _summarise(outcomes, left_out)
 
 
@@ -58,7 +66,9 @@ def _run(leg: str, targets: list[str], environment: Mapping[str, str]) -> Outcom
     print(f"\n===== {leg} =====", flush=True)  # noqa: T201
     started = time.monotonic()
     settings = {**_clean_environment(), **environment}
-    command = [sys.executable, "-m", "pytest", "-n", "2", *targets, *sys.argv[1:]]
+    command = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadgroup", *targets, *sys.argv[1:]]
+    if not sys.argv[1:]:
+        command += ["--cov", "--cov-append", "--cov-report="]
     if leg == "embedded":
         command += ["-m", "not services"]
     status = subprocess.run(command, env=settings, check=False).returncode
@@ -67,10 +77,17 @@ def _run(leg: str, targets: list[str], environment: Mapping[str, str]) -> Outcom
     return Outcome(leg, "passed" if passed else f"FAILED ({status})", time.monotonic() - started)
 
 
+def _coverage(package: str, percent: int) -> Outcome:
+    print(f"\n===== coverage of {package} =====", flush=True)  # noqa: T201
+    report = [*COVERAGE, "report", f"--include={package}/*", f"--fail-under={percent}", "--skip-covered"]
+    status = subprocess.run(report, check=False).returncode
+    return Outcome(f"coverage of {package}", "passed" if status == 0 else f"FAILED (under {percent}%)", 0.0)
+
+
 def _summarise(outcomes: list[Outcome], left_out: str) -> int:
     print("\n===== summary =====")  # noqa: T201
     for outcome in outcomes:
-        print(f"{outcome.leg:<10} {outcome.status:<12} {outcome.seconds:6.0f} s")  # noqa: T201
+        print(f"{outcome.leg:<28} {outcome.status:<18} {outcome.seconds:6.0f} s")  # noqa: T201
     failed = any(outcome.status != "passed" for outcome in outcomes)
     if left_out:
         print(left_out)  # noqa: T201

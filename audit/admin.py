@@ -1,0 +1,96 @@
+"""The audit log, to read and to verify."""
+
+from django.contrib import admin
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+
+from audit.models import Checkpoint, Entry, Event, WitnessSighting
+from audit.verification import LogDamagedError, LogReport, verify_log
+from operator_admin.base import ReadOnlyAdmin
+from operator_admin.columns import hex_column
+from operator_admin.decorators import action, display
+
+
+class LogAdmin(ReadOnlyAdmin):
+    """A table of the log, from which the whole log is verified."""
+
+    actions_list = ("verify",)
+
+    @action(description="Verify the log", url_path="verify", permissions=["operate"])
+    def verify(self, request: HttpRequest) -> HttpResponse:
+        """Ask first, because it reads the whole log; then show what was found, in words."""
+        context = {**self.admin_site.each_context(request), "title": "Verify the log", "opts": self.opts}
+        if request.method == "POST":
+            context |= findings()
+        return TemplateResponse(request, "operator_admin/verify_log.html", context)
+
+
+def findings() -> dict[str, LogReport | str]:
+    """Verify the log and return what the page says: `report` when it holds, else `damage`."""
+    try:
+        return {"report": verify_log()}
+    except LogDamagedError as damage:
+        return {"damage": str(damage)}
+
+
+@admin.register(Event)
+class EventAdmin(LogAdmin):
+    """What happened, newest first, in the log or on its way into it."""
+
+    list_display = ("occurred_at", "description", "actor", "kind", "sequenced")
+    list_display_links = ("occurred_at", "description")
+    list_filter = ("kind", "sequenced")
+    search_fields = ("actor", "kind", "payload")
+    date_hierarchy = "occurred_at"
+    fields = ("occurred_at", "description", "actor", "kind", "payload", "event_id", "sequenced")
+    readonly_fields = ("description", "event_id")
+
+
+@admin.register(Entry)
+class EntryAdmin(LogAdmin):
+    """The links of the hash chain."""
+
+    short_hash = hex_column("entry_hash", "Entry hash")
+    short_previous_hash = hex_column("previous_hash", "Previous hash")
+    short_leaf_hash = hex_column("leaf_hash", "Leaf hash")
+
+    list_display = ("index", "occurred_at", "description", "actor", "kind", "short_hash")
+    list_display_links = ("index", "description")
+    list_filter = ("kind",)
+    search_fields = ("actor", "kind")
+    date_hierarchy = "occurred_at"
+    fields = (
+        "index", "occurred_at", "description", "actor", "kind", "content",
+        "short_hash", "short_previous_hash", "short_leaf_hash",
+    )  # fmt: skip
+    readonly_fields = ("index", "description", "content", "short_hash", "short_previous_hash", "short_leaf_hash")
+
+    @display(description="Payload")
+    def content(self, entry: Entry) -> str:
+        """The payload, member by member."""
+        return ", ".join(f"{name}: {value}" for name, value in entry.payload.items())
+
+
+@admin.register(Checkpoint)
+class CheckpointAdmin(LogAdmin):
+    """The signed tree heads."""
+
+    short_root = hex_column("root", "Root")
+
+    list_display = ("created_at", "size", "short_root")
+    date_hierarchy = "created_at"
+    fields = ("created_at", "size", "short_root", "note")
+    readonly_fields = ("short_root",)
+
+
+@admin.register(WitnessSighting)
+class WitnessSightingAdmin(ReadOnlyAdmin):
+    """The last checkpoint that each device has seen and found again."""
+
+    short_root = hex_column("root", "Root")
+
+    list_display = ("device_name", "size", "short_root", "seen_at")
+    search_fields = ("device_name",)
+    date_hierarchy = "seen_at"
+    fields = ("device_name", "size", "short_root", "seen_at")
+    readonly_fields = ("short_root",)

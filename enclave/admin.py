@@ -1,0 +1,54 @@
+"""The enclaves that served rounds: their evidence and what the kernel granted them."""
+
+from django.contrib import admin
+
+from enclave.models import EnclaveInstance
+from operator_admin.base import ReadOnlyAdmin
+from operator_admin.columns import hex_column, live_or_retired, state_column, state_label
+from operator_admin.decorators import display
+from qflare_protocol.attestation.appraisal import SOFTWARE_REASON
+
+
+@admin.register(EnclaveInstance)
+class EnclaveInstanceAdmin(ReadOnlyAdmin):
+    """Public keys and evidence; the wrapped private keys are never shown."""
+
+    state = state_column(live_or_retired)
+    short_key_id = hex_column("key_id", "Key id")
+    short_measurement = hex_column("measurement", "Measurement")
+    short_policy_digest = hex_column("policy_digest", "Policy digest")
+    short_attestation_key = hex_column("attestation_key", "Attestation key")
+
+    list_display = ("short_key_id", "tier_label", "attester", "short_measurement", "state", "prepared_at", "retired_at")
+    list_filter = ("tier", "attester")
+    search_fields = ("round_id",)
+    date_hierarchy = "prepared_at"
+    fields = (
+        "round_id", "attester", "tier_label", "not_protected_against", "granted", "refused",
+        "short_key_id", "short_measurement", "short_policy_digest", "short_attestation_key",
+        "state", "prepared_at", "retired_at",
+    )  # fmt: skip
+    readonly_fields = (
+        "tier_label", "not_protected_against", "granted", "refused",
+        "short_key_id", "short_measurement", "short_policy_digest", "short_attestation_key", "state",
+    )  # fmt: skip
+
+    @display(description="Tier", ordering="tier")
+    def tier_label(self, instance: EnclaveInstance) -> str:
+        """The appraisal in word and colour."""
+        return state_label(instance.tier)
+
+    @display(description="Not protected against")
+    def not_protected_against(self, instance: EnclaveInstance) -> str:
+        """What evidence of this kind leaves open."""
+        return SOFTWARE_REASON
+
+    @display(description="Protections granted")
+    def granted(self, instance: EnclaveInstance) -> str:
+        """The protections that the kernel gave the sealed process."""
+        return ", ".join(sorted(name for name, held in instance.protections.items() if held)) or "none"
+
+    @display(description="Protections refused")
+    def refused(self, instance: EnclaveInstance) -> str:
+        """The protections that the kernel did not give."""
+        return ", ".join(sorted(name for name, held in instance.protections.items() if not held)) or "none"

@@ -1,0 +1,142 @@
+"""What an operator asks a service to do to rows: a page asks back, a POST does it, refusals become messages.
+
+An admin class names its operations as attributes:
+
+    suspend = on_one(SUSPEND)
+    suspend_selected = on_selected(SUSPEND)
+    actions_detail = ("suspend",)
+    actions = ("suspend_selected",)
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django import forms
+from django.contrib import messages
+from django.contrib.admin import helpers
+from django.contrib.admin.utils import unquote
+from django.db.models import Model, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import redirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from unfold.decorators import action
+from unfold.enums import ActionVariant
+
+from operator_admin.base import ReadOnlyAdmin
+from operator_admin.forms import ConfirmationForm
+from qflare_protocol.errors import Refusal
+
+CONFIRMED = "confirmed"
+DANGER = ActionVariant.DANGER
+
+Answers = Mapping[str, Any]
+AdminView = Callable[..., HttpResponseBase]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One verb.
+
+    - name: an identifier; it becomes the last part of the page's address.
+    - label: what the button says.
+    - consequence: what happens then, in a sentence or two.
+    - perform: does it to one row, given (row, actor, form data); returns what was done as a sentence.
+    - form_class: what is asked besides.
+    """
+
+    name: str
+    label: str
+    consequence: str
+    perform: Callable[[Any, str, Answers], str]
+    form_class: type[forms.Form] = ConfirmationForm
+    variant: ActionVariant = ActionVariant.DEFAULT
+
+
+def actor_of(request: HttpRequest) -> str:
+    """Return how the audit log names the signed-in operator."""
+    return f"operator:{request.user.get_username()}"
+
+
+def on_one(operation: Operation) -> AdminView:
+    """Return the page of one row on which the operation is asked for and done."""
+
+    def view(admin: ReadOnlyAdmin, request: HttpRequest, object_id: str) -> HttpResponseBase:
+        row = admin.get_object(request, unquote(object_id))
+        if row is None:
+            raise Http404
+        return _ask_or_perform(operation, admin, request, [row], back=_address_of(admin, row))
+
+    view.__name__ = operation.name
+    decorate = action(
+        description=operation.label, url_path=operation.name, permissions=["operate"], variant=operation.variant
+    )
+    decorated: AdminView = decorate(view)
+    return decorated
+
+
+def on_selected(operation: Operation) -> AdminView:
+    """Return the list's action that asks for the operation once and does it to every selected row."""
+
+    def view(admin: ReadOnlyAdmin, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponseBase:
+        return _ask_or_perform(operation, admin, request, list(queryset), back=request.get_full_path())
+
+    view.__name__ = f"{operation.name}_selected"
+    decorate = action(description=f"{operation.label} the selected", permissions=["operate"])
+    decorated: AdminView = decorate(view)
+    return decorated
+
+
+def _ask_or_perform(
+    operation: Operation, admin: ReadOnlyAdmin, request: HttpRequest, rows: list[Any], *, back: str
+) -> HttpResponseBase:
+    answered = request.method == "POST" and CONFIRMED in request.POST
+    form = operation.form_class(request.POST if answered else None)
+    if not form.is_valid():
+        return _question(operation, admin, request, rows, form, back)
+    _perform_on_each(operation, admin, request, rows, form.cleaned_data)
+    return redirect(back)
+
+
+def _perform_on_each(
+    operation: Operation, admin: ReadOnlyAdmin, request: HttpRequest, rows: Iterable[Any], answers: Answers
+) -> None:
+    """Leave a message for each row: what was done, or why the service refused."""
+    for row in rows:
+        try:
+            done = operation.perform(row, actor_of(request), answers)
+        except Refusal as refusal:
+            admin.message_user(request, f"{row}: {refusal.detail}", messages.ERROR)
+        else:
+            admin.message_user(request, done, messages.SUCCESS)
+
+
+def _question(
+    operation: Operation, admin: ReadOnlyAdmin, request: HttpRequest, rows: list[Any], form: forms.Form, back: str
+) -> HttpResponse:
+    context = {
+        **admin.admin_site.each_context(request),
+        "title": operation.label,
+        "operation": operation,
+        "opts": admin.opts,
+        "rows": rows,
+        "form": form,
+        "back": back,
+        "confirmed": CONFIRMED,
+        "hidden": _selection_of(request, rows),
+    }
+    return TemplateResponse(request, "operator_admin/confirm.html", context)
+
+
+def _selection_of(request: HttpRequest, rows: list[Model]) -> list[tuple[str, str]]:
+    """Return what the list has to be sent again to come back to the same action with the same rows."""
+    chosen = request.POST.get("action")
+    if not chosen:
+        return []
+    return [("action", chosen), *((helpers.ACTION_CHECKBOX_NAME, str(row.pk)) for row in rows)]
+
+
+def _address_of(admin: ReadOnlyAdmin, row: Model) -> str:
+    name = f"{admin.admin_site.name}:{admin.opts.app_label}_{admin.opts.model_name}_change"
+    return reverse(name, args=(row.pk,))

@@ -1,0 +1,1 @@
+"""The operator console: three read-only pages for signed-in staff."""

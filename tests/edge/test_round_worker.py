@@ -1,0 +1,138 @@
+"""A device's work: check the enclave before sealing, hand in once, go on after a crash."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_client.backoff import Backoff
+from edge_client.device_state import DeviceStateFile, EnclavePins
+from edge_client.http import ServerUnreachable
+from edge_client.round_worker import RoundWorker
+from edge_client.trainer import Trainer
+from qflare_protocol.errors import Refusal
+from tests.edge.trainers import ReshapingTrainer, SmallTrainer
+from tests.people import DjangoHttp, Person
+from training.models import Participation, Round, Update
+
+
+def worker_of(person: Person, trainer: type[Trainer] = SmallTrainer, http: DjangoHttp | None = None) -> RoundWorker:
+    def make_trainer(parameters: Mapping[str, Any]) -> Trainer:
+        return trainer(parameters, {})
+
+    memory = DeviceStateFile(person.home)
+    patient = Backoff(base_seconds=0.001, maximum_seconds=0.001, attempts=3)
+    return RoundWorker(http or person.http, person.identity, memory, make_trainer, patient)
+
+
+class LosesAnswers(DjangoHttp):
+    """Delivers every request but loses the answers to the first submissions."""
+
+    def __init__(self, losses: int) -> None:
+        super().__init__()
+        self.losses = losses
+
+    def send(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Any:
+        answer = super().send(method, path, body, headers)
+        if path.endswith("submit_model") and self.losses:
+            self.losses -= 1
+            raise ServerUnreachable("the answer was lost")
+        return answer
+
+
+def test_a_device_works_a_round_and_keeps_its_receipt(running: Round, alice: Person) -> None:
+    worker = worker_of(alice)
+    assert worker.work_once() == (True, 0.0)
+    update = Update.objects.get(participation__device=alice.device)
+    assert update.sample_count == 10
+    memory = DeviceStateFile(alice.home)
+    assert memory.kept_submission() is None
+    assert memory.state.rounds_done == 1
+    worked, ask_again_seconds = worker.work_once()
+    assert not worked
+    assert 1 <= ask_again_seconds <= 30
+
+
+def test_lost_answers_cost_retries_and_make_no_second_update(running: Round, alice: Person) -> None:
+    assert worker_of(alice, http=LosesAnswers(4)).work_once()[0]
+    assert Update.objects.filter(participation__device=alice.device).count() == 1
+    running.refresh_from_db()
+    assert running.submissions == 1
+
+
+def test_a_device_that_lost_power_before_its_receipt_hands_in_the_same_update(running: Round, alice: Person) -> None:
+    with pytest.raises(ServerUnreachable):
+        worker_of(alice, http=LosesAnswers(100)).work_once()
+    kept = DeviceStateFile(alice.home).kept_submission()
+    assert kept is not None
+    receipt = bytes(Update.objects.get(participation__device=alice.device).receipt)
+    assert worker_of(alice).run(rounds=1) == 1
+    assert bytes(Update.objects.get(participation__device=alice.device).receipt) == receipt
+    assert DeviceStateFile(alice.home).kept_submission() is None
+
+
+def test_a_kept_update_for_a_closed_round_is_dropped(running: Round, alice: Person) -> None:
+    with pytest.raises(ServerUnreachable):
+        worker_of(alice, http=LosesAnswers(100)).work_once()
+    Update.objects.all().delete()
+    Round.objects.filter(id=running.id).update(state="aggregating")
+    worker = worker_of(alice)
+    assert worker._hand_in() is False
+    assert DeviceStateFile(alice.home).kept_submission() is None
+
+
+def test_the_first_enclave_is_pinned_and_another_refused(running: Round, alice: Person) -> None:
+    assert worker_of(alice).work_once()[0]
+    pins = DeviceStateFile(alice.home).state.pins
+    assert len(pins.attestation_keys) == len(pins.measurements) == 1
+
+
+@pytest.mark.parametrize("member", ["attestation_keys", "measurements"])
+def test_nothing_is_sealed_to_an_enclave_that_is_not_pinned(running: Round, alice: Person, member: str) -> None:
+    worker = worker_of(alice)
+    assert worker.work_once()[0]
+    Update.objects.all().delete()
+    Participation.objects.filter(device=alice.device).update(state="invited")
+    memory = DeviceStateFile(alice.home)
+    pins = vars(memory.state.pins) | {member: frozenset({bytes(32 if member == "attestation_keys" else 64)})}
+    memory.remember(pins=EnclavePins(**pins))
+    with pytest.raises(Refusal) as refused:
+        worker_of(alice).work_once()
+    assert refused.value.code == "evidence-refused"
+    assert not Update.objects.exists()
+    assert DeviceStateFile(alice.home).kept_submission() is None
+
+
+def test_training_code_that_changes_shapes_is_stopped_on_the_device(running: Round, alice: Person) -> None:
+    with pytest.raises(Refusal) as refused:
+        worker_of(alice, ReshapingTrainer).work_once()
+    assert refused.value.code == "invalid-tensors"
+    assert not Update.objects.exists()
+
+
+def test_a_suspended_device_stops_with_the_reason(running: Round, alice: Person, tmp_path: Path) -> None:
+    from django.utils import timezone
+
+    from sessions.services import suspend_device
+
+    suspend_device(alice.device.id, reason="under review", actor="operator:root", now=timezone.now())
+    with pytest.raises(Refusal) as refused:
+        worker_of(alice).work_once()
+    assert refused.value.code == "device-suspended"
+
+
+@pytest.mark.parametrize("member", ["digest", "blob_digest"])
+def test_a_damaged_or_swapped_model_is_not_trained_from(
+    running: Round, alice: Person, member: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import training.api
+
+    def swapped(*args: Any, **options: Any) -> dict[str, Any]:
+        return answer(*args, **options) | {member: bytes(32)}
+
+    answer = training.api.model_for
+    monkeypatch.setattr(training.api, "model_for", swapped)
+    with pytest.raises(Refusal):
+        worker_of(alice).work_once()
+    assert not Update.objects.exists()

@@ -1,0 +1,182 @@
+"""Federations, rounds, updates and model versions: to look at, to start, pause and cancel."""
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+
+from operator_admin.base import ReadOnlyAdmin, ReadOnlyInline
+from operator_admin.columns import hex_column, state_column, stored_state
+from operator_admin.decorators import display
+from operator_admin.forms import ReasonForm
+from operator_admin.operations import DANGER, Answers, Operation, on_one
+from training.dispatch import start_round
+from training.models import Federation, ModelVersion, Participation, Round, RoundStep, Update
+from training.services.federations import pause_federation, resume_federation
+from training.services.rounds import cancel_round
+
+
+def _start(federation: Federation, actor: str, answers: Answers) -> str:
+    opened = start_round(federation.pk, actor=actor, now=timezone.now())
+    return f"Round {opened.number} of {federation} is being prepared; {opened.target_updates} devices are invited."
+
+
+def _pause(federation: Federation, actor: str, answers: Answers) -> str:
+    pause_federation(federation.pk, actor=actor)
+    return f"{federation} is paused."
+
+
+def _resume(federation: Federation, actor: str, answers: Answers) -> str:
+    resume_federation(federation.pk, actor=actor)
+    return f"{federation} is active again."
+
+
+def _cancel(round_: Round, actor: str, answers: Answers) -> str:
+    cancel_round(round_.pk, reason=answers["reason"], actor=actor, now=timezone.now())
+    return f"{round_} is cancelled."
+
+
+START = Operation("start_round", "Start a round", "Every active device of the federation is invited now.", _start)
+PAUSE = Operation("pause", "Pause", "No further round is opened; one that runs goes on to its end.", _pause)
+RESUME = Operation("resume", "Resume", "Rounds are opened again, by its schedule or by hand.", _resume)
+CANCEL = Operation(
+    "cancel",
+    "Cancel",
+    "The round ends without a model, its keys are destroyed, and the updates it received can never be opened.",
+    _cancel,
+    ReasonForm,
+    DANGER,
+)
+
+
+@admin.register(Federation)
+class FederationAdmin(ReadOnlyAdmin):
+    """A federation is created by `manage.py create_federation`; its terms never change after that."""
+
+    status = state_column(stored_state, ordering="state")
+    start_round, pause, resume = on_one(START), on_one(PAUSE), on_one(RESUME)
+
+    list_display = ("name", "group", "status", "current_version", "planned_rounds", "round_seconds", "created_at")
+    list_filter = ("state", "group")
+    list_select_related = ("current_version__federation",)
+    search_fields = ("name", "group", "trainer")
+    fields = (
+        "id", "name", "group", "status", "current_version", "policy", "round_seconds", "planned_rounds",
+        "trainer", "trainer_parameters", "evaluator", "created_at",
+    )  # fmt: skip
+    readonly_fields = ("id", "status")
+    actions_detail = ("start_round", "pause", "resume")
+
+
+class ParticipationInline(ReadOnlyInline):
+    """Each device's part on the round's page."""
+
+    model = Participation
+    status = state_column(stored_state)
+    fields = readonly_fields = ("device", "status", "reason", "downloaded_at", "submitted_at")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Participation]:
+        """Fetch the devices and the rounds by which rows are named along with the rows."""
+        return super().get_queryset(request).select_related("device", "round__federation")
+
+
+class RoundStepInline(ReadOnlyInline):
+    """The timed steps on the round's page."""
+
+    model = RoundStep
+    fields = readonly_fields = ("name", "started_at", "seconds")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[RoundStep]:
+        """Fetch the rounds by which rows are named along with the rows."""
+        return super().get_queryset(request).select_related("round__federation")
+
+
+@admin.register(Round)
+class RoundAdmin(ReadOnlyAdmin):
+    """Rounds, newest first."""
+
+    status = state_column(stored_state, ordering="state")
+    cancel = on_one(CANCEL)
+
+    list_display = (
+        "__str__", "status", "submissions", "target_updates", "created_at", "deadline_at", "finished_at", "end_reason",
+    )  # fmt: skip
+    list_filter = ("state", "federation")
+    list_select_related = ("federation",)
+    search_fields = ("federation__name", "end_reason", "id")
+    date_hierarchy = "created_at"
+    fields = (
+        "id", "federation", "number", "status", "end_reason", "base_version", "resulting_version", "policy",
+        "target_updates", "submissions", "created_at", "opened_at", "deadline_at", "closed_at", "finished_at",
+        "attempts", "lease_expires_at",
+    )  # fmt: skip
+    readonly_fields = ("id", "status")
+    inlines = (ParticipationInline, RoundStepInline)
+    actions_detail = ("cancel",)
+
+
+@admin.register(Participation)
+class ParticipationAdmin(ReadOnlyAdmin):
+    """Each device's part in each round, with the enclave's verdict, reason and scores."""
+
+    status = state_column(stored_state, ordering="state")
+
+    list_display = ("device", "round", "status", "reason", "submitted_at")
+    list_filter = ("state", "reason", "round__federation")
+    list_select_related = ("device", "round__federation")
+    search_fields = ("device__name", "round__federation__name", "reason")
+    date_hierarchy = "submitted_at"
+    fields = ("device", "round", "status", "reason", "scores", "downloaded_at", "submitted_at")
+    readonly_fields = ("status",)
+
+
+@admin.register(Update)
+class UpdateAdmin(ReadOnlyAdmin):
+    """What the server knows of the updates: all but their content."""
+
+    short_manifest_digest = hex_column("manifest_digest", "Manifest digest")
+
+    list_display = ("participation", "sample_count", "blob_bytes", "short_manifest_digest", "received_at")
+    list_select_related = ("participation__device", "participation__round__federation")
+    search_fields = ("participation__device__name", "blob_digest")
+    date_hierarchy = "received_at"
+    fields = (
+        "participation", "sample_count", "metrics", "blob_bytes", "blob_digest", "short_manifest_digest", "received_at",
+    )  # fmt: skip
+    readonly_fields = ("short_manifest_digest",)
+
+
+@admin.register(ModelVersion)
+class ModelVersionAdmin(ReadOnlyAdmin):
+    """Model versions; their content keys are never shown."""
+
+    short_digest = hex_column("digest", "Digest")
+
+    list_display = ("__str__", "accuracy", "size_bytes", "short_digest", "created_at", "evaluated_at")
+    list_filter = ("federation",)
+    list_select_related = ("federation",)
+    search_fields = ("federation__name", "blob_digest")
+    date_hierarchy = "created_at"
+    fields = (
+        "federation", "number", "short_digest", "size_bytes", "blob_digest", "blob_bytes", "metrics",
+        "evaluated_at", "evaluation_error", "created_at",
+    )  # fmt: skip
+    readonly_fields = ("short_digest",)
+
+    @display(description="Accuracy")
+    def accuracy(self, version: ModelVersion) -> str:
+        """The held-out accuracy, where the evaluator gives one."""
+        value = version.metrics.get("accuracy")
+        return "-" if value is None else f"{value:.3f}"
+
+
+@admin.register(RoundStep)
+class RoundStepAdmin(ReadOnlyAdmin):
+    """How long each step of each round took."""
+
+    list_display = ("round", "name", "started_at", "seconds")
+    list_filter = ("name", "round__federation")
+    list_select_related = ("round__federation",)
+    search_fields = ("round__federation__name", "name")
+    date_hierarchy = "started_at"
+    fields = ("round", "name", "started_at", "seconds")
