@@ -119,7 +119,9 @@ def witness_checkpoint(device_name: str, size: int, root: bytes, now: datetime |
         consistent = _is_part_of_the_log(size, root)
         if consistent:
             sighting = {"size": size, "root": root, "seen_at": now}
-            WitnessSighting.objects.update_or_create(device_name=device_name, defaults=sighting)
+            known = WitnessSighting.objects.filter(device_name=device_name)
+            if not known.filter(size__gt=size).exists():  # a replayed challenge must not move it back
+                WitnessSighting.objects.update_or_create(device_name=device_name, defaults=sighting)
         else:
             payload = {"device": device_name, "size": size, "root": root.hex()}
             record_event("log.fork_reported", actor=f"device:{device_name}", payload=payload, now=now)

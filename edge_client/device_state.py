@@ -22,11 +22,12 @@ class EnclavePins:
 
 @dataclass(frozen=True)
 class DeviceState:
-    """The remembered state; `rounds_done` counts receipts."""
+    """The remembered state; `rounds_done` counts receipts, `newest_versions` is by federation id in hexadecimal."""
 
     checkpoint: SeenCheckpoint | None = None
     pins: EnclavePins = field(default_factory=EnclavePins)
     rounds_done: int = 0
+    newest_versions: dict[str, int] = field(default_factory=dict)
 
 
 class DeviceStateFile:
@@ -71,6 +72,7 @@ def _to_json(state: DeviceState) -> dict[str, Any]:
         "attestation_keys": sorted(key.hex() for key in state.pins.attestation_keys),
         "measurements": sorted(value.hex() for value in state.pins.measurements),
         "rounds_done": state.rounds_done,
+        "newest_versions": state.newest_versions,
     }
 
 
@@ -83,4 +85,5 @@ def _from_json(members: dict[str, Any]) -> DeviceState:
             frozenset(bytes.fromhex(value) for value in members["measurements"]),
         ),
         int(members["rounds_done"]),
+        {str(federation): int(number) for federation, number in members["newest_versions"].items()},
     )

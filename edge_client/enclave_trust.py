@@ -1,7 +1,5 @@
 """Whether this device trusts an enclave: pins of attestation keys and code, checked before sealing."""
 
-import time
-
 import structlog
 
 from edge_client.device_state import DeviceStateFile, EnclavePins
@@ -28,16 +26,30 @@ class EnclaveTrust:
     def __init__(self, memory: DeviceStateFile) -> None:
         self._memory = memory
 
-    def appraise(
-        self, evidence: bytes, *, round_id: bytes, federation_id: bytes, past_round: bool = False
-    ) -> Appraisal:
-        """Return the appraisal of a round's enclave. Raises `Refusal("evidence-refused")`."""
+    def appraise(self, evidence: bytes, *, round_id: bytes, federation_id: bytes, now: float) -> Appraisal:
+        """Return the appraisal of an open round's enclave at a Unix time. Raises `Refusal("evidence-refused")`."""
         pins = self._memory.state.pins
         if not pins.attestation_keys or not pins.measurements:
             pins = self._pin_first(evidence, pins)
-        age = MODEL_EVIDENCE_AGE_SECONDS if past_round else ROUND_EVIDENCE_AGE_SECONDS
-        policy = AppraisalPolicy(pins.attestation_keys, pins.measurements, maximum_age_seconds=age)
-        return appraise(evidence, policy, round_id=round_id, federation_id=federation_id, now=int(time.time()))
+        policy = AppraisalPolicy(
+            pins.attestation_keys, pins.measurements, maximum_age_seconds=ROUND_EVIDENCE_AGE_SECONDS
+        )
+        return appraise(evidence, policy, round_id=round_id, federation_id=federation_id, now=int(now))
+
+    def appraise_maker(
+        self, evidence: bytes, *, round_id: bytes, federation_id: bytes, now: float, first_model: bool
+    ) -> Appraisal:
+        """Return the appraisal of the enclave that made a model, which may be retired for long.
+
+        The first model a device ever sees of a federation may come from code that has been replaced
+        since: its enclave host must be pinned, its measurement is then taken on trust.
+        """
+        pins = self._memory.state.pins
+        measurements = pins.measurements
+        if first_model:
+            measurements |= {unverified_claims(evidence)[1].measurement}
+        policy = AppraisalPolicy(pins.attestation_keys, measurements, maximum_age_seconds=MODEL_EVIDENCE_AGE_SECONDS)
+        return appraise(evidence, policy, round_id=round_id, federation_id=federation_id, now=int(now))
 
     def _pin_first(self, evidence: bytes, pins: EnclavePins) -> EnclavePins:
         attestation_key, claims = unverified_claims(evidence)

@@ -34,8 +34,11 @@ log = structlog.get_logger(__name__)
 UPDATE_MEDIA_TYPE = "application/vnd.qflare.update"
 MODEL_CONTEXT = b"model version"
 FINAL_SUBMISSION_REFUSALS = frozenset(
-    {"round-closed", "not-invited", "already-submitted", "base-model-mismatch", "enclave-key-mismatch",
-     "update-too-large", "sample-count-refused", "digest-mismatch", "invalid-signature", "malformed-message"}
+    {
+        "round-closed", "not-invited", "already-submitted", "base-model-mismatch", "enclave-key-mismatch",
+        "update-too-large", "message-too-large", "session-limit-reached", "sample-count-refused",
+        "digest-mismatch", "invalid-signature", "malformed-message",
+    }
 )  # fmt: skip
 
 _ASSIGNMENT = frozenset(
@@ -133,8 +136,12 @@ class RoundWorker:
 
     def _make_submission(self, assignment: Assignment) -> bytes:
         appraisal = self._trust.appraise(
-            assignment.evidence, round_id=assignment.round_id, federation_id=assignment.federation_id
+            assignment.evidence,
+            round_id=assignment.round_id,
+            federation_id=assignment.federation_id,
+            now=self._session.server_time(),
         )
+        self._refuse_going_back(assignment)
         base = self._download_base(assignment)
         started = time.monotonic()
         outcome = self._make_trainer(assignment.trainer_parameters).train(base, assignment.round_number)
@@ -155,7 +162,16 @@ class RoundWorker:
         if model_digest(model) != assignment.base_model_digest:
             raise Refusal("digest-mismatch", "The model's bytes are not the ones the server names.")
         self._check_provenance(members, assignment)
+        newest = self._memory.state.newest_versions | {assignment.federation_id.hex(): assignment.base_version}
+        self._memory.remember(newest_versions=newest)
         return decode_tensors(model)
+
+    def _refuse_going_back(self, assignment: Assignment) -> None:
+        """Refuse an older version than one already trained from: whoever serves it hides the newer ones."""
+        newest = self._memory.state.newest_versions.get(assignment.federation_id.hex(), 0)
+        if assignment.base_version < newest:
+            detail = f"The round starts from version {assignment.base_version}, but version {newest} has been seen."
+            raise Refusal("base-model-mismatch", detail)
 
     def _download_blob(self, members: Mapping[str, Any]) -> bytes:
         digest, size = bytes_field(members, "blob_digest", 32), unsigned_field(members, "blob_bytes")
@@ -168,11 +184,12 @@ class RoundWorker:
         """Check that a trusted enclave made this model; the first version is the operator's own."""
         if unsigned_field(members, "version") == 0:
             return
-        appraisal = self._trust.appraise(
+        appraisal = self._trust.appraise_maker(
             bytes_field(members, "evidence"),
             round_id=bytes_field(members, "round_id", 16),
             federation_id=assignment.federation_id,
-            past_round=True,
+            now=self._session.server_time(),
+            first_model=assignment.federation_id.hex() not in self._memory.state.newest_versions,
         )
         verifier = Verifier(SIGNATURE_ALGORITHM, appraisal.claims.result_public_key)
         result = verify_result(bytes_field(members, "provenance", maximum=1 << 26), verifier)
@@ -192,6 +209,10 @@ class RoundWorker:
             base_model_digest=assignment.base_model_digest,
         )
         sealed = b"".join(seal_update(appraisal.claims.hpke_public_key, context, encode_tensors(delta)))
+        if len(sealed) > appraisal.claims.policy.maximum_update_bytes:
+            raise Refusal(
+                "update-too-large", f"The sealed update has {len(sealed)} bytes, more than the policy allows."
+            )
         manifest = Manifest(
             round_id=assignment.round_id,
             federation_id=assignment.federation_id,

@@ -37,6 +37,7 @@ RENEW = frozenset(
 )
 LOG_SIGNATURE_ALGORITHM = "ML-DSA-44"
 RESENDS = 1
+SILENT_LOG_SECONDS = 600
 
 
 @dataclass
@@ -98,19 +99,20 @@ class DeviceSession:
         """Forget the session's keys without telling the server."""
         self._open = None
 
-    def _server_time(self) -> float:
+    def server_time(self) -> float:
+        """Return the server's Unix time as this session knows it: the device's clock may be wrong."""
         return self._clock() + self._clock_offset
 
     def _current(self, body_bytes: int) -> _OpenSession:
         session = self._open
         if session is None or self._used_up(session, body_bytes):
             session = self._open = self._handshake()
-        epoch = max(session.chain.epoch, bucket_of(self._server_time()))
-        session.chain = session.chain.advance(epoch, now=self._server_time())
+        epoch = max(session.chain.epoch, bucket_of(self.server_time()))
+        session.chain = session.chain.advance(epoch, now=self.server_time())
         return session
 
     def _used_up(self, session: _OpenSession, body_bytes: int) -> bool:
-        limits, now = session.terms.limits, self._server_time()
+        limits, now = session.terms.limits, self.server_time()
         return (
             session.sequence >= limits.requests
             or session.transfer_bytes + body_bytes > limits.transfer_bytes
@@ -124,7 +126,7 @@ class DeviceSession:
         session.sequence += 1
         session.transfer_bytes += len(body)
         epoch = session.chain.epoch
-        key = session.chain.traffic_key(epoch, now=self._server_time())
+        key = session.chain.traffic_key(epoch, now=self.server_time())
         target = Target(method, path, content_type, len(body))
         authorization, sealed = seal_request(key, session.terms.session_id, epoch, session.sequence, target, body)
         headers = {"Authorization": authorization.to_header(), "Content-Length": str(len(sealed))}
@@ -134,8 +136,7 @@ class DeviceSession:
             headers |= {CONTENT_TYPE_HEADER: content_type}
         response = self._send_same(method, path, sealed, headers)
         if response.headers.get("Content-Type") != SEALED_MEDIA_TYPE:
-            outer_type = response.headers.get("Content-Type", "")
-            raise_for_problem(response.status_code, outer_type, response.content, response.headers)
+            _raise_for_unsealed(response)
         answer = _sealed_answer(response.status_code, response.headers, response.content)
         plain = open_answer(key, authorization, answer)
         raise_for_problem(answer.status, answer.content_type, plain, response.headers)
@@ -162,7 +163,7 @@ class DeviceSession:
             raise wrong.refusal from wrong
 
     def _shake_hands(self) -> _OpenSession:
-        identity, now = self._identity, self._server_time()
+        identity, now = self._identity, self.server_time()
         seen = self._memory.state.checkpoint
         handshake = ClientHandshake(identity.device_id, identity.keys, identity.identity, now=now, checkpoint=seen)
         try:
@@ -178,7 +179,7 @@ class DeviceSession:
         self._clock_offset += terms.clock_offset
         self._witness(terms, seen)
         log.info("session_opened", session=terms.session_id.hex()[:8], suite=terms.suite)
-        return _OpenSession(terms, terms.chain, self._server_time())
+        return _OpenSession(terms, terms.chain, self.server_time())
 
     def _wrong_clock(self, refusal: Refusal, message: bytes) -> "_WrongClock | Refusal":
         signed = refusal.extensions.get("signed_server_time")
@@ -197,7 +198,12 @@ class DeviceSession:
                 raise Refusal("log-inconsistent", "The server shows no checkpoint, but this device has seen one.")
             return
         verifier = Verifier(LOG_SIGNATURE_ALGORITHM, self._identity.log_key)
-        current = verify_checkpoint(terms.checkpoint, verifier, self._identity.log_origin).checkpoint
+        signed = verify_checkpoint(terms.checkpoint, verifier, self._identity.log_origin)
+        current, age_seconds = signed.checkpoint, self.server_time() - signed.timestamp
+        if age_seconds > SILENT_LOG_SECONDS:
+            log.warning(
+                "log_silent", age_seconds=round(age_seconds), note="the server's log has not been signed lately"
+            )
         if seen is not None:
             try:
                 verify_consistency(seen.size, seen.root, current.size, current.root, terms.consistency_proof)
@@ -211,6 +217,18 @@ class _WrongClock(Exception):  # noqa: N818 - internal turn of the handshake, no
     def __init__(self, server_time: float, refusal: Refusal) -> None:
         super().__init__("The device clock is wrong.")
         self.server_time, self.refusal = server_time, refusal
+
+
+def _raise_for_unsealed(response: httpx.Response) -> None:
+    """An answer outside the session is nobody's word: it may make us shake hands again, and nothing else."""
+    content_type = response.headers.get("Content-Type", "")
+    try:
+        raise_for_problem(response.status_code, content_type, response.content, response.headers)
+    except Refusal as refusal:
+        if refusal.code in RENEW:
+            raise
+        raise ServerUnreachable(f"an unsealed answer said {refusal.code}: {refusal.detail}") from refusal
+    raise ServerUnreachable("an answer came unsealed")
 
 
 def _sealed_answer(status: int, headers: Any, body: bytes) -> SealedAnswer:

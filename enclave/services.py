@@ -103,6 +103,11 @@ def live_instance(round_id: uuid.UUID) -> EnclaveInstance:
     return instance
 
 
+def is_on_this_host(instance: EnclaveInstance) -> bool:
+    """Return whether this host holds the sealing key of an enclave."""
+    return bytes(instance.attestation_key) == courier.attestation_public_key(enclave_host().directory)
+
+
 def evidence_of(round_id: uuid.UUID) -> bytes:
     """Return the evidence of the enclave that served a round last, retired or not."""
     return bytes(EnclaveInstance.objects.filter(round_id=round_id).values_list("evidence", flat=True)[0])
@@ -153,9 +158,9 @@ def destroy_retired_keys(*, now: datetime) -> None:
     A round can end in a web process, or its worker can die before it gets here, so this looks for
     itself. A round that has a live enclave again keeps its sealing key.
     """
-    retired = EnclaveInstance.objects.filter(retired_at__isnull=False, key_destroyed_at=None)
-    live = EnclaveInstance.objects.filter(retired_at=None).values("round_id")
     directory = enclave_host().directory
-    for instance in retired.exclude(round_id__in=live):
+    here = EnclaveInstance.objects.filter(attestation_key=courier.attestation_public_key(directory))
+    live = EnclaveInstance.objects.filter(retired_at=None).values("round_id")
+    for instance in here.filter(retired_at__isnull=False, key_destroyed_at=None).exclude(round_id__in=live):
         courier.destroy_round_key(directory, instance.round_id.bytes)
         EnclaveInstance.objects.filter(id=instance.id).update(key_destroyed_at=now)

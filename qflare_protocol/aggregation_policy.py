@@ -52,7 +52,7 @@ class AggregationPolicy:
     maximum_norm_ratio: float = 3.0
     minimum_cosine: float = 0.0
     maximum_sample_count: int = 1_000_000
-    maximum_update_bytes: int = 256 * _MIB
+    maximum_update_bytes: int = 128 * _MIB
     maximum_memory_bytes: int = 4096 * _MIB
     required_protections: tuple[str, ...] = ()
 

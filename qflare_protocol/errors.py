@@ -64,7 +64,6 @@ _ROWS = (
     ("answer-not-authentic", 502, "The sealed answer does not open under its session."),
     # Rounds and updates.
     ("no-model", 404, "The federation has no model version yet."),
-    ("no-work", 404, "There is no open round for this device."),
     ("round-closed", 409, "The round no longer accepts updates."),
     ("not-invited", 403, "The device has no part in this round."),
     ("base-model-mismatch", 409, "The update was trained from another model version."),

@@ -13,7 +13,8 @@ from qflare_protocol.errors import Refusal
 def exact_map(value: object, keys: frozenset[str], *, what: str, code: str = "malformed-message") -> Mapping[str, Any]:
     """Return the map when it has exactly these keys. Raises `Refusal(code)`."""
     if not isinstance(value, dict) or set(value) != keys:
-        raise Refusal(code, f"The {what} must be a map with exactly these members: {', '.join(sorted(keys)) or 'none'}.")
+        members = ", ".join(sorted(keys)) or "none"
+        raise Refusal(code, f"The {what} must be a map with exactly these members: {members}.")
     return value
 
 

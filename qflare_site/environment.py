@@ -36,7 +36,7 @@ DEFAULTS: dict[str, Any] = {
     "QFLARE_SESSION_REQUESTS": 64,
     "QFLARE_SESSION_SECONDS": 3600,
     "QFLARE_LEASE_SECONDS": 30,
-    "QFLARE_MAX_UPDATE_BYTES": 256 * 1024 * 1024,
+    "QFLARE_MAX_UPDATE_BYTES": 255 * 1024 * 1024,
     "QFLARE_EVALUATION_SECONDS": 300,
     # The unprivileged user the sealed process runs as, when the enclave worker is root.
     "QFLARE_ENCLAVE_UID": 65534,
@@ -149,7 +149,7 @@ _VALIDATORS: dict[str, Callable[[Any], None]] = {
     "QFLARE_SESSION_REQUESTS": _between(1, 64),
     "QFLARE_SESSION_SECONDS": _between(1, 3600),
     "QFLARE_LEASE_SECONDS": _between(2, 3600),
-    "QFLARE_MAX_UPDATE_BYTES": _between(4096, 256 * 1024 * 1024),
+    "QFLARE_MAX_UPDATE_BYTES": _between(4096, 255 * 1024 * 1024),
     "QFLARE_EVALUATION_SECONDS": _between(1, 86_400),
     "QFLARE_ENCLAVE_UID": _between(1, 2**31 - 1),
     "QFLARE_ENCLAVE_GID": _between(1, 2**31 - 1),

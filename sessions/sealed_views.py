@@ -123,6 +123,7 @@ class SealedView(APIView):
         if request.method.lower() not in self.http_method_names or not hasattr(self, request.method.lower()):
             self.http_method_not_allowed(request)
         now = timezone.now()
+        self.prepare(request)
         with transaction.atomic():
             answer = accept_request(opened, now=now)
             if answer is None:
@@ -131,6 +132,9 @@ class SealedView(APIView):
                 store_answer(opened, answer)
                 note_device_seen(opened.device.id, now=now)
         return _sealed_response(answer)
+
+    def prepare(self, request: Request) -> None:
+        """Do what takes long before the transaction begins; it must be harmless to do again."""
 
     def _sealed_problem(self, request: Request, response: Response) -> Response:
         opened = getattr(request, "_auth", None)

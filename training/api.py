@@ -19,7 +19,8 @@ from training.services.participation import (
     MAX_MANIFEST_BYTES,
     SubmittedUpdate,
     model_for,
-    submit_update,
+    receive_update,
+    record_update,
     work_for,
 )
 
@@ -58,11 +59,14 @@ class SubmitModelView(SealedView):
         limit: int = settings.QFLARE_MAX_UPDATE_BYTES
         return limit + MAX_MANIFEST_BYTES
 
-    def post(self, request: Request) -> Response:
+    def prepare(self, request: Request) -> None:
+        """Put the sealed update into the blob store, which may take long, before the transaction."""
         if request.auth.target.content_type != UPDATE_MEDIA_TYPE:
             raise Refusal("unsupported-media-type", f"An update travels as {UPDATE_MEDIA_TYPE}.")
-        submission = read_submission(request.data)
-        return Response({"receipt": submit_update(request.user, submission, now=timezone.now())})
+        self.update = receive_update(request.user, read_submission(request.data), now=timezone.now())
+
+    def post(self, request: Request) -> Response:
+        return Response({"receipt": record_update(request.user, self.update, now=timezone.now())})
 
 
 def read_submission(body: IO[bytes]) -> SubmittedUpdate:

@@ -93,6 +93,8 @@ class EnclaveClaims:
             self.result_public_key,
             self.measurement,
             self.policy.digest(),
+            encode(self.protections),
+            self.issued_at.to_bytes(8, "big"),
         )
 
     def to_map(self) -> dict[str, Any]:

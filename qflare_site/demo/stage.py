@@ -16,7 +16,6 @@ from redis import Redis
 
 from qflare_site.demo.settings import DemoSettings
 
-
 MAINTENANCE_DATABASE = "postgres"
 
 

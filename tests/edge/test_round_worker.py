@@ -1,9 +1,11 @@
 """A device's work: check the enclave before sealing, hand in once, go on after a crash."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from edge_client.backoff import Backoff
@@ -136,3 +138,33 @@ def test_a_damaged_or_swapped_model_is_not_trained_from(
     with pytest.raises(Refusal):
         worker_of(alice).work_once()
     assert not Update.objects.exists()
+
+
+class ForgesRefusals(DjangoHttp):
+    """A man in the middle who answers submissions with an unsealed refusal."""
+
+    def send(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Any:
+        if not path.endswith("submit_model"):
+            return super().send(method, path, body, headers)
+        problem = Refusal("round-closed", "The round is over.").as_problem_details()
+        return httpx.Response(409, headers={"Content-Type": "application/problem+json"}, json=problem)
+
+
+def test_an_unsealed_refusal_does_not_make_a_device_drop_its_update(running: Round, alice: Person) -> None:
+    with pytest.raises(ServerUnreachable, match="unsealed"):
+        worker_of(alice, http=ForgesRefusals()).work_once()
+    assert DeviceStateFile(alice.home).kept_submission() is not None
+    assert worker_of(alice).run(rounds=1) == 1
+
+
+def test_a_device_does_not_train_from_an_older_model_than_it_has_seen(running: Round, alice: Person) -> None:
+    DeviceStateFile(alice.home).remember(newest_versions={running.federation_id.hex: 3})
+    with pytest.raises(Refusal, match="version 3 has been seen"):
+        worker_of(alice).work_once()
+    assert not Update.objects.exists()
+
+
+def test_a_slow_device_clock_does_not_make_good_evidence_look_future(running: Round, alice: Person) -> None:
+    worker = worker_of(alice)
+    worker._session._clock = lambda: time.time() - 4000
+    assert worker.work_once()[0]

@@ -210,7 +210,6 @@ def test_every_descriptor_but_the_kept_ones_is_closed(monkeypatch):
         ({("unshare",)}, {"namespaces"}),
         ({("setresuid",), ("unshare",)}, {"unprivileged-uid", "own-uid", "namespaces"}),
     ],
-    ids=str,
 )
 def test_what_the_kernel_refuses_is_reported_and_the_rest_still_happens(monkeypatch, refusing, missing):
     held = Kernel(monkeypatch, refusing=refusing).seal()

@@ -211,4 +211,4 @@ def test_the_event_of_a_refusal_is_recorded_after_the_rollback(client, monkeypat
 
 def test_a_refusal_without_event_records_none(client, monkeypatch):
     monkeypatch.setattr(problem_details, "record_event", lambda *_, **__: pytest.fail("no event was due"))
-    assert_problem(answer_to(client, Refusal("no-work", "Nothing to do.")), "no-work")
+    assert_problem(answer_to(client, Refusal("no-model", "Nothing to do.")), "no-model")

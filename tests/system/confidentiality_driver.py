@@ -22,9 +22,7 @@ def main() -> None:
 
     generator = np.random.default_rng(11)
     common = generator.standard_normal(PARAMETERS)
-    changes = [
-        {"w": (common + 0.5 * generator.standard_normal(PARAMETERS)).astype(np.float32)} for _ in range(DEVICES)
-    ]
+    changes = [{"w": (common + 0.5 * generator.standard_normal(PARAMETERS)).astype(np.float32)} for _ in range(DEVICES)]
     base = {"w": np.zeros(PARAMETERS, np.float32)}
     folder = Path(settings.QFLARE_DATA_DIR)
     with site() as group:
@@ -37,7 +35,9 @@ def main() -> None:
         wait_for(lambda: Round.objects.filter(id=round_.id, state=RoundState.OPEN).exists(), "the round to open")
         for worker in workers:
             assert worker.work_once()[0], "the device was given no work"
-        wait_for(lambda: Round.objects.filter(id=round_.id, state=RoundState.COMPLETED).exists(), "the round to complete")
+        wait_for(
+            lambda: Round.objects.filter(id=round_.id, state=RoundState.COMPLETED).exists(), "the round to complete"
+        )
         patterns = [change["w"][start : start + 4].tobytes() for change in changes for start in (0, 1000, 4000)]
         searched = 0
         for place, content in everything(folder):

@@ -25,9 +25,7 @@ def main() -> None:
 
     generator = np.random.default_rng(7)
     common = generator.standard_normal(PARAMETERS).astype(np.float32)
-    changes = [
-        {"w": (common + 0.3 * generator.standard_normal(PARAMETERS)).astype(np.float32)} for _ in range(DEVICES)
-    ]
+    changes = [{"w": (common + 0.3 * generator.standard_normal(PARAMETERS)).astype(np.float32)} for _ in range(DEVICES)]
     counts = [10, 20, 30, 40]
     folder = Path(settings.QFLARE_DATA_DIR)
     with site() as group:
@@ -77,7 +75,7 @@ def sealed_processes() -> list[psutil.Process]:
 
 
 def weighted_mean(workers: list, changes: list, counts: list[int]) -> np.ndarray:
-    """Compute what the enclave must: base (zero) plus the weighted mean in float64, devices in the order of their ids."""
+    """Compute what the enclave must: the weighted mean in float64, devices in the order of their ids."""
     order = sorted(range(len(workers)), key=lambda index: workers[index].device_id)
     total = sum(counts)
     mean = np.zeros(PARAMETERS)

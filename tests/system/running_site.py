@@ -26,7 +26,10 @@ def run_driver(module: str, *arguments: str, timeout_seconds: float = 300) -> st
     from qflare_site.demo.stage import demo_stage
 
     with demo_stage(DemoSettings(devices=10), keep=False) as stage:
-        environment = stage.environment | {"DJANGO_SETTINGS_MODULE": "qflare_site.settings", "QFLARE_LEASE_SECONDS": "4"}
+        environment = stage.environment | {
+            "DJANGO_SETTINGS_MODULE": "qflare_site.settings",
+            "QFLARE_LEASE_SECONDS": "4",
+        }
         command = [sys.executable, "-m", module, *arguments]
         done = subprocess.run(  # noqa: S603 - our own driver
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_seconds, check=False
@@ -37,7 +40,9 @@ def run_driver(module: str, *arguments: str, timeout_seconds: float = 300) -> st
 
 
 def _tails(folder: Path) -> str:
-    return "\n".join(f"--- {log.name}\n{log.read_text(errors='replace')[-1500:]}" for log in sorted(folder.glob("*.log")))
+    return "\n".join(
+        f"--- {log.name}\n{log.read_text(errors='replace')[-1500:]}" for log in sorted(folder.glob("*.log"))
+    )
 
 
 @contextlib.contextmanager

@@ -9,10 +9,11 @@ from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
 from audit.models import Event
+from enclave import services as enclave
 from enclave.models import EnclaveInstance
 from qflare_protocol.errors import Refusal
 from sessions.services import revoke_device
-from tests.open_rounds import Submission, make_federation, started
+from tests.open_rounds import Submission, make_federation, send_submission, started
 from tests.people import OPERATOR, nothing_changed
 from training.models import ModelVersion, Participation, Round, RoundState
 from training.services.federations import pause_federation, resume_federation
@@ -229,8 +230,6 @@ class TestLeases:
         assert self.take(pending, timezone.now(), RoundState.AGGREGATING) is None
 
     def test_a_worker_that_lost_its_lease_changes_nothing(self, pending, enclave_here, monkeypatch):
-        from enclave import services as enclave
-
         slow = enclave.start_enclave
 
         def overtaken(*arguments):
@@ -246,8 +245,6 @@ class TestLeases:
 
     @pytest.mark.parametrize(("code", "state"), [("enclave-failed", "pending"), ("sealing-refused", "failed")])
     def test_a_passing_failure_is_tried_again_and_a_final_one_fails_the_round(self, pending, monkeypatch, code, state):
-        from enclave import services as enclave
-
         def failing(*_):
             raise Refusal(code, "It broke.")
 
@@ -257,8 +254,6 @@ class TestLeases:
         assert (pending.state, pending.lease_holder) == (state, None)
 
     def test_five_passing_failures_fail_the_round(self, pending, monkeypatch):
-        from enclave import services as enclave
-
         def failing(*_):
             raise Refusal("enclave-failed", "It broke.")
 
@@ -336,8 +331,6 @@ class TestRaces:
     def test_one_update_sent_twice_at_once_is_stored_once(self, running, alice):
         lines, submission = (alice.line(), alice.line()), Submission(running, alice)
         body = submission.body()
-        from tests.open_rounds import send_submission
-
         receipts = together(*[lambda line=line: send_submission(line, body).message["receipt"] for line in lines])
         assert receipts[0] == receipts[1]
         running.refresh_from_db()

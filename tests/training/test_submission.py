@@ -19,7 +19,7 @@ from tests.people import OPERATOR, assert_refused, enrol, nothing_changed, opene
 from training.blobs import blob_path
 from training.models import Participation, Round, Update
 from training.services import participation
-from training.services.participation import SubmittedUpdate, submit_update
+from training.services.participation import SubmittedUpdate, receive_update, record_update
 from training.services.rounds import cancel_round, close_round
 
 pytestmark = pytest.mark.django_db
@@ -93,11 +93,16 @@ def test_an_update_that_lost_a_race_gets_what_the_faster_one_left(alice, line, h
     body = honest.body()
     faster = send_submission(line, body).message["receipt"]
     monkeypatch.setattr(participation.Update.objects, "filter", lambda **_: Update.objects.none())
-    manifest = honest.manifest()
     size = int.from_bytes(body[:8], "big")
-    assert submit_update(alice.device, SubmittedUpdate(body[8 : 8 + size], io.BytesIO(SEALED)), now=timezone.now()) == faster
+
+    def hand_in(manifest: bytes) -> bytes:
+        now = timezone.now()
+        received = receive_update(alice.device, SubmittedUpdate(manifest, io.BytesIO(SEALED)), now=now)
+        return record_update(alice.device, received, now=now)
+
+    assert hand_in(body[8 : 8 + size]) == faster
     with pytest.raises(Refusal, match="already-submitted"):
-        submit_update(alice.device, SubmittedUpdate(manifest, io.BytesIO(SEALED)), now=timezone.now())
+        hand_in(honest.manifest())
     assert Round.objects.get().submissions == 1
 
 

@@ -1,6 +1,7 @@
 """What a device asks for: work, a model, a blob."""
 
 import uuid
+from datetime import timedelta
 
 import blake3
 import pytest
@@ -9,8 +10,9 @@ from django.utils import timezone
 from edge_client.http import CBOR
 from qflare_protocol.chunked import open_chunks
 from qflare_protocol.errors import Refusal
-from tests.open_rounds import MODEL, make_federation
+from tests.open_rounds import MODEL, Submission, make_federation
 from tests.people import assert_refused, nothing_changed
+from training.blobs import delete_blob
 from training.models import Federation, ModelVersion, Participation, Round
 from training.services.federations import MODEL_CONTEXT, pause_federation, resume_federation, schedule_rounds
 
@@ -101,8 +103,6 @@ def test_a_blob_there_is_not_is_refused(federation, mallory, digest):
 
 
 def test_only_models_are_served_as_blobs(running, alice):
-    from tests.open_rounds import Submission
-
     submission = Submission(running, alice)
     submission.hand_in(alice.line())
     digest = blake3.blake3(submission.sealed).hexdigest()
@@ -110,8 +110,6 @@ def test_only_models_are_served_as_blobs(running, alice):
 
 
 def test_a_blob_that_was_lost_is_not_a_server_error(federation, mallory):
-    from training.blobs import delete_blob
-
     digest = ModelVersion.objects.get().blob_digest
     delete_blob(digest)
     delete_blob(digest)
@@ -141,8 +139,6 @@ class TestFederations:
             change(uuid.uuid4(), actor="operator:root")
 
     def test_a_schedule_is_kept_once_per_federation(self, federation):
-        from datetime import timedelta
-
         first = schedule_rounds(federation, every=timedelta(minutes=1), actor="operator:root")
         again = schedule_rounds(federation, every=timedelta(minutes=2), actor="operator:root")
         assert first.pk == again.pk

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db import IntegrityError, transaction
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
@@ -37,9 +38,13 @@ def create_federation(
 ) -> Federation:
     """Create a federation whose version 0 is the given safetensors file.
 
-    Raises `Refusal`: "invalid-tensors" for the model, "conflict" when the name is taken.
+    Raises `Refusal`: "invalid-tensors" for the model, "policy-refused" for larger updates than the
+    site takes, "conflict" when the name is taken.
     """
     decode_tensors(initial_model)
+    if policy.maximum_update_bytes > settings.QFLARE_MAX_UPDATE_BYTES:
+        limit = settings.QFLARE_MAX_UPDATE_BYTES
+        raise Refusal("policy-refused", f"This site takes updates of at most {limit} bytes (QFLARE_MAX_UPDATE_BYTES).")
     federation = Federation(
         name=name,
         group=group,

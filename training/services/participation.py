@@ -127,8 +127,18 @@ class SubmittedUpdate:
     sealed: IO[bytes]
 
 
-def submit_update(device: Device, submission: SubmittedUpdate, *, now: datetime) -> bytes:
-    """Store an update and return its signed receipt; the same submission again gets the same receipt.
+@dataclass(frozen=True)
+class ReceivedUpdate:
+    """An update that was checked and stored as a blob, not yet counted."""
+
+    part: Participation
+    manifest: Manifest
+    signed: bytes
+    blob_digest: str
+
+
+def receive_update(device: Device, submission: SubmittedUpdate, *, now: datetime) -> ReceivedUpdate:
+    """Check a submission and put its sealed update into the blob store; changes no state.
 
     Raises `Refusal`: "invalid-signature", "sample-count-refused", "not-invited", "round-closed",
     "already-submitted", "base-model-mismatch", "enclave-key-mismatch", "update-too-large",
@@ -138,7 +148,8 @@ def submit_update(device: Device, submission: SubmittedUpdate, *, now: datetime)
     part = _part_of(device, manifest)
     earlier = Update.objects.filter(participation=part).first()
     if earlier is not None:
-        return _earlier_receipt(earlier, submission.manifest)
+        _earlier_receipt(earlier, submission.manifest)
+        return ReceivedUpdate(part, manifest, submission.manifest, earlier.blob_digest)
     _check_against_round(manifest, part.round, now)
     blob = store_blob(
         pieces_of(submission.sealed),
@@ -147,7 +158,7 @@ def submit_update(device: Device, submission: SubmittedUpdate, *, now: datetime)
     )
     if blob.size_bytes != manifest.ciphertext_bytes:
         raise Refusal("digest-mismatch", "The update is shorter than the manifest says; send it again.")
-    return _record_update(device, part, manifest, submission.manifest, blob.digest, now)
+    return ReceivedUpdate(part, manifest, submission.manifest, blob.digest)
 
 
 def _part_of(device: Device, manifest: Manifest) -> Participation:
@@ -184,25 +195,33 @@ def _check_against_round(manifest: Manifest, round_: Round, now: datetime) -> No
 
 
 @transaction.atomic
-def _record_update(
-    device: Device, part: Participation, manifest: Manifest, signed: bytes, blob_digest: str, now: datetime
-) -> bytes:
+def record_update(device: Device, update: ReceivedUpdate, *, now: datetime) -> bytes:
+    """Count a received update and return its signed receipt; the same submission again gets the same receipt.
+
+    Raises `Refusal`: "round-closed", "already-submitted", "enclave-key-mismatch".
+    """
+    part, manifest = update.part, update.manifest
+    earlier = Update.objects.filter(participation=part).first()
+    if earlier is not None:
+        return _earlier_receipt(earlier, update.signed)
     # Taking the round's row keeps it open; the second row count tells of a submission that was faster.
     open_round = Round.objects.filter(id=part.round_id, state=RoundState.OPEN)
     if not open_round.update(submissions=F("submissions")):
         raise Refusal("round-closed", f"Round {part.round.number} takes no more updates; ask for work.")
+    if manifest.enclave_key_id != bytes(live_instance(part.round_id).key_id):
+        raise Refusal("enclave-key-mismatch", "The round began anew meanwhile; ask for work and seal again.")
     waiting = Participation.objects.filter(id=part.id, state__in=WAITING)
     if not waiting.update(state=ParticipationState.SUBMITTED, submitted_at=now):
-        return _earlier_receipt(Update.objects.get(participation=part), signed)
+        return _earlier_receipt(Update.objects.get(participation=part), update.signed)
     open_round.update(submissions=F("submissions") + 1)
-    receipt = _sign_receipt(device, manifest, signed, now)
+    receipt = _sign_receipt(device, manifest, update.signed, now)
     Update.objects.create(
         participation=part,
-        manifest=signed,
-        manifest_digest=manifest_digest(signed),
+        manifest=update.signed,
+        manifest_digest=manifest_digest(update.signed),
         sample_count=manifest.sample_count,
         metrics=manifest.metrics,
-        blob_digest=blob_digest,
+        blob_digest=update.blob_digest,
         blob_bytes=manifest.ciphertext_bytes,
         receipt=receipt,
         received_at=now,
@@ -213,7 +232,7 @@ def _record_update(
         payload=event_payload(part.round)
         | {
             "device": device.name,
-            "manifest_digest": manifest_digest(signed).hex(),
+            "manifest_digest": manifest_digest(update.signed).hex(),
             "ciphertext_digest": manifest.ciphertext_digest.hex(),
         },
     )

@@ -139,6 +139,9 @@ def _prepare(round_: Round, holder: uuid.UUID) -> None:
 def _aggregate(round_: Round, holder: uuid.UUID) -> None:
     started_at, started = timezone.now(), time.monotonic()
     instance = enclave.live_instance(round_.id)
+    if not enclave.is_on_this_host(instance):
+        release_lease(round_.id, holder)
+        raise LeaseLost
     base, model = load_model(round_.base_version), bytearray()
     signed, result = enclave.aggregate(
         instance,

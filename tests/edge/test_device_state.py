@@ -1,0 +1,60 @@
+"""What a device remembers: written whole, read back, and refused when it is damaged."""
+
+import json
+
+import pytest
+
+from edge_client.device_state import DeviceState, DeviceStateFile, EnclavePins
+from qflare_protocol.errors import Refusal
+from qflare_protocol.handshake import SeenCheckpoint
+
+PINS = EnclavePins(frozenset({b"k" * 32, b"l" * 32}), frozenset({b"m" * 64}))
+
+
+def test_a_new_device_remembers_nothing(tmp_path):
+    memory = DeviceStateFile(tmp_path)
+    assert memory.state == DeviceState()
+    assert memory.kept_submission() is None
+    memory.drop_submission()
+
+
+def test_the_state_survives_a_restart(tmp_path):
+    DeviceStateFile(tmp_path).remember(checkpoint=SeenCheckpoint(3, b"r" * 32), pins=PINS)
+    memory = DeviceStateFile(tmp_path)
+    memory.remember(rounds_done=2)
+    assert DeviceStateFile(tmp_path).state == DeviceState(SeenCheckpoint(3, b"r" * 32), PINS, 2)
+    assert (tmp_path / "state.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_submission_is_kept_until_it_is_dropped(tmp_path):
+    DeviceStateFile(tmp_path).keep_submission(b"sealed")
+    memory = DeviceStateFile(tmp_path)
+    assert memory.kept_submission() == b"sealed"
+    memory.drop_submission()
+    assert DeviceStateFile(tmp_path).kept_submission() is None
+
+
+def damaged(**changes):
+    whole = {"checkpoint": None, "attestation_keys": [], "measurements": [], "rounds_done": 0}
+    return json.dumps(whole | changes)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "{", "[]", "null", "1", "{}", "\x00", damaged(checkpoint={}), damaged(checkpoint={"size": "x", "root": ""}),
+        damaged(checkpoint="x"), damaged(checkpoint={"size": 1, "root": "zz"}), damaged(attestation_keys=None),
+        damaged(measurements=[1]), damaged(rounds_done=None), damaged(rounds_done=float("inf")),
+        damaged(rounds_done=float("nan")),
+    ],
+)  # fmt: skip
+def test_a_damaged_state_is_refused_by_name(tmp_path, content):
+    (tmp_path / "state.json").write_text(content)
+    with pytest.raises(Refusal, match="state.json is damaged"):
+        DeviceStateFile(tmp_path)
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path):
+    (tmp_path / "state.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(Refusal, match="malformed-message"):
+        DeviceStateFile(tmp_path)
