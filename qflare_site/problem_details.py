@@ -10,9 +10,11 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, Js
 from django.views import defaults
 from kombu.exceptions import OperationalError as BrokerError
 from rest_framework import exceptions
+from rest_framework.request import Request
 
 from audit.services import record_event
 from qflare_protocol.errors import Refusal
+from qflare_site.throttling import within_limit
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -48,7 +50,7 @@ def handle_exception(error: Exception, context: dict[str, Any]) -> HttpResponse 
         return None
     if refusal.problem.status >= 500:
         log.error("request.failed", code=refusal.code, error=type(error).__name__)
-    _record(refusal)
+    _record(refusal, context["request"])
     answer = problem_response(refusal)
     if isinstance(error, exceptions.MethodNotAllowed):
         answer["Allow"] = ", ".join(context["view"].allowed_methods)
@@ -90,11 +92,16 @@ def problem_response(refusal: Refusal) -> ProblemResponse:
     return answer
 
 
-def _record(refusal: Refusal) -> None:
+def _record(refusal: Refusal, request: Request) -> None:
+    """Record the refusal's event. A stranger's are counted by address: nobody may fill the log from outside."""
     event = refusal.audit_event
-    if event is not None:
-        with transaction.atomic():
-            record_event(event.kind, actor=event.actor, payload=event.payload)
+    if event is None:
+        return
+    if event.actor == "stranger" and not within_limit("stranger-events", request):
+        log.warning("event.not_recorded", kind=event.kind, code=refusal.code)
+        return
+    with transaction.atomic():
+        record_event(event.kind, actor=event.actor, payload=event.payload)
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:

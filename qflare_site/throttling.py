@@ -57,6 +57,12 @@ class RateLimit(BaseThrottle):
         return self._wait_seconds
 
 
+def within_limit(scope: str, request: Request) -> bool:
+    """Count something that is no request of its own against its scope, by address; True while it is within it."""
+    usage = _count(scope, client_address(request), request)
+    return usage is None or not usage["should_limit"]
+
+
 def _subject(request: Request, view: APIView) -> str:
     own_key = getattr(view, "rate_limit_key", None)
     return own_key(request) if own_key else client_address(request)

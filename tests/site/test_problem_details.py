@@ -15,6 +15,7 @@ from rest_framework.response import Response
 from rest_framework.test import APIClient
 from rest_framework.views import APIView
 
+from audit.models import Event
 from qflare_protocol.errors import CATALOGUE, Refusal
 from qflare_site import problem_details
 from qflare_site.models import ProcessHeartbeat
@@ -212,3 +213,14 @@ def test_the_event_of_a_refusal_is_recorded_after_the_rollback(client, monkeypat
 def test_a_refusal_without_event_records_none(client, monkeypatch):
     monkeypatch.setattr(problem_details, "record_event", lambda *_, **__: pytest.fail("no event was due"))
     assert_problem(answer_to(client, Refusal("no-model", "Nothing to do.")), "no-model")
+
+
+@pytest.mark.django_db
+def test_strangers_cannot_fill_the_log_beyond_their_limit(settings, rf):
+    settings.QFLARE_RATES = settings.QFLARE_RATES | {"stranger-events": "3/m"}
+    context = {"view": None, "request": rf.post("/api/work", REMOTE_ADDR="192.0.2.77")}
+    for _ in range(5):
+        refusal = Refusal("request-not-authentic", "It does not open.")
+        refusal.with_event("request.refused", actor="stranger", device="alice", reason="request-not-authentic")
+        assert problem_details.handle_exception(refusal, context).status_code == 401
+    assert Event.objects.filter(kind="request.refused").count() == 3
