@@ -5,9 +5,11 @@ parameters to it, but never choose what code runs.
 """
 
 import importlib
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,7 +49,13 @@ class Trainer(ABC):
 
 
 def find_trainer(spec: str) -> type[Trainer]:
-    """Import and return the trainer class named `module:Class`. Raises `Refusal("not-found")`."""
+    """Import and return the trainer class named `module:Class`, from the current folder too.
+
+    Raises `Refusal("not-found")` saying what is missing.
+    """
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.append(folder)  # last, so that a file here never shadows an installed module
     module_name, separator, class_name = spec.partition(":")
     if not separator:
         raise Refusal("not-found", f"Name the trainer as module:Class; {spec!r} has no colon.")

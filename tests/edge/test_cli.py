@@ -1,6 +1,7 @@
 """`qflare-edge` as people call it, without a server."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -86,3 +87,12 @@ def test_a_trainer_option_without_a_value_is_refused(tmp_path: Path, capsys: pyt
 def test_the_light_commands_do_not_import_torch() -> None:
     code = "import sys, edge_client.cli; sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603
+
+
+def test_training_code_is_found_in_the_folder_one_stands_in(tmp_path: Path) -> None:
+    (tmp_path / "trend.py").write_text("from tests.edge.trainers import SmallTrainer as TrendTrainer\n")
+    command = [sys.executable, "-P", "-m", "edge_client", "initial-model"]
+    command += ["--trainer", "trend:TrendTrainer", "--output", str(tmp_path / "m.safetensors")]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True)  # noqa: S603
+    assert done.returncode == 0, done.stderr
