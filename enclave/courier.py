@@ -1,8 +1,9 @@
 """The courier: starts the sealed process, brings it what it asks for, and takes its answer.
 
-It runs in the enclave worker and holds no secret: it carries ciphertexts in and a model and a
-signed result out. Whatever goes wrong with the process becomes `Refusal("enclave-failed")`; nothing
-here waits longer than the host's timeout.
+It runs in the enclave worker: it carries ciphertexts in and a model and a signed result out, and
+reads none of the host's secrets. One it makes: the attestation key, when the host directory is first
+used; only sealed processes read it from then on. Whatever goes wrong with the process becomes
+`Refusal("enclave-failed")`; nothing here waits longer than the host's timeout.
 """
 
 import logging

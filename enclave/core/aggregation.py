@@ -1,11 +1,12 @@
 """One round's aggregation in two streaming passes; no step holds n whole updates.
 
-Pass 1 reads all candidates in lock step and accumulates their Gram matrix; the screening decides on
-it; the decision is recorded; pass 2 reads base model and accepted updates and gives out the new
-model. Rows stand in order of device id, so the same inputs give the same bits.
+The set of inputs is recorded; pass 1 reads all candidates in lock step and accumulates their Gram
+matrix; the screening decides on it; the decision is recorded; only then verdicts may leave, and pass
+2 reads base model and accepted updates and gives out the new model. Rows stand in order of device
+id, so the same inputs give the same bits.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from time import perf_counter
 from typing import Protocol
@@ -22,6 +23,7 @@ from enclave.core.screening import ScreenedUpdate, screen
 from enclave.core.streams import Row, open_base_model, open_delta
 from qflare_protocol.encoding import digest, encode
 from qflare_protocol.errors import Refusal
+from qflare_protocol.manifest import manifest_digest
 from qflare_protocol.round_result import (
     SCREENING_REASONS,
     RoundResult,
@@ -51,27 +53,37 @@ class Courier(Protocol):
         """Take note of how long a step took."""
 
 
-class Aggregation:
-    """One round's request, its keys, and the courier that brings the bytes."""
+class Record(Protocol):
+    """What binds the round to one set of inputs and one decision; see `enclave.core.host.DecisionRecord`."""
 
-    def __init__(
-        self, request: AggregateRequest, keys: RoundKeys, courier: Courier, record_decision: Callable[[bytes], None]
-    ) -> None:
+    def commit_inputs(self, inputs: bytes) -> None:
+        """Keep the 64-byte digest of the inputs. Raises `Refusal("conflict")` where another stands."""
+
+    def commit_decision(self, decision: bytes) -> None:
+        """Keep the 64-byte digest of the decision. Raises `Refusal("conflict")` where another stands."""
+
+
+class Aggregation:
+    """One round's request, its keys, the courier that brings the bytes, and the record that binds the round."""
+
+    def __init__(self, request: AggregateRequest, keys: RoundKeys, courier: Courier, record: Record) -> None:
         self._request = request
         self._keys = keys
         self._courier = courier
-        self._record_decision = record_decision
+        self._record = record
         self._started = perf_counter()
 
     def run(self) -> bytes:
         """Return the signed `RoundResult`; the new model has gone to the courier before.
 
-        Raises `Refusal`: "too-few-updates" (with the verdicts), "conflict" for another decision than
-        the recorded one, "enclave-failed" when a source changes between its readings, and for a
-        base model that is not the request's "digest-mismatch" or "invalid-tensors".
+        Raises `Refusal`: "too-few-updates" (with the verdicts), "conflict" for other inputs or another
+        decision than the recorded ones, "enclave-failed" when a source changes between its readings,
+        and for a base model that is not the request's "digest-mismatch" or "invalid-tensors".
         """
-        layout = self._check_base_model()
         candidates, verdicts = check_manifests(self._request, self._keys.key_id)
+        self._require_enough(candidates, verdicts, "have a manifest that holds")
+        self._record.commit_inputs(self._inputs())
+        layout = self._check_base_model()
         self._step_done("check")
         survivors, screened, failed = self._screen(candidates, layout)
         accepted = [one for one, seen in zip(survivors, screened, strict=True) if seen.reason is None]
@@ -79,8 +91,8 @@ class Aggregation:
             [*verdicts, *failed, *_screening_verdicts(survivors, screened)],
             key=lambda verdict: (verdict.device_id, verdict.manifest_digest),
         )
-        self._require_enough(accepted, verdicts)
-        self._record_decision(self._decision(verdicts))
+        self._record.commit_decision(self._decision(verdicts))
+        self._require_enough(accepted, verdicts, "are acceptable")
         self._step_done("decide")
         model_digest = self._combine(accepted, layout)
         self._step_done("combine")
@@ -113,19 +125,31 @@ class Aggregation:
         ]
         return [candidates[index] for index in first.survivors], screen(gram, self._request.policy), failed
 
-    def _require_enough(self, accepted: Sequence[Candidate], verdicts: Sequence[UpdateVerdict]) -> None:
+    def _require_enough(self, left: Sequence[Candidate], verdicts: Sequence[UpdateVerdict], which: str) -> None:
         minimum = self._request.policy.minimum_updates
-        if len(accepted) < minimum:
+        if len(left) < minimum:
             raise Refusal(
                 "too-few-updates",
-                f"{len(accepted)} updates are acceptable; the policy's minimum is {minimum}.",
+                f"{len(left)} updates {which}; the policy's minimum is {minimum}.",
                 verdicts=[_public_verdict(verdict) for verdict in verdicts],
             )
 
-    def _decision(self, verdicts: Sequence[UpdateVerdict]) -> bytes:
+    def _inputs(self) -> bytes:
+        """Return the digest of all that the decision rests on, in an order that does not depend on arrival."""
         request = self._request
-        described = encode([asdict(verdict) for verdict in verdicts])
-        return digest("round decision", request.round_id, request.base_model_digest, described)
+        return digest(
+            "round inputs",
+            request.federation_id,
+            request.round_id,
+            self._keys.key_id,
+            request.policy.digest(),
+            roster_digest(request.roster),
+            request.base_model_digest,
+            encode(sorted([update.device_id, manifest_digest(update.manifest)] for update in request.updates)),
+        )
+
+    def _decision(self, verdicts: Sequence[UpdateVerdict]) -> bytes:
+        return digest("round decision", self._inputs(), encode([asdict(verdict) for verdict in verdicts]))
 
     def _combine(self, accepted: Sequence[Candidate], layout: TensorLayout) -> bytes:
         """Give the new model out piece by piece and return its digest."""

@@ -1,12 +1,14 @@
 """The enclave host directory: secrets that exist on this host alone, readable by the enclave's uid only.
 
     attestation.key            32-byte ML-DSA-44 seed, signs software evidence
+    attestation.pub            its public key, 1312 bytes; all that a courier reads
     rounds/<round id>.key      32 random bytes, wraps the round's private keys
-    rounds/<round id>.decision the digest of what the round's aggregation decided (see `DecisionRecord`)
+    rounds/<round id>.decision digests of the inputs and of the decision of its aggregation (see `DecisionRecord`)
 
 The sealed process opens what it needs before it seals itself and nothing afterwards.
 """
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,8 +21,10 @@ from qflare_protocol.errors import Refusal
 
 ROUNDS = "rounds"
 SEED_BYTES = 32
+ATTESTATION_PUBLIC_BYTES = 1312
 SEALING_KEY_BYTES = 32
-DECISION_BYTES = 64
+DIGEST_BYTES = 64
+RECORD_BYTES = 2 * DIGEST_BYTES
 
 
 class HostDirectory:
@@ -36,8 +40,20 @@ class HostDirectory:
         os.close(self._descriptor)
 
     def create_attestation_key(self) -> None:
-        """Make the host's attestation key when it has none yet."""
-        self._write_once("attestation.key", pqc.signature(SIGNATURE_ALGORITHM).generate().private)
+        """Make the host's attestation key and its public file where they do not exist yet.
+
+        The seed is in this process's memory then and only then: once the public file stands, the
+        seed is not read again here.
+        """
+        if self._exists("attestation.pub"):
+            return
+        if not self._exists("attestation.key"):
+            self._write_once("attestation.key", pqc.signature(SIGNATURE_ALGORITHM).generate().private)
+        self._write_once("attestation.pub", self.attestation_signer().public, mode=0o644)
+
+    def attestation_public_key(self) -> bytes:
+        """Return the public key without touching the seed. Raises `Refusal("enclave-failed")` where there is none."""
+        return self._read("attestation.pub", ATTESTATION_PUBLIC_BYTES)
 
     def attestation_signer(self) -> Signer:
         """Return the host's attestation key. Raises `Refusal("enclave-failed")` where there is none."""
@@ -54,18 +70,33 @@ class HostDirectory:
         return self._read(_key_name(round_id), SEALING_KEY_BYTES)
 
     def open_decision(self, round_id: bytes) -> int:
-        """Return a descriptor of the round's decision record, which outlives the sealing of the process."""
+        """Return a descriptor of the round's decision record, which outlives the sealing of the process.
+
+        It is locked until it is closed, and this waits for the lock: of two processes for one round
+        the second sees what the first has recorded.
+        """
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        return os.open(_decision_name(round_id), flags, 0o600, dir_fd=self._descriptor)
+        descriptor = os.open(_decision_name(round_id), flags, 0o600, dir_fd=self._descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        self._sync(ROUNDS)
+        return descriptor
 
     def destroy_round_key(self, round_id: bytes) -> None:
         """Overwrite and remove the round's secrets; afterwards its wrapped keys open for nobody.
 
+        The key goes first, durably: a key without its record could be asked for a second decision.
         The overwriting is best effort: a journal or a flash drive may keep old blocks.
         """
-        self._erase(_key_name(round_id))
-        self._erase(_decision_name(round_id))
-        self._sync(ROUNDS)
+        for name in (_key_name(round_id), _decision_name(round_id)):
+            self._erase(name)
+            self._sync(ROUNDS)
+
+    def _exists(self, name: str) -> bool:
+        try:
+            os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
 
     def _read(self, name: str, size: int) -> bytes:
         try:
@@ -78,11 +109,12 @@ class HostDirectory:
             raise Refusal("enclave-failed", f"{name} on the enclave host does not have {size} bytes.")
         return content
 
-    def _write_once(self, name: str, content: bytes) -> None:
+    def _write_once(self, name: str, content: bytes, mode: int = 0o600) -> None:
         """Create the file, whole and durable, when it does not exist yet."""
         temporary = f"{name}.{os.urandom(8).hex()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with os.fdopen(os.open(temporary, flags, 0o600, dir_fd=self._descriptor), "wb") as file:
+        with os.fdopen(os.open(temporary, flags, mode, dir_fd=self._descriptor), "wb") as file:
+            os.fchmod(file.fileno(), mode)  # whatever the umask
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -97,7 +129,7 @@ class HostDirectory:
         except FileNotFoundError:
             return
         with os.fdopen(descriptor, "wb") as file:
-            file.write(os.urandom(DECISION_BYTES))
+            file.write(os.urandom(RECORD_BYTES))
             file.flush()
             os.fsync(file.fileno())
         os.unlink(name, dir_fd=self._descriptor)
@@ -111,41 +143,64 @@ class HostDirectory:
 
 
 class DecisionRecord:
-    """What a round's aggregation decided, written once before the first byte of the new model leaves.
+    """What a round's aggregation rests on and what it decided: two digests of 64 bytes, each written once.
 
-    A successor may only come to the same decision. Without this, whoever feeds the enclave could
-    have the round aggregated twice, with and without one device, and subtract.
+    The inputs' stands before the first update is read, the decision's before anything that follows
+    from an update's content leaves, be it the model, the verdicts or a refusal. A successor may only
+    have the same inputs and come to the same decision. Without this, whoever feeds the enclave could
+    ask about a device's update again and again, each time beside others of his own choice.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
-    def commit(self, decision: bytes) -> None:
-        """Write the 64-byte decision, or return when the same stands there. Raises `Refusal("conflict")`."""
-        recorded = os.pread(self._descriptor, DECISION_BYTES, 0)
-        if len(recorded) < DECISION_BYTES:  # empty, or torn by a crash before anything left the enclave
-            os.pwrite(self._descriptor, decision, 0)
-            os.fsync(self._descriptor)
-        elif recorded != decision:
-            raise Refusal("conflict", "This round was already aggregated from other updates and is not again.")
+    def commit_inputs(self, inputs: bytes) -> None:
+        """Write the digest of the inputs, or return when the same stands there.
+
+        Raises `Refusal`: "conflict" for another, "enclave-failed" where it cannot be written whole.
+        """
+        self._commit(inputs, 0, "This round was already begun with other updates and is not aggregated again.")
+
+    def commit_decision(self, decision: bytes) -> None:
+        """Write the digest of the decision, or return when the same stands there.
+
+        Raises `Refusal` as `commit_inputs` does.
+        """
+        self._commit(decision, DIGEST_BYTES, "The round's updates no longer lead to the decision that was recorded.")
+
+    def _commit(self, value: bytes, offset: int, conflict: str) -> None:
+        recorded = os.pread(self._descriptor, DIGEST_BYTES, offset)
+        if len(recorded) == DIGEST_BYTES:
+            if recorded != value:
+                raise Refusal("conflict", conflict)
+            return
+        # Empty, or torn by a crash before anything that it guards was read or left.
+        if os.pwrite(self._descriptor, value, offset) != DIGEST_BYTES:
+            raise Refusal("enclave-failed", "The enclave host cannot write the round's decision record.")
+        os.fsync(self._descriptor)
 
 
 def initialise_host_directory(path: Path, uid: int, gid: int) -> None:
-    """Make the directory (0700) and its attestation key where they do not exist; as root, owned by that uid and gid."""
+    """Make the directory (0700) and its attestation key where they do not exist; as root, owned by that uid and gid.
+
+    Calling it again is cheap and reads no secret. The first call makes the attestation key in the
+    calling process, which is the enclave worker: it could read the directory anyway.
+    """
     for directory in (path, path / ROUNDS):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
     with HostDirectory(path) as host:
         host.create_attestation_key()
     if os.geteuid() == 0:
-        for owned in (path, path / ROUNDS, path / "attestation.key"):
-            os.chown(owned, uid, gid)
+        for owned in (path, path / ROUNDS, path / "attestation.key", path / "attestation.pub"):
+            if owned.exists():  # a lost key is reported where it is needed
+                os.chown(owned, uid, gid, follow_symlinks=False)
 
 
 def attestation_public_key(path: Path) -> bytes:
     """Return the host's ML-DSA-44 attestation public key, whose fingerprint devices pin."""
     with HostDirectory(path) as host:
-        return host.attestation_signer().public
+        return host.attestation_public_key()
 
 
 def destroy_round_key(path: Path, round_id: bytes) -> None:

@@ -87,7 +87,7 @@ def _aggregate(request: AggregateRequest, state: EnclaveState, courier: "Channel
     if state.decisions is None:
         raise Refusal("enclave-failed", "This process was not started to aggregate a round.")
     keys = unwrap_keys(request.wrapped_keys, _context(request, state))
-    result = Aggregation(request, keys, courier, state.decisions.commit).run()
+    result = Aggregation(request, keys, courier, state.decisions).run()
     return {"kind": "aggregated", "result": result}
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from enclave.core.aggregation import BASE_MODEL, Aggregation
+from enclave.core.host import DecisionRecord
 from enclave.core.keys import RoundKeys, WrappingContext, generate_round_keys, unwrap_keys, wrap_keys
 from enclave.core.requests import AggregateRequest, SubmittedManifest, read_request
 from qflare_protocol import pqc
@@ -71,7 +72,9 @@ def warm_up() -> None:
 def _run(request: AggregateRequest, keys: RoundKeys, courier: _MemoryCourier) -> None:
     reread = read_request(request.to_map())
     assert isinstance(reread, AggregateRequest)  # noqa: S101 - narrows the type: it was one before
-    result = verify_result(Aggregation(reread, keys, courier, lambda _: None).run(), keys.result_signer.verifier)
+    with os.fdopen(os.memfd_create("dummy round"), "rb") as file:
+        signed = Aggregation(reread, keys, courier, DecisionRecord(file.fileno())).run()
+    result = verify_result(signed, keys.result_signer.verifier)
     if len(result.accepted) != _DEVICES - 1 or result.model_digest != model_digest(courier.model):
         raise Refusal("enclave-failed", "The dummy round did not reject exactly the poisoned update.")
 

@@ -61,6 +61,19 @@ class MemoryCourier:
         self.steps.append(name)
 
 
+class MemoryRecord:
+    """A decision record that keeps nothing back: it lists what is committed, and when."""
+
+    def __init__(self):
+        self.inputs, self.decisions = [], []
+
+    def commit_inputs(self, inputs):
+        self.inputs.append(inputs)
+
+    def commit_decision(self, decision):
+        self.decisions.append(decision)
+
+
 @dataclass
 class Round:
     """Submit updates, then `aggregate()`; `hpke_public` and `key_id` may come from a real enclave."""
@@ -73,7 +86,7 @@ class Round:
         self.keys = generate_round_keys() if self.prepared is None else None
         self.signers, self.submitted, self.blobs = {}, [], []
         self.base_bytes = encode_tensors(self.base)
-        self.decisions = []
+        self.record = MemoryRecord()
 
     @property
     def hpke_public(self):
@@ -130,7 +143,7 @@ class Round:
     def aggregate(self, courier=None, **changes):
         """Return the verified result and the new model's tensors."""
         courier = courier or self.courier()
-        signed = Aggregation(self.request(**changes), self.keys, courier, self.decisions.append).run()
+        signed = Aggregation(self.request(**changes), self.keys, courier, self.record).run()
         result = verify_result(signed, self.keys.result_signer.verifier)
         assert result.model_digest == model_digest(courier.model)
         assert result.model_bytes == len(courier.model)

@@ -1,14 +1,16 @@
 import dataclasses
+import os
 
 import numpy as np
 import pytest
 
 from enclave.core.aggregation import BASE_MODEL, Aggregation
+from enclave.core.host import DecisionRecord
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.errors import Refusal
-from qflare_protocol.round_result import COSINE_BELOW_MINIMUM, NORM_ABOVE_BOUND, roster_digest
+from qflare_protocol.round_result import COSINE_BELOW_MINIMUM, NORM_ABOVE_BOUND, roster_digest, verify_result
 from qflare_protocol.tensors import encode_tensors
-from tests.enclave_core.rounds import Round, deltas, device_id, new_signer, reasons
+from tests.enclave_core.rounds import MemoryRecord, Round, deltas, device_id, new_signer, reasons
 
 SHAPE = (40, 17)
 
@@ -65,7 +67,8 @@ def test_the_order_of_arrival_changes_neither_model_nor_payload():
     second, _ = entry.aggregate(second_courier, updates=tuple(entry.submitted[::-1]))
     assert first == second
     assert first_courier.model == second_courier.model
-    assert entry.decisions[0] == entry.decisions[1]
+    assert entry.record.inputs[0] == entry.record.inputs[1]
+    assert entry.record.decisions[0] == entry.record.decisions[1]
 
 
 def test_many_ranges_and_tensors_give_what_one_would():
@@ -210,7 +213,7 @@ def test_fewer_acceptable_updates_than_the_minimum_give_no_model_but_reasons():
     courier = entry.courier()
     refusal = assert_refused("too-few-updates", lambda: entry.aggregate(courier))
     assert courier.model == b""
-    assert entry.decisions == []
+    assert len(entry.record.decisions) == 1
     assert [verdict["reason"] for verdict in refusal.extensions["verdicts"]] == [None, None, "invalid-tensors"]
 
 
@@ -218,9 +221,25 @@ def test_a_round_without_updates_is_refused():
     assert_refused("too-few-updates", Round().aggregate)
 
 
-def test_one_device_alone_is_never_aggregated():
-    entry = honest_round(1)
-    assert_refused("too-few-updates", entry.aggregate)
+@pytest.mark.parametrize("count", [1, 2])
+def test_fewer_updates_than_the_minimum_are_refused_before_anything_is_read(count):
+    entry = honest_round(count)
+    courier = entry.courier()
+    refusal = assert_refused("too-few-updates", lambda: entry.aggregate(courier))
+    assert courier.readings == []
+    assert entry.record.inputs == entry.record.decisions == []
+    assert refusal.extensions["verdicts"] == []
+
+
+def test_manifests_that_do_not_hold_do_not_count_towards_the_minimum():
+    entry = honest_round(2)
+    entry.submit(deltas(1)[0], signer=new_signer())
+    entry.submit(deltas(1)[0], number=1)
+    courier = entry.courier()
+    refusal = assert_refused("too-few-updates", lambda: entry.aggregate(courier))
+    assert courier.readings == []
+    reasons_given = {verdict["reason"] for verdict in refusal.extensions["verdicts"]}
+    assert reasons_given == {"already-submitted", "invalid-signature"}
 
 
 def test_another_base_model_than_the_requests_is_refused():
@@ -254,24 +273,120 @@ def test_a_source_that_changes_between_the_readings_gives_no_signed_result(sourc
     assert "could not be made" in refusal.detail
 
 
-def test_nothing_leaves_before_the_decision_is_recorded():
+class RefusingRecord(MemoryRecord):
+    """Finds another digest of the named kind in its place."""
+
+    def __init__(self, kind):
+        super().__init__()
+        setattr(self, f"commit_{kind}", self.refuse)
+
+    def refuse(self, digest):
+        raise Refusal("conflict", "another stands")
+
+
+def test_nothing_is_read_before_the_inputs_are_recorded():
     entry = honest_round()
     courier = entry.courier()
+    assert_refused("conflict", Aggregation(entry.request(), entry.keys, courier, RefusingRecord("inputs")).run)
+    assert courier.readings == []
 
-    def refuse(decision):
-        assert courier.model == b""
-        raise Refusal("conflict", "another decision stands")
 
-    aggregation = Aggregation(entry.request(), entry.keys, courier, refuse)
-    assert_refused("conflict", aggregation.run)
+@pytest.mark.parametrize("unlike", [0, 3], ids=["enough", "too few"])
+def test_neither_model_nor_verdicts_leave_before_the_decision_is_recorded(unlike):
+    entry = honest_round(3)
+    entry.blobs[:unlike] = [b"damaged"] * unlike
+    courier = entry.courier()
+    aggregation = Aggregation(entry.request(), entry.keys, courier, RefusingRecord("decision"))
+    refusal = assert_refused("conflict", aggregation.run)
     assert courier.model == b""
+    assert refusal.extensions == {}
+    assert courier.steps == ["check", "read"]
 
 
-def test_leaving_one_device_out_is_another_decision():
+def test_the_recorded_inputs_name_updates_roster_policy_and_base_model():
     entry = honest_round(6)
     entry.aggregate()
     entry.aggregate(updates=tuple(entry.submitted[:-1]))
-    assert entry.decisions[0] != entry.decisions[1]
+    entry.aggregate(policy=AggregationPolicy(maximum_norm_ratio=9.0))
+    entry.aggregate(roster=(*entry.roster, dataclasses.replace(entry.roster[0], device_id=device_id(99))))
+    with pytest.raises(Refusal):
+        entry.aggregate(base_model_digest=b"x" * 32, updates=tuple(entry.submitted))
+    assert len(entry.record.inputs) == len(set(entry.record.inputs)) == 4
+    assert len(set(entry.record.decisions)) == 4
+
+
+@pytest.fixture
+def record():
+    with os.fdopen(os.memfd_create("decision"), "rb") as file:
+        yield DecisionRecord(file.fileno())
+
+
+def too_few(entry, courier, record):
+    refusal = assert_refused("too-few-updates", Aggregation(entry.request(), entry.keys, courier, record).run)
+    return refusal.detail, refusal.extensions
+
+
+def success(entry, courier, record):
+    return Aggregation(entry.request(), entry.keys, courier, record).run()
+
+
+def crash_after_the_inputs(entry, courier, record):
+    def crash(source, reading):
+        raise OSError("the blob storage is away")
+
+    courier.pieces = crash
+    with pytest.raises(OSError):
+        Aggregation(entry.request(), entry.keys, courier, record).run()
+
+
+def one_of_a_direction_of_its_own():
+    """Five updates, of which four agree: with a minimum of five they are too few, with three enough."""
+    return deltas(5, poisoned=1)
+
+
+@pytest.mark.parametrize(
+    "first, minimum", [(too_few, 5), (success, 3), (crash_after_the_inputs, 3)], ids=["too few", "success", "crash"]
+)
+@pytest.mark.parametrize("change", ["one less", "one more"])
+def test_a_round_once_begun_answers_nothing_about_another_set_of_updates(first, minimum, change, record):
+    entry = Round(policy=AggregationPolicy(minimum_updates=minimum))
+    entry.submit_all(one_of_a_direction_of_its_own())
+    entry.submit(deltas(1, seed=7)[0])
+    asked_later = tuple(entry.submitted[:-1]) if change == "one less" else tuple(entry.submitted)
+    asked_first = tuple(entry.submitted) if change == "one less" else tuple(entry.submitted[:-1])
+    entry.submitted = list(asked_first)
+    first(entry, entry.courier(), record)
+    courier = entry.courier()
+    aggregation = Aggregation(entry.request(updates=asked_later), entry.keys, courier, record)
+    refusal = assert_refused("conflict", aggregation.run)
+    assert courier.readings == []
+    assert refusal.extensions == {}
+
+
+def test_the_same_updates_again_after_too_few_give_the_same_refusal(record):
+    entry = Round(policy=AggregationPolicy(minimum_updates=5))
+    entry.submit_all(one_of_a_direction_of_its_own())
+    assert too_few(entry, entry.courier(), record) == too_few(entry, entry.courier(), record)
+
+
+def test_a_crash_after_the_inputs_were_recorded_leaves_the_round_to_a_successor(record):
+    entry = honest_round()
+    crash_after_the_inputs(entry, entry.courier(), record)
+    first, second = entry.courier(), entry.courier()
+    verifier = entry.keys.result_signer.verifier
+    payloads = [verify_result(success(entry, courier, record), verifier) for courier in (first, second)]
+    assert payloads[0] == payloads[1]
+    assert first.model == second.model
+
+
+def test_an_update_that_heals_after_the_decision_is_a_conflict(record):
+    entry = honest_round()
+    damaged = entry.courier()
+    damaged.blobs[0] = b"damaged"
+    success(entry, damaged, record)
+    healed = entry.courier()
+    assert_refused("conflict", lambda: success(entry, healed, record))
+    assert healed.model == b""
 
 
 def test_an_aggregate_that_overflows_is_refused():

@@ -120,7 +120,7 @@ def test_a_round_aggregated_once_is_not_aggregated_again_without_one_device(host
     aggregate(host, entry)
     pieces = []
     fewer = entry.for_courier()["updates"][:-1]
-    assert_refused("conflict", "already aggregated", aggregate, host, entry, updates=fewer, write_model=pieces.append)
+    assert_refused("conflict", "already begun", aggregate, host, entry, updates=fewer, write_model=pieces.append)
     assert pieces == []
 
 
@@ -135,10 +135,21 @@ def test_after_the_round_its_updates_open_for_nobody(host):
 
 
 def test_too_few_updates_come_back_with_their_verdicts(host):
+    entry = new_round(host, 3)
+    entry.blobs[0] = b"damaged"
     with pytest.raises(Refusal) as caught:
-        aggregate(host, new_round(host, 2))
+        aggregate(host, entry)
     assert caught.value.code == "too-few-updates"
-    assert [verdict["accepted"] for verdict in caught.value.extensions["verdicts"]] == [True, True]
+    assert [verdict["accepted"] for verdict in caught.value.extensions["verdicts"]] == [False, True, True]
+
+
+def test_fewer_updates_than_the_minimum_are_refused_without_opening_a_blob(host):
+    entry = new_round(host, 2)
+    updates = [
+        courier.SealedUpdate(update.device_id, update.manifest, lambda: pytest.fail("a blob was opened"))
+        for update in entry.submitted
+    ]
+    assert_refused("too-few-updates", "manifest", aggregate, host, entry, updates=updates)
 
 
 def test_a_policy_that_demands_what_this_host_gives_is_served(host):
@@ -173,7 +184,8 @@ def test_a_blob_that_cannot_be_read_ends_the_process(host):
 
 
 def test_blobs_are_closed_even_when_the_round_fails(host):
-    entry, opened = new_round(host, 2), []
+    entry, opened = new_round(host, 3), []
+    entry.blobs[0] = b"damaged"
 
     def opening(blob):
         def open_blob():
@@ -188,7 +200,7 @@ def test_blobs_are_closed_even_when_the_round_fails(host):
     ]
     with pytest.raises(Refusal):
         aggregate(host, entry, updates=updates)
-    assert len(opened) == 2
+    assert len(opened) == 3
     assert all(file.closed for file in opened)
 
 

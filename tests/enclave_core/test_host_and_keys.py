@@ -1,5 +1,8 @@
 import dataclasses
+import fcntl
 import os
+import threading
+from contextlib import contextmanager
 
 import pytest
 
@@ -38,6 +41,7 @@ def test_only_the_owner_may_read_the_directory_and_its_keys(directory):
     with HostDirectory(directory) as host:
         host.create_sealing_key(ROUND)
     assert mode(directory) == mode(directory / "rounds") == 0o700
+    assert mode(directory / "attestation.pub") == 0o644
     assert mode(directory / "attestation.key") == mode(directory / "rounds" / f"{ROUND.hex()}.key") == 0o600
 
 
@@ -48,10 +52,38 @@ def test_initialising_again_keeps_the_attestation_key(directory):
     assert len(before) == 1312
 
 
+def test_once_the_public_key_stands_the_seed_is_not_read_again(directory, monkeypatch):
+    monkeypatch.setattr(HostDirectory, "attestation_signer", lambda host: pytest.fail("the seed was read"))
+    initialise_host_directory(directory, os.getuid(), os.getgid())
+    assert len(attestation_public_key(directory)) == 1312
+
+
+def test_the_public_key_file_is_that_of_the_seed(directory):
+    with HostDirectory(directory) as host:
+        assert host.attestation_signer().public == attestation_public_key(directory)
+
+
+def test_a_directory_with_a_key_and_no_public_file_is_completed(directory):
+    seed, public = (directory / "attestation.key").read_bytes(), attestation_public_key(directory)
+    (directory / "attestation.pub").unlink()
+    assert_refused("enclave-failed", attestation_public_key, directory)
+    initialise_host_directory(directory, os.getuid(), os.getgid())
+    assert (directory / "attestation.key").read_bytes() == seed
+    assert attestation_public_key(directory) == public
+
+
+def test_a_lost_seed_is_not_replaced_behind_the_back_of_those_who_pin_it(directory):
+    (directory / "attestation.key").unlink()
+    initialise_host_directory(directory, os.getuid(), os.getgid())
+    with HostDirectory(directory) as host:
+        assert_refused("enclave-failed", host.attestation_signer)
+
+
 @as_root
 def test_the_directory_belongs_to_the_enclaves_uid(tmp_path):
     initialise_host_directory(tmp_path / "host", 65534, 65534)
-    for path in (tmp_path / "host", tmp_path / "host/rounds", tmp_path / "host/attestation.key"):
+    for name in ("", "rounds", "attestation.key", "attestation.pub"):
+        path = tmp_path / "host" / name
         assert path.stat().st_uid == 65534
 
 
@@ -97,30 +129,87 @@ def test_a_destroyed_round_key_is_gone_and_destroying_it_again_is_harmless(direc
 
 @pytest.mark.parametrize("content", [b"", b"short", bytes(33)])
 def test_a_key_file_of_another_size_is_refused(directory, content):
-    (directory / "attestation.key").write_bytes(content)
+    for name in ("attestation.key", "attestation.pub"):
+        (directory / name).write_bytes(content)
     assert_refused("enclave-failed", attestation_public_key, directory)
+    with HostDirectory(directory) as host:
+        assert_refused("enclave-failed", host.attestation_signer)
 
 
 def test_a_link_in_place_of_a_key_is_not_followed(directory, tmp_path):
     (tmp_path / "elsewhere").write_bytes(bytes(32))
     (directory / "attestation.key").unlink()
     (directory / "attestation.key").symlink_to(tmp_path / "elsewhere")
-    assert_refused("enclave-failed", attestation_public_key, directory)
-
-
-def test_a_recorded_decision_may_be_repeated_and_not_changed(directory):
     with HostDirectory(directory) as host:
-        for decision in (b"a" * 64, b"a" * 64):
-            DecisionRecord(host.open_decision(ROUND)).commit(decision)
-        assert_refused("conflict", DecisionRecord(host.open_decision(ROUND)).commit, b"b" * 64)
-        DecisionRecord(host.open_decision(OTHER)).commit(b"b" * 64)
+        assert_refused("enclave-failed", host.attestation_signer)
 
 
-def test_a_torn_record_is_written_anew(directory):
-    (directory / "rounds" / f"{ROUND.hex()}.decision").write_bytes(b"half")
-    with HostDirectory(directory) as host:
-        DecisionRecord(host.open_decision(ROUND)).commit(b"a" * 64)
-        assert_refused("conflict", DecisionRecord(host.open_decision(ROUND)).commit, b"b" * 64)
+@contextmanager
+def open_record(directory, round_id=ROUND):
+    with HostDirectory(directory) as host, os.fdopen(host.open_decision(round_id), "rb") as file:
+        yield DecisionRecord(file.fileno())
+
+
+@pytest.mark.parametrize("kind", ["commit_inputs", "commit_decision"])
+def test_what_is_recorded_may_be_repeated_and_not_changed(directory, kind):
+    for _ in range(2):
+        with open_record(directory) as record:
+            getattr(record, kind)(b"a" * 64)
+    with open_record(directory) as record:
+        assert_refused("conflict", getattr(record, kind), b"b" * 64)
+    with open_record(directory, OTHER) as record:
+        getattr(record, kind)(b"b" * 64)
+
+
+def test_the_record_is_the_digest_of_the_inputs_and_then_that_of_the_decision(directory):
+    with open_record(directory) as record:
+        record.commit_inputs(b"i" * 64)
+        record.commit_decision(b"d" * 64)
+    assert (directory / "rounds" / f"{ROUND.hex()}.decision").read_bytes() == b"i" * 64 + b"d" * 64
+
+
+@pytest.mark.parametrize("length", [0, 1, 63])
+def test_torn_inputs_are_written_anew(directory, length):
+    (directory / "rounds" / f"{ROUND.hex()}.decision").write_bytes(bytes(length))
+    with open_record(directory) as record:
+        record.commit_inputs(b"a" * 64)
+        assert_refused("conflict", record.commit_inputs, b"b" * 64)
+
+
+@pytest.mark.parametrize("length", [64, 65, 127])
+def test_a_torn_decision_is_written_anew_and_the_inputs_stay(directory, length):
+    (directory / "rounds" / f"{ROUND.hex()}.decision").write_bytes((b"i" * 64 + b"torn" * 16)[:length])
+    with open_record(directory) as record:
+        assert_refused("conflict", record.commit_inputs, b"j" * 64)
+        record.commit_inputs(b"i" * 64)
+        record.commit_decision(b"a" * 64)
+        assert_refused("conflict", record.commit_decision, b"b" * 64)
+
+
+def test_a_record_that_cannot_be_written_whole_is_refused(directory, monkeypatch):
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, offset: 10)
+    with open_record(directory) as record:
+        assert_refused("enclave-failed", record.commit_inputs, b"a" * 64)
+
+
+def test_a_second_process_for_the_round_waits_until_the_first_has_decided(directory):
+    seen = []
+
+    def second():
+        with open_record(directory) as record:
+            try:
+                record.commit_inputs(b"b" * 64)
+            except Refusal as refusal:
+                seen.append(refusal.code)
+
+    with open_record(directory) as record:
+        with (directory / "rounds" / f"{ROUND.hex()}.decision").open("rb") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        record.commit_inputs(b"a" * 64)
+    waiting.join()
+    assert seen == ["conflict"]
 
 
 CONTEXT = WrappingContext(b"s" * 32, b"m" * 64, b"p" * 64, b"f" * 16, ROUND)

@@ -132,12 +132,27 @@ def test_the_same_round_with_one_device_left_out_is_refused_before_a_byte_leaves
 
 
 def test_too_few_updates_are_refused_with_their_verdicts(decisions):
-    entry = full_round(2)
-    answer = Conversation(state(decisions)).ask(
-        entry.request(wrapped_keys=entry.prepared.wrapped_keys).to_map(), entry.courier()
+    entry = full_round(3)
+    entry.blobs[0] = b"damaged"
+    request = entry.request(wrapped_keys=entry.prepared.wrapped_keys).to_map()
+    answers = [Conversation(state(decisions)).ask(request, entry.courier()) for _ in range(2)]
+    assert answers[0] == answers[1]
+    assert answers[0]["code"] == "too-few-updates"
+    assert len(answers[0]["extensions"]["verdicts"]) == 3
+
+
+def test_after_too_few_updates_another_set_learns_nothing(decisions):
+    entry = full_round(4, poisoned=1)
+    entry.blobs[1] = b"damaged"
+    keys = {"wrapped_keys": entry.prepared.wrapped_keys}
+    assert Conversation(state(decisions)).ask(entry.request(**keys).to_map(), entry.courier())["code"] == (
+        "too-few-updates"
     )
-    assert answer["code"] == "too-few-updates"
-    assert len(answer["extensions"]["verdicts"]) == 2
+    courier = entry.courier()
+    fewer = entry.request(**keys, updates=tuple(entry.submitted[1:]))
+    answer = Conversation(state(decisions)).ask(fewer.to_map(), courier)
+    assert (answer["code"], answer["extensions"]) == ("conflict", {})
+    assert courier.readings == []
 
 
 def test_a_changed_policy_does_not_open_the_rounds_keys(decisions):
