@@ -23,6 +23,7 @@ class Event(models.Model):
     actor = models.CharField(max_length=200)
     kind = models.CharField(max_length=100)
     payload = models.JSONField()
+    payload_bytes = models.BinaryField(help_text="As the log will hold it; a database may change numbers in JSON.")
     sequenced = models.BooleanField(default=False)
 
     class Meta:

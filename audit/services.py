@@ -45,8 +45,10 @@ def record_event(kind: str, *, actor: str, payload: dict[str, Any], now: datetim
     if not connection.in_atomic_block:
         raise RuntimeError(f"the event {kind} has to be recorded in the transaction it tells of")
     describe(kind, payload)
-    encode_payload(json.loads(json.dumps(payload, allow_nan=False)))
-    return Event.objects.create(kind=kind, actor=actor, payload=payload, occurred_at=now or timezone.now())
+    payload_bytes = encode_payload(json.loads(json.dumps(payload, allow_nan=False)))
+    return Event.objects.create(
+        kind=kind, actor=actor, payload=payload, payload_bytes=payload_bytes, occurred_at=now or timezone.now()
+    )
 
 
 def sequence_log(now: datetime | None = None) -> int:
@@ -162,7 +164,7 @@ def _entry(event: Event, index: int, previous_hash: bytes) -> Entry:
         occurred_at=event.occurred_at,
         actor=event.actor,
         kind=event.kind,
-        payload_bytes=encode_payload(event.payload),
+        payload_bytes=bytes(event.payload_bytes),
         previous_hash=previous_hash,
     )
     data = entry.canonical_bytes()

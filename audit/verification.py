@@ -11,7 +11,7 @@ from django.db.models import Q
 from audit.models import Checkpoint, Entry, Event, TreeNode
 from audit.services import log_origin
 from keyring.services import server_verifiers
-from qflare_protocol.audit_entry import GENESIS_HASH, encode_payload, entry_hash
+from qflare_protocol.audit_entry import GENESIS_HASH, entry_hash
 from qflare_protocol.checkpoint import SignedCheckpoint, verify_checkpoint
 from qflare_protocol.cose import Verifier
 from qflare_protocol.errors import Refusal
@@ -115,7 +115,8 @@ def _canonical_bytes(entry: Entry) -> bytes:
 def _check_event(entry: Entry) -> None:
     event = entry.event
     same = (event.occurred_at, event.actor, event.kind) == (entry.occurred_at, entry.actor, entry.kind)
-    if not same or encode_payload(event.payload) != bytes(entry.payload_bytes):
+    unchanged = bytes(event.payload_bytes) == bytes(entry.payload_bytes) and event.payload == entry.payload
+    if not same or not unchanged:
         raise LogDamagedError(f"Event {event.pk} was changed: it differs from entry {entry.index}, which recorded it.")
 
 

@@ -1,7 +1,7 @@
 """The verbs of the device registry."""
 
 import uuid
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.db import IntegrityError, transaction
 
@@ -11,6 +11,8 @@ from qflare_protocol.cose import key_fingerprint
 from qflare_protocol.device_keys import RegisteredKeys
 from qflare_protocol.errors import Refusal
 from qflare_protocol.suites import suite_by_name
+
+SEEN_RESOLUTION = timedelta(seconds=30)
 
 
 def register_device(name: str, group: str, keys: RegisteredKeys, *, now: datetime) -> Device:
@@ -108,6 +110,7 @@ def _change_state(
     return device
 
 
-def note_device_seen(device_id: uuid.UUID, *, now: datetime) -> None:
-    """Remember that the device was heard; not an audited change."""
-    Device.objects.filter(id=device_id).update(last_seen_at=now)
+def note_device_seen(device: Device, *, now: datetime) -> None:
+    """Remember that the device was heard, to half a minute; not an audited change."""
+    if device.last_seen_at is None or now - device.last_seen_at >= SEEN_RESOLUTION:
+        Device.objects.filter(id=device.id).update(last_seen_at=now)

@@ -103,9 +103,10 @@ def live_instance(round_id: uuid.UUID) -> EnclaveInstance:
     return instance
 
 
-def is_on_this_host(instance: EnclaveInstance) -> bool:
-    """Return whether this host holds the sealing key of an enclave."""
-    return bytes(instance.attestation_key) == courier.attestation_public_key(enclave_host().directory)
+def is_served_here(round_id: uuid.UUID) -> bool:
+    """Return whether this host holds the sealing key of a round's live enclave."""
+    own_key = courier.attestation_public_key(enclave_host().directory)
+    return EnclaveInstance.objects.filter(round_id=round_id, retired_at=None, attestation_key=own_key).exists()
 
 
 def evidence_of(round_id: uuid.UUID) -> bytes:

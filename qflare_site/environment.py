@@ -32,7 +32,8 @@ DEFAULTS: dict[str, Any] = {
     "QFLARE_RATE_CHALLENGE": "30/m",
     "QFLARE_RATE_SUBMISSION": "10/m",
     "QFLARE_RATE_DOWNLOAD": "60/m",
-    "QFLARE_RATE_STRANGER_EVENTS": "60/m",
+    "QFLARE_RATE_WORK": "120/m",
+    "QFLARE_RATE_REFUSAL_EVENTS": "60/m",
     # Sessions and rounds. A key allowance can only be lowered below the protocol's own.
     "QFLARE_SESSION_REQUESTS": 64,
     "QFLARE_SESSION_SECONDS": 3600,

@@ -93,11 +93,11 @@ def problem_response(refusal: Refusal) -> ProblemResponse:
 
 
 def _record(refusal: Refusal, request: Request) -> None:
-    """Record the refusal's event. A stranger's are counted by address: nobody may fill the log from outside."""
+    """Record the refusal's event; they are counted by address, so that nobody can fill the log from outside."""
     event = refusal.audit_event
     if event is None:
         return
-    if event.actor == "stranger" and not within_limit("stranger-events", request):
+    if not within_limit("refusal-events", request):
         log.warning("event.not_recorded", kind=event.kind, code=refusal.code)
         return
     with transaction.atomic():

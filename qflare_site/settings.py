@@ -192,7 +192,8 @@ QFLARE_RATES = {
     "challenge": ENVIRONMENT["QFLARE_RATE_CHALLENGE"],
     "submission": ENVIRONMENT["QFLARE_RATE_SUBMISSION"],
     "download": ENVIRONMENT["QFLARE_RATE_DOWNLOAD"],
-    "stranger-events": ENVIRONMENT["QFLARE_RATE_STRANGER_EVENTS"],
+    "work": ENVIRONMENT["QFLARE_RATE_WORK"],
+    "refusal-events": ENVIRONMENT["QFLARE_RATE_REFUSAL_EVENTS"],
 }
 QFLARE_RATES_FAIL_OPEN = {"download"}
 
@@ -245,6 +246,7 @@ CELERY_BEAT_SCHEDULE = {
         ("audit-sequence", "audit.tasks.sequence", 2),
         ("beat-heartbeat", "qflare_site.tasks.record_beat_heartbeat", 3),
         ("sessions-sweep", "sessions.tasks.sweep_sessions", 60),
+        ("blobs-sweep", "training.tasks.sweep_blobs", 600),
         ("enclave-keys-sweep", "enclave.tasks.destroy_retired_keys", 30),
         ("enrolment-sweep", "enrollment.tasks.delete_expired_attempts", 60),
     ]

@@ -33,6 +33,7 @@ class Session(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     device = models.ForeignKey(Device, on_delete=models.PROTECT, related_name="sessions")
     suite = models.CharField(max_length=20)
+    challenge_digest = models.BinaryField(max_length=64, unique=True, help_text="Of M1, which is answered once.")
     state = models.CharField(max_length=20, choices=SessionState.choices, default=SessionState.PENDING)
     end_reason = models.CharField(max_length=100, blank=True)
     wrapped_secret = models.BinaryField(null=True)

@@ -130,7 +130,8 @@ class SealedView(APIView):
                 response = getattr(self, request.method.lower())(request, *self.args, **self.kwargs)
                 answer = opened.seal(response.status_code, CBOR_MEDIA_TYPE, encode(response.data))
                 store_answer(opened, answer)
-                note_device_seen(opened.device.id, now=now)
+        # Not in that transaction: it holds the session's row, and a revocation takes device before session.
+        note_device_seen(opened.device, now=now)
         return _sealed_response(answer)
 
     def prepare(self, request: Request) -> None:

@@ -5,7 +5,7 @@ import uuid
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db import models, transaction
+from django.db import connection, models, transaction
 
 from audit.services import consistency_proof, current_checkpoint, record_event, witness_checkpoint
 from devices import services as devices
@@ -17,9 +17,10 @@ from qflare_protocol.encoding import digest
 from qflare_protocol.epochs import EpochChain, SessionLimits, bucket_of
 from qflare_protocol.errors import Refusal
 from qflare_protocol.suites import suite_by_name
-from sessions.models import Session, SessionState
+from sessions.models import Exchange, Session, SessionState
 
 CHALLENGE_LIFETIME = timedelta(seconds=60)
+KEPT_AFTER_END = timedelta(days=1)  # longer than any M1 stays acceptable, so that a replayed one is known
 
 
 def session_limits() -> SessionLimits:
@@ -56,6 +57,10 @@ def challenge_device(message: bytes, *, now: datetime) -> bytes:
             "log-inconsistent", "The checkpoint you have seen was never signed by this log; tell the operator."
         )
     proof = consistency_proof(seen.size, checkpoint.size) if seen and checkpoint else []
+    challenge_digest = digest("M1", message)
+    if Session.objects.filter(challenge_digest=challenge_digest).exists():
+        refusal = Refusal("handshake-used", "This challenge request has been answered; make a new one.")
+        raise refusal.with_event("session.refused", actor="stranger", device=device.name, reason="replayed challenge")
     session_id = uuid.uuid4()
     note = checkpoint.note if checkpoint else None
     terms = handshake.Terms(session_id.bytes, now.timestamp(), session_limits(), note, proof)
@@ -65,6 +70,7 @@ def challenge_device(message: bytes, *, now: datetime) -> bytes:
         id=session_id,
         device=device,
         suite=pending.suite,
+        challenge_digest=challenge_digest,
         first_epoch=pending.epoch,
         epoch=pending.epoch,
         challenged_at=now,
@@ -99,12 +105,19 @@ def _authentication_failed(actor: str, reason: str, device: str) -> Refusal:
     return refusal.with_event("session.refused", actor=actor, device=device, reason=reason)
 
 
-@transaction.atomic
 def activate_session(session_id: uuid.UUID, ciphertext: bytes, confirmation: bytes, *, now: datetime) -> bytes:
     """Answer M3 with M4's MAC; from here on the session is active.
 
     Raises `Refusal`: "handshake-expired", "handshake-used", "authentication-failed".
     """
+    with transaction.atomic():
+        session, answer = _activate(session_id, ciphertext, confirmation, now)
+    # Not in that transaction: it holds the session's row, and a revocation takes device before session.
+    devices.note_device_seen(session.device, now=now)
+    return answer
+
+
+def _activate(session_id: uuid.UUID, ciphertext: bytes, confirmation: bytes, now: datetime) -> tuple[Session, bytes]:
     session = Session.objects.select_for_update(of=("self",)).select_related("device").filter(id=session_id).first()
     if session is None or session.device.state != DeviceState.ACTIVE:
         raise Refusal("handshake-expired", "There is no such challenge; start a new handshake.")
@@ -126,9 +139,8 @@ def activate_session(session_id: uuid.UUID, ciphertext: bytes, confirmation: byt
     session.expires_at = now + timedelta(seconds=session_limits().lifetime_seconds)
     store_chain(session, chain)
     session.save(update_fields=("state", "activated_at", "expires_at", "wrapped_secret", "epoch"))
-    devices.note_device_seen(session.device_id, now=now)
     record_event("session.opened", actor=session.device.actor, payload=_payload(session) | {"suite": session.suite})
-    return answer
+    return session, answer
 
 
 def store_chain(session: Session, chain: EpochChain) -> None:
@@ -179,21 +191,37 @@ def _end_sessions_of(device: Device, reason: str, actor: str, now: datetime) -> 
 
 
 def _end(sessions: models.QuerySet[Session] | models.Manager[Session], reason: str, now: datetime) -> int:
-    return sessions.exclude(state=SessionState.ENDED).update(
-        state=SessionState.ENDED, end_reason=reason, wrapped_secret=None, ended_at=now
+    """End sessions inside the caller's transaction: forget their keys, and the answers sealed under them."""
+    ids = list(sessions.exclude(state=SessionState.ENDED).values_list("id", flat=True))
+    Exchange.objects.filter(session_id__in=ids).delete()
+    return (
+        Session.objects.filter(id__in=ids)
+        .exclude(state=SessionState.ENDED)
+        .update(state=SessionState.ENDED, end_reason=reason, wrapped_secret=None, ended_at=now)
     )
 
 
 def sweep_sessions(*, now: datetime) -> None:
-    """Forget the keys of expired sessions, and move idle chains on so that old epochs are forgotten."""
+    """Forget the keys of expired sessions, move idle chains on so that old epochs are forgotten, delete old rows."""
     with transaction.atomic():
         _end(Session.objects.filter(expires_at__lte=now), "expired", now)
+        Session.objects.filter(ended_at__lte=now - KEPT_AFTER_END).delete()
     idle = Session.objects.filter(state=SessionState.ACTIVE, epoch__lt=bucket_of(now.timestamp()))
     for session_id in idle.values_list("id", flat=True):
         with transaction.atomic():
             session = Session.objects.select_for_update().filter(id=session_id, state=SessionState.ACTIVE).first()
             if session is not None:
                 _advance_idle(session, now)
+
+
+def empty_write_ahead_log() -> None:
+    """On SQLite, move the write-ahead log into the database: a key that was forgotten still stands there.
+
+    Must be called outside of any transaction. PostgreSQL's dead rows go with its vacuum.
+    """
+    if connection.vendor == "sqlite":
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _advance_idle(session: Session, now: datetime) -> None:

@@ -10,3 +10,4 @@ from sessions import services
 def sweep_sessions() -> None:
     """Forget the keys of sessions that are over and of epochs that are past."""
     services.sweep_sessions(now=timezone.now())
+    services.empty_write_ahead_log()

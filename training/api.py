@@ -30,6 +30,8 @@ UPDATE_MEDIA_TYPE = "application/vnd.qflare.update"
 class WorkView(SealedView):
     """`POST /api/work`: the round that waits for this device, or when to ask again."""
 
+    rate_limit_scope = "work"
+
     def post(self, request: Request) -> Response:
         require_map(opened_cbor(request), frozenset(), "work request")
         return Response(work_for(request.user, now=timezone.now()))

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from django.conf import settings
 from qflare_protocol.errors import Refusal
 
 PIECE_BYTES = 1 << 20
+DRAFT_PREFIX = ".draft-"
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,12 @@ def blob_path(digest: str) -> Path:
 
 
 def store_blob(
-    pieces: Iterable[bytes], *, expected_digest: bytes | None = None, maximum_bytes: int | None = None
+    pieces: Iterable[bytes], *, expected_digest: bytes | None = None, expected_bytes: int | None = None
 ) -> StoredBlob:
     """Write a blob to stable storage under its digest; writing the same blob again is harmless.
 
-    The blob appears under its name only when it is complete and on disk. Raises `Refusal`:
-    "digest-mismatch" when the bytes are not the expected ones, "update-too-large" above the maximum.
+    The blob appears under its name only when it is complete, as expected and on disk. Raises
+    `Refusal("digest-mismatch")` when the bytes or their number are not the expected ones.
     """
     folder = Path(settings.QFLARE_BLOB_DIR)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -51,11 +52,11 @@ def store_blob(
     with _draft(folder) as draft:
         for piece in pieces:
             size += len(piece)
-            if maximum_bytes is not None and size > maximum_bytes:
-                raise Refusal("update-too-large", f"The sealed update may have at most {maximum_bytes} bytes.")
+            if expected_bytes is not None and size > expected_bytes:
+                break
             hasher.update(piece)
             draft.write(piece)
-        if expected_digest is not None and hasher.digest() != expected_digest:
+        if expected_digest not in (None, hasher.digest()) or expected_bytes not in (None, size):
             raise Refusal("digest-mismatch", "The bytes received are not the ones the manifest names; send them again.")
         draft.flush()
         os.fsync(draft.fileno())
@@ -65,7 +66,7 @@ def store_blob(
 
 @contextmanager
 def _draft(folder: Path) -> Iterator[IO[bytes]]:
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".draft-", delete=False) as draft:
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=DRAFT_PREFIX, delete=False) as draft:
         try:
             yield draft
         finally:
@@ -91,6 +92,15 @@ def open_blob(digest: str) -> IO[bytes]:
         raise Refusal("not-found", "There is no blob of that name.") from error
 
 
-def delete_blob(digest: str) -> None:
-    """Delete a blob; one that is gone already stays gone."""
-    blob_path(digest).unlink(missing_ok=True)
+def delete_unreferenced_blobs(referenced: Container[str], *, older_than_seconds: float, now: float) -> int:
+    """Delete blobs and drafts that nothing names and that have lain for long; return how many.
+
+    `now` is a Unix time. The age protects what is being handed in: a blob is written, or written
+    again, before the row that names it.
+    """
+    folder, deleted = Path(settings.QFLARE_BLOB_DIR), 0
+    for path in [*folder.glob(f"{DRAFT_PREFIX}*"), *folder.glob("??/*")]:
+        if path.name not in referenced and now - path.stat().st_mtime > older_than_seconds:
+            path.unlink(missing_ok=True)
+            deleted += 1
+    return deleted

@@ -7,7 +7,7 @@ from celery import shared_task
 from django.utils import timezone
 
 from qflare_protocol.errors import Refusal
-from training.services import evaluation, rounds, steps
+from training.services import blob_sweep, evaluation, rounds, steps
 from training.services.tick import Dispatch
 from training.services.tick import tick as run_tick
 
@@ -45,6 +45,12 @@ def open_scheduled_round(federation_id: str) -> None:
         log.info("scheduled_round_not_opened", federation_id=federation_id, detail=refusal.detail)
         return
     prepare_round.apply_async((str(opened.id),), expires=DISPATCH_EXPIRES_SECONDS)
+
+
+@shared_task
+def sweep_blobs() -> None:
+    """Delete blobs that nothing needs any more."""
+    blob_sweep.sweep_blobs(now=timezone.now())
 
 
 @shared_task

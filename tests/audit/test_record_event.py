@@ -109,3 +109,12 @@ def test_an_event_that_is_in_the_log_cannot_be_deleted(make_log: Any) -> None:
     make_log(1)
     with pytest.raises(IntegrityError):
         Event.objects.all().delete()
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("number", [1e22, 0.1, -1.5e300, 2**53, 3.0])
+def test_a_number_that_a_database_writes_otherwise_does_not_stall_the_log(number: float) -> None:
+    with transaction.atomic():
+        services.record_event("test.happened", actor="system", payload={"number": number})
+    assert services.sequence_events() == 1
+    assert Entry.objects.get().payload == {"number": number}

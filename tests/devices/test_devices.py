@@ -94,7 +94,7 @@ def test_registering_a_taken_name_or_key_leaves_nothing(alice):
 
 def test_being_heard_is_noted_without_an_event(alice):
     events, now = Event.objects.count(), timezone.now()
-    note_device_seen(alice.device.id, now=now)
+    note_device_seen(alice.device, now=now)
     assert alice.device.last_seen_at == now
     assert Event.objects.count() == events
 

@@ -29,6 +29,13 @@ class FailingTrainer(SmallTrainer):
         raise ValueError("no data here")
 
 
+class DivergedTrainer(SmallTrainer):
+    """Evaluation gives what is not a number."""
+
+    def evaluate(self, model: Tensors) -> dict[str, float]:
+        return {"loss": float("nan")}
+
+
 class SilentTrainer(SmallTrainer):
     """Evaluation ends the process before it has said anything."""
 

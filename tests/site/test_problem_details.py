@@ -216,8 +216,8 @@ def test_a_refusal_without_event_records_none(client, monkeypatch):
 
 
 @pytest.mark.django_db
-def test_strangers_cannot_fill_the_log_beyond_their_limit(settings, rf):
-    settings.QFLARE_RATES = settings.QFLARE_RATES | {"stranger-events": "3/m"}
+def test_refused_requests_cannot_fill_the_log_beyond_their_limit(settings, rf):
+    settings.QFLARE_RATES = settings.QFLARE_RATES | {"refusal-events": "3/m"}
     context = {"view": None, "request": rf.post("/api/work", REMOTE_ADDR="192.0.2.77")}
     for _ in range(5):
         refusal = Refusal("request-not-authentic", "It does not open.")

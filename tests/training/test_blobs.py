@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qflare_protocol.errors import Refusal
-from training.blobs import blob_path, delete_blob, open_blob, pieces_of, store_blob
+from training.blobs import blob_path, delete_unreferenced_blobs, open_blob, pieces_of, store_blob
 
 
 @pytest.fixture(autouse=True)
@@ -48,13 +48,20 @@ def test_other_bytes_than_expected_leave_nothing(store):
     assert files(store) == []
 
 
-def test_more_bytes_than_allowed_leave_nothing_and_are_not_read_to_the_end(store):
+@pytest.mark.parametrize("expected_bytes", [2, 4])
+def test_more_or_fewer_bytes_than_expected_leave_nothing(store, expected_bytes):
+    with pytest.raises(Refusal, match="digest-mismatch"):
+        store_blob([b"one"], expected_bytes=expected_bytes)
+    assert files(store) == []
+
+
+def test_far_more_bytes_than_expected_are_not_read_to_the_end(store):
     def endless():
         while True:
             yield bytes(1000)
 
-    with pytest.raises(Refusal, match="update-too-large"):
-        store_blob(endless(), maximum_bytes=5000)
+    with pytest.raises(Refusal, match="digest-mismatch"):
+        store_blob(endless(), expected_bytes=5000)
     assert files(store) == []
 
 
@@ -82,10 +89,20 @@ def test_a_blob_that_cannot_be_published_leaves_nothing(store, monkeypatch):
 def test_no_name_leads_out_of_the_store(name):
     if len(name) == 64 and not set(name) - set("0123456789abcdef"):
         return
-    for use in (blob_path, open_blob, delete_blob):
+    for use in (blob_path, open_blob):
         with pytest.raises(Refusal, match="not-found"):
             use(name)
 
 
 def test_pieces_are_bounded():
     assert [len(piece) for piece in pieces_of(io.BytesIO(bytes((1 << 20) + 1)))] == [1 << 20, 1]
+
+
+def test_only_what_nothing_names_and_has_lain_for_long_is_deleted(store):
+    kept, orphan = store_blob([b"kept"]).digest, store_blob([b"orphan"]).digest
+    draft = store / ".draft-abc"
+    draft.write_bytes(b"left by a killed writer")
+    written = blob_path(orphan).stat().st_mtime
+    assert delete_unreferenced_blobs({kept}, older_than_seconds=3600, now=written + 3500) == 0
+    assert delete_unreferenced_blobs({kept}, older_than_seconds=3600, now=written + 3700) == 2
+    assert files(store) == [blob_path(kept)]

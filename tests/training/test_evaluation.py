@@ -47,7 +47,12 @@ def test_a_version_that_a_worker_evaluates_is_not_due_until_its_lease_is_over(se
 @pytest.mark.django_db
 @pytest.mark.parametrize(
     ("trainer", "complaint"),
-    [("FailingTrainer", "no data here"), ("SilentTrainer", "one line of JSON"), ("Missing", "no class Missing")],
+    [
+        ("FailingTrainer", "no data here"),
+        ("DivergedTrainer", "finite metrics"),
+        ("SilentTrainer", "one line of JSON"),
+        ("Missing", "no class Missing"),
+    ],
 )
 def test_an_evaluator_that_fails_is_reported_and_not_tried_for_ever(trainer: str, complaint: str) -> None:
     version = version_with(f"{TRAINERS}:{trainer}")

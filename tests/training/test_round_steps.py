@@ -22,8 +22,10 @@ from qflare_protocol.tensors import decode_tensors, encode_tensors
 from tests.open_rounds import make_federation
 from tests.people import OPERATOR, Person, enrol
 from tests.system.running_site import KnownUpdateTrainer
+from training.blobs import blob_path
 from training.models import Federation, FederationState, ParticipationState, Round, RoundState, Update
 from training.services import rounds, steps
+from training.services.publication import LeaseLost
 
 CHANGE = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
 
@@ -225,3 +227,67 @@ def test_a_stored_model_comes_back_as_it_was(federation: Federation) -> None:
     model = steps.load_model(federation.current_version)
     assert blake3.blake3(model).digest() == bytes(federation.current_version.digest)
     assert encode_tensors(decode_tensors(model)) == model
+
+
+def test_a_damaged_base_model_fails_the_round_and_keeps_every_update(
+    federation: Federation, fleet: list[Person]
+) -> None:
+    round_ = collected(federation, fleet, honest_changes())
+    blob = blob_path(round_.base_version.blob_digest)
+    content = bytearray(blob.read_bytes())
+    content[-1] ^= 1
+    blob.write_bytes(content)
+    assert not steps.aggregate_round(round_.id, now=timezone.now())
+    round_.refresh_from_db()
+    assert (round_.state, round_.restarts) == (RoundState.FAILED, 0)
+    assert "damaged" in round_.end_reason
+    assert Update.objects.count() == 4
+
+
+def test_a_step_that_never_ends_fails_the_round_in_the_end(
+    federation: Federation, fleet: list[Person], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    round_, now = collected(federation, fleet, honest_changes()), timezone.now()
+
+    def full(*args: object, **options: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(steps.enclave, "aggregate", full)
+    for _ in range(steps.MAX_ATTEMPTS):
+        with pytest.raises(OSError, match="no space"):
+            steps.aggregate_round(round_.id, now=now)
+        now += timedelta(hours=1)
+    assert not steps.aggregate_round(round_.id, now=now)
+    round_.refresh_from_db()
+    assert round_.state == RoundState.FAILED
+    assert "never ended" in round_.end_reason
+
+
+def test_a_round_that_begins_anew_after_a_decision_completes(
+    federation: Federation, fleet: list[Person], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    round_ = collected(federation, fleet, honest_changes())
+
+    def dies(*args: object) -> None:
+        raise LeaseLost
+
+    with monkeypatch.context() as before_publication:
+        before_publication.setattr(steps, "publish_result", dies)
+        assert not steps.aggregate_round(round_.id, now=timezone.now())
+    EnclaveInstance.objects.filter(round_id=round_.id).update(wrapped_keys=b"\x00" * 200)
+    assert not steps.aggregate_round(round_.id, now=timezone.now() + timedelta(hours=1))
+    assert steps.prepare_round(round_.id, now=timezone.now())
+    for person, change in zip(fleet, reversed(honest_changes()), strict=True):
+        hand_in(person, change)
+    assert rounds.close_round(round_.id, now=timezone.now())
+    assert steps.aggregate_round(round_.id, now=timezone.now())
+
+
+def test_a_host_that_does_not_hold_the_key_leaves_the_round_to_the_one_that_does(
+    federation: Federation, fleet: list[Person]
+) -> None:
+    round_ = collected(federation, fleet, honest_changes())
+    EnclaveInstance.objects.filter(round_id=round_.id).update(attestation_key=bytes(1312))
+    assert not steps.aggregate_round(round_.id, now=timezone.now())
+    round_.refresh_from_db()
+    assert (round_.attempts, round_.lease_holder) == (0, None)

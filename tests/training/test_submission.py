@@ -137,7 +137,7 @@ def test_a_round_that_closes_while_the_update_streams_in_takes_it_no_more(line, 
         ({"sample_count": 1001}, "sample-count-refused"),
         ({"ciphertext_digest": bytes(32)}, "digest-mismatch"),
         ({"ciphertext_bytes": len(SEALED) + 1}, "digest-mismatch"),
-        ({"ciphertext_bytes": len(SEALED) - 1}, "update-too-large"),
+        ({"ciphertext_bytes": len(SEALED) - 1}, "digest-mismatch"),
         ({"ciphertext_bytes": 4097}, "update-too-large"),
     ],
 )
@@ -194,7 +194,7 @@ def test_a_truncated_update_is_refused(line, honest, kept):
 
 def test_an_update_with_bytes_behind_it_is_refused(line, honest):
     with nothing_changed():
-        assert_refused(send_submission(line, honest.body() + b"\0"), "update-too-large")
+        assert_refused(send_submission(line, honest.body() + b"\0"), "digest-mismatch")
 
 
 def test_an_update_with_a_changed_byte_is_refused(line, honest):

@@ -12,7 +12,7 @@ from qflare_protocol.chunked import open_chunks
 from qflare_protocol.errors import Refusal
 from tests.open_rounds import MODEL, Submission, make_federation
 from tests.people import assert_refused, nothing_changed
-from training.blobs import delete_blob
+from training.blobs import blob_path
 from training.models import Federation, ModelVersion, Participation, Round
 from training.services.federations import MODEL_CONTEXT, pause_federation, resume_federation, schedule_rounds
 
@@ -111,8 +111,7 @@ def test_only_models_are_served_as_blobs(running, alice):
 
 def test_a_blob_that_was_lost_is_not_a_server_error(federation, mallory):
     digest = ModelVersion.objects.get().blob_digest
-    delete_blob(digest)
-    delete_blob(digest)
+    blob_path(digest).unlink()
     assert_refused(mallory.http.send("GET", f"/api/blobs/{digest}"), "not-found")
 
 

@@ -26,6 +26,8 @@ from training.services.steps import load_model
 
 log = structlog.get_logger(__name__)
 
+LARGEST_METRIC = 1e12
+
 
 def due_evaluations(now: datetime) -> QuerySet[ModelVersion]:
     """Return the versions that nobody has evaluated or is evaluating."""
@@ -99,6 +101,14 @@ def _run_evaluator(version: ModelVersion, allowance: timedelta) -> dict[str, flo
 def _metrics_from(output: str) -> dict[str, float]:
     try:
         metrics = json.loads(output.strip().splitlines()[-1])
-        return {str(name): float(value) for name, value in metrics.items()}
+        return {str(name): _finite(float(value)) for name, value in metrics.items()}
     except (ValueError, IndexError, AttributeError, TypeError) as error:
-        raise Refusal("internal-error", "The evaluator did not print its metrics as one line of JSON.") from error
+        raise Refusal(
+            "internal-error", "The evaluator did not print finite metrics up to 1e12 as one line of JSON."
+        ) from error
+
+
+def _finite(value: float) -> float:
+    if not abs(value) <= LARGEST_METRIC:  # refuses NaN as well
+        raise ValueError("a metric is out of range")
+    return value

@@ -55,7 +55,12 @@ def prepare_round(round_id: uuid.UUID, *, now: datetime) -> bool:
 
 
 def aggregate_round(round_id: uuid.UUID, *, now: datetime) -> bool:
-    """Aggregate a closed round in its enclave and publish the model; return whether this call did."""
+    """Aggregate a closed round in its enclave and publish the model; return whether this call did.
+
+    On a host that does not hold the round's sealing key nothing is begun: another worker takes it.
+    """
+    if not enclave.is_served_here(round_id):
+        return False
     return _run_step(round_id, RoundState.AGGREGATING, _aggregate, now)
 
 
@@ -66,6 +71,8 @@ def _run_step(round_id: uuid.UUID, state: RoundState, step: Callable[[Round, uui
         return False
     round_ = Round.objects.select_related("federation", "base_version").get(id=round_id)
     try:
+        if round_.attempts > MAX_ATTEMPTS:
+            raise Refusal("internal-error", f"The step never ended in {MAX_ATTEMPTS} attempts; see the worker's log.")
         with _kept_lease(round_id, holder, lease_time):
             step(round_, holder)
     except LeaseLost:
@@ -117,6 +124,8 @@ def _step_refused(round_: Round, holder: uuid.UUID, refusal: Refusal) -> None:
 def _prepare(round_: Round, holder: uuid.UUID) -> None:
     started_at, started = timezone.now(), time.monotonic()
     federation = round_.federation
+    if round_.restarts:
+        enclave.destroy_retired_keys(now=started_at)  # what the lost enclave decided must not bind the new one
     prepared = enclave.start_enclave(round_.id, federation.id, round_.aggregation_policy())
     now = timezone.now()
     with transaction.atomic():
@@ -139,9 +148,6 @@ def _prepare(round_: Round, holder: uuid.UUID) -> None:
 def _aggregate(round_: Round, holder: uuid.UUID) -> None:
     started_at, started = timezone.now(), time.monotonic()
     instance = enclave.live_instance(round_.id)
-    if not enclave.is_on_this_host(instance):
-        release_lease(round_.id, holder)
-        raise LeaseLost
     base, model = load_model(round_.base_version), bytearray()
     signed, result = enclave.aggregate(
         instance,
@@ -168,12 +174,15 @@ def _aggregate(round_: Round, holder: uuid.UUID) -> None:
 
 
 def load_model(version: ModelVersion) -> bytes:
-    """Return a stored model version, decrypted."""
+    """Return a stored model version, decrypted. Raises `Refusal("internal-error")` when its blob is damaged."""
     key = envelope.unwrap(
         bytes(version.wrapped_content_key), **ModelVersion.envelope(version.federation_id, version.number)
     )
-    with open_blob(version.blob_digest) as blob:
-        return b"".join(open_chunks(key, pieces_of(blob), context=MODEL_CONTEXT))
+    try:
+        with open_blob(version.blob_digest) as blob:
+            return b"".join(open_chunks(key, pieces_of(blob), context=MODEL_CONTEXT))
+    except Refusal as refusal:  # never to be taken for a lost enclave key
+        raise Refusal("internal-error", f"The stored model of {version} is damaged: {refusal.detail}") from refusal
 
 
 def _sealed_updates(round_: Round) -> list[SealedUpdate]:

@@ -1,0 +1,20 @@
+"""Blobs that nothing needs any more: of refused submissions, of rounds that are over, of killed writers."""
+
+from datetime import datetime, timedelta
+
+from training.blobs import delete_unreferenced_blobs
+from training.models import UNFINISHED, ModelVersion, Update
+
+UNREFERENCED_FOR = timedelta(hours=1)
+
+
+def sweep_blobs(*, now: datetime) -> int:
+    """Delete them, and return how many. An update of a finished round can be opened by nobody: its key is destroyed."""
+    running = Update.objects.filter(participation__round__state__in=UNFINISHED)
+    referenced = {
+        *ModelVersion.objects.values_list("blob_digest", flat=True),
+        *running.values_list("blob_digest", flat=True),
+    }
+    return delete_unreferenced_blobs(
+        referenced, older_than_seconds=UNREFERENCED_FOR.total_seconds(), now=now.timestamp()
+    )
