@@ -1,9 +1,10 @@
 """HTTP to the server: problem details become refusals, passing failures are told apart from final ones."""
 
+import copy
 import json
 import ssl
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -25,13 +26,19 @@ class ServerUnreachable(Exception):  # noqa: N818 - it says what happened
 
 
 class Http:
-    """One keep-alive connection to one server."""
+    """One keep-alive connection to one server, which reads no more of a body than it has to."""
+
+    _maximum_bytes = MAX_ANSWER_BYTES
 
     def __init__(self, server: str, *, timeout_seconds: float = 30.0) -> None:
         # The system's authorities, or those of SSL_CERT_FILE; without trust_env httpx would look for neither.
         authorities = ssl.create_default_context()
         self._client = httpx.Client(
-            base_url=server.rstrip("/"), timeout=timeout_seconds, trust_env=False, verify=authorities
+            base_url=server.rstrip("/"),
+            timeout=timeout_seconds,
+            trust_env=False,
+            verify=authorities,
+            headers={"Accept-Encoding": "identity"},
         )
 
     def close(self) -> None:
@@ -41,11 +48,36 @@ class Http:
     def send(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> httpx.Response:
-        """Send one request. Raises `ServerUnreachable` for network failures."""
+        """Send one request and return the answer, all of its body read.
+
+        Raises `ServerUnreachable` for network failures and a compressed body, which nobody asked for
+        and which could be of any size, `Refusal("message-too-large")` as soon as a body has more than
+        16 MiB or, in a download, more than was announced.
+        """
         try:
-            return self._client.request(method, path, content=body, headers=dict(headers or {}))
+            with self._client.stream(method, path, content=body, headers=dict(headers or {})) as response:
+                content = self._bounded_body(response)
         except httpx.TransportError as error:
             raise ServerUnreachable(f"{type(error).__name__}: {error}") from error
+        return httpx.Response(response.status_code, headers=response.headers, content=content)
+
+    def _bounded_body(self, response: httpx.Response) -> bytes:
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise ServerUnreachable("The answer is compressed, which was not asked for.")
+        # A refusal may be longer than the few bytes that were announced of a blob.
+        maximum_bytes = self._maximum_bytes if response.is_success else MAX_ANSWER_BYTES
+        body = bytearray()
+        for part in response.iter_bytes():
+            body += part
+            if len(body) > maximum_bytes:
+                raise Refusal("message-too-large", f"The server sent more than the {maximum_bytes} bytes expected.")
+        return bytes(body)
+
+    def _reading_at_most(self, maximum_bytes: int) -> Self:
+        """Return the same connection with another bound on successful answers."""
+        bounded = copy.copy(self)
+        bounded._maximum_bytes = maximum_bytes
+        return bounded
 
     def post_cbor(self, path: str, message: Mapping[str, Any]) -> dict[str, Any]:
         """Post a CBOR map and return the answered one.
@@ -59,13 +91,11 @@ class Http:
         return answered_map(response.content)
 
     def download(self, path: str, *, maximum_bytes: int) -> bytes:
-        """Return a body of at most `maximum_bytes`. Raises as `post_cbor`."""
-        response = self.send("GET", path)
+        """Return a body of at most `maximum_bytes`; reading stops there. Raises as `post_cbor`."""
+        response = self._reading_at_most(maximum_bytes).send("GET", path)
         raise_for_problem(
             response.status_code, response.headers.get("Content-Type", ""), response.content, response.headers
         )
-        if len(response.content) > maximum_bytes:
-            raise Refusal("message-too-large", "The server sent more bytes than it announced.")
         return response.content
 
 

@@ -70,13 +70,17 @@ class DeviceSession:
     def request(self, method: str, path: str, body: bytes, content_type: str) -> dict[str, Any]:
         """Send one sealed request; a session that ended meanwhile is renewed once.
 
-        Raises `Refusal` for what the server refuses, `ServerUnreachable` for what may pass.
+        Raises `Refusal` for what the server refuses, `ServerUnreachable` for what may pass, such as an
+        unsealed answer that calls the new session used up too: anybody on the way can send that.
         """
         for renewed in (False, True):
             session = self._current(len(body))
             try:
                 return self._exchange(session, method, path, body, content_type)
             except Refusal as refusal:
+                if renewed and isinstance(refusal, _UnsealedRefusal):
+                    detail = f"an unsealed answer said {refusal.code} again, right after a handshake"
+                    raise ServerUnreachable(detail) from refusal
                 if renewed or refusal.code not in RENEW:
                     raise
                 log.info("session_renewed", because=refusal.code)
@@ -219,6 +223,10 @@ class _WrongClock(Exception):  # noqa: N818 - internal turn of the handshake, no
         self.server_time, self.refusal = server_time, refusal
 
 
+class _UnsealedRefusal(Refusal):
+    """A refusal, with a code of `RENEW`, that the session's key does not vouch for."""
+
+
 def _raise_for_unsealed(response: httpx.Response) -> None:
     """An answer outside the session is nobody's word: it may make us shake hands again, and nothing else."""
     content_type = response.headers.get("Content-Type", "")
@@ -226,7 +234,7 @@ def _raise_for_unsealed(response: httpx.Response) -> None:
         raise_for_problem(response.status_code, content_type, response.content, response.headers)
     except Refusal as refusal:
         if refusal.code in RENEW:
-            raise
+            raise _UnsealedRefusal(refusal.code, refusal.detail) from refusal
         raise ServerUnreachable(f"an unsealed answer said {refusal.code}: {refusal.detail}") from refusal
     raise ServerUnreachable("an answer came unsealed")
 

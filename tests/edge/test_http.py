@@ -1,13 +1,17 @@
 """Answers of a server, honest or not: a refusal, something to try again, or bytes."""
 
 import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_client.http import CBOR, PROBLEM, Http, ServerUnreachable, answered_map, raise_for_problem
+from edge_client.http import CBOR, MAX_ANSWER_BYTES, PROBLEM, Http, ServerUnreachable, answered_map, raise_for_problem
 from qflare_protocol.encoding import encode
 from qflare_protocol.errors import TYPE_PREFIX, Refusal
 
@@ -93,3 +97,103 @@ def test_a_download_is_bounded():
         http.download("/blob", maximum_bytes=4)
     with pytest.raises(ServerUnreachable):
         client(lambda request: httpx.Response(404)).download("/blob", maximum_bytes=4)
+
+
+def test_a_refusal_may_be_longer_than_what_was_announced():
+    http = client(lambda request: httpx.Response(403, headers={"Content-Type": PROBLEM}, content=problem()))
+    with pytest.raises(Refusal, match="token-used"):
+        http.download("/blob", maximum_bytes=4)
+
+
+def test_an_answer_of_16_mib_is_read_and_a_byte_more_is_not():
+    assert len(client(lambda request: httpx.Response(200, content=bytes(MAX_ANSWER_BYTES))).send("GET", "/").content)
+    with pytest.raises(Refusal, match="message-too-large"):
+        client(lambda request: httpx.Response(200, content=bytes(MAX_ANSWER_BYTES + 1))).send("GET", "/")
+
+
+class Endless:
+    """A server that sends a head and then parts of a body for ever, and counts what it got rid of."""
+
+    def __init__(self, head: bytes, part: bytes) -> None:
+        self.head, self.part, self.sent_bytes = head, part, 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve)
+
+    def _serve(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection:
+            connection.settimeout(20)
+            connection.recv(1 << 16)
+            try:
+                connection.sendall(self.head + b"\r\n\r\n")
+                while self.sent_bytes < 1 << 28:
+                    connection.sendall(self.part)
+                    self.sent_bytes += len(self.part)
+            except OSError:
+                return  # the client hung up, as it should
+
+    @contextmanager
+    def running(self) -> Iterator[Http]:
+        """Serve one connection; at the end nothing is left behind."""
+        self._thread.start()
+        http = Http(self.url)
+        try:
+            yield http
+        finally:
+            http.close()
+            self._thread.join()
+            self._listener.close()
+
+
+CHUNKED = b"Transfer-Encoding: chunked"
+PART = b"10000\r\n" + bytes(1 << 16) + b"\r\n"
+HEADS = [
+    (b"HTTP/1.1 200 OK\r\nConnection: close", bytes(1 << 16)),
+    (b"HTTP/1.1 200 OK\r\n" + CHUNKED, PART),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000", bytes(1 << 16)),
+    (b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/problem+json\r\n" + CHUNKED, PART),
+]
+SOCKET_BUFFERS = 16 << 20
+
+
+@pytest.mark.parametrize(("head", "part"), HEADS, ids=["until closed", "chunked", "announced", "problem"])
+def test_a_server_that_sends_for_ever_is_hung_up_on(head, part):
+    calls = [
+        lambda http: http.download("/blob", maximum_bytes=1000),
+        lambda http: http.post_cbor("/api/x", {}),
+        lambda http: http.send("GET", "/health"),
+    ]
+    for call in calls:
+        server = Endless(head, part)
+        with server.running() as http, pytest.raises(Refusal, match="message-too-large"):
+            call(http)
+        assert server.sent_bytes <= MAX_ANSWER_BYTES + SOCKET_BUFFERS
+
+
+def test_a_download_stops_at_the_announced_size_and_not_at_that_of_an_answer():
+    seen = []
+
+    def parts():
+        for _ in range(100):
+            seen.append(1)
+            yield bytes(1000)
+
+    http = client(lambda request: httpx.Response(200, content=parts()))
+    with pytest.raises(Refusal, match="message-too-large"):
+        http.download("/blob", maximum_bytes=2500)
+    assert len(seen) == 3
+
+
+def test_a_blob_may_be_larger_than_an_answer():
+    size = MAX_ANSWER_BYTES + 5
+    http = client(lambda request: httpx.Response(200, content=bytes(size)))
+    assert len(http.download("/blob", maximum_bytes=size)) == size
+    with pytest.raises(Refusal, match="message-too-large"):
+        http.send("GET", "/")
+
+
+def test_a_compressed_answer_is_not_unpacked():
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nConnection: close"
+    with Endless(head, bytes(1 << 16)).running() as http, pytest.raises(ServerUnreachable, match="compressed"):
+        http.download("/blob", maximum_bytes=1000)

@@ -12,6 +12,7 @@ from edge_client.backoff import Backoff
 from edge_client.device_state import DeviceStateFile, EnclavePins
 from edge_client.http import ServerUnreachable
 from edge_client.round_worker import RoundWorker
+from edge_client.session import RENEW
 from edge_client.trainer import Trainer
 from qflare_protocol.errors import Refusal
 from tests.edge.trainers import ReshapingTrainer, SmallTrainer
@@ -155,6 +156,60 @@ def test_an_unsealed_refusal_does_not_make_a_device_drop_its_update(running: Rou
         worker_of(alice, http=ForgesRefusals()).work_once()
     assert DeviceStateFile(alice.home).kept_submission() is not None
     assert worker_of(alice).run(rounds=1) == 1
+
+
+class CallsSessionsOver(DjangoHttp):
+    """A man in the middle who answers sealed requests with an unsealed "your session is over"."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__()
+        self.code, self.forging, self.handshakes = code, True, 0
+
+    def send(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Any:
+        self.handshakes += path == "/api/challenge"
+        if not self.forging or "Authorization" not in (headers or {}):
+            return super().send(method, path, body, headers)
+        problem = Refusal(self.code, "Says who?").as_problem_details()
+        headers = {"Content-Type": "application/problem+json"}
+        return httpx.Response(problem["status"], headers=headers, json=problem)
+
+
+@pytest.mark.parametrize("code", sorted(RENEW))
+def test_forged_ends_of_the_session_cost_a_handshake_each_and_pass(running: Round, alice: Person, code: str) -> None:
+    http = CallsSessionsOver(code)
+    worker = worker_of(alice, http=http)
+    with pytest.raises(ServerUnreachable, match=f"{code} again"):
+        worker.work_once()
+    assert http.handshakes == 1 + 3  # the first, and one for each attempt
+    http.forging = False
+    assert worker.run(rounds=1) == 1
+
+
+def test_a_forged_end_of_the_session_does_not_make_a_device_drop_its_update(running: Round, alice: Person) -> None:
+    with pytest.raises(ServerUnreachable):
+        worker_of(alice, http=LosesAnswers(100)).work_once()
+    http = CallsSessionsOver("session-limit-reached")  # sealed, it would be the end of the update
+    worker = worker_of(alice, http=http)
+    with pytest.raises(ServerUnreachable, match="unsealed"):
+        worker.run(rounds=1)
+    assert DeviceStateFile(alice.home).kept_submission() is not None
+    http.forging = False
+    assert worker.run(rounds=1) == 1
+    assert Update.objects.filter(participation__device=alice.device).count() == 1
+
+
+def test_a_device_that_runs_for_ever_outlasts_the_man_in_the_middle(running: Round, alice: Person) -> None:
+    http = CallsSessionsOver("session-expired")
+    worker = worker_of(alice, http=http)
+    worker._backoff = Backoff(base_seconds=0.001, maximum_seconds=0.001)
+    forge = http.send
+
+    def give_up_after_ten(*arguments: Any) -> Any:
+        http.forging = http.handshakes < 10
+        return forge(*arguments)
+
+    http.send = give_up_after_ten  # type: ignore[method-assign]
+    assert worker.run(rounds=1) == 1
 
 
 def test_a_device_does_not_train_from_an_older_model_than_it_has_seen(running: Round, alice: Person) -> None:
