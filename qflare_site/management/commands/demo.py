@@ -33,7 +33,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--devices", type=int, default=10, help="edge devices, 3 to 100 (default 10)")
         parser.add_argument("--poisoned", type=int, default=2, help="how many of them attack (default 2)")
-        parser.add_argument("--rounds", type=int, default=5, help="rounds to train (default 5)")
+        parser.add_argument("--rounds", type=int, default=5, help="rounds to train, 3 to 100 (default 5)")
         parser.add_argument("--seed", type=int, default=1, help="seed of data split and training (default 1)")
         parser.add_argument("--json", type=Path, metavar="FILE", help="write the report to this file")
         parser.add_argument("--keep", action="store_true", help="keep the site running at the end, to look around")
