@@ -128,7 +128,8 @@ def aggregate(
 ) -> tuple[bytes, RoundResult]:
     """Run the round in a sealed successor process; return the signed result and its verified content.
 
-    Raises `Refusal`: "too-few-updates", "enclave-failed", "sealing-refused", "invalid-signature".
+    Raises `Refusal`: "too-few-updates", "conflict", "decryption-failed", "enclave-failed",
+    "sealing-refused", "invalid-signature".
     """
     signed = courier.aggregate_round(
         enclave_host(),

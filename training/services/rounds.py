@@ -30,6 +30,7 @@ from training.models import (
 )
 
 MAX_ROSTER_BYTES = 1 << 28
+ALREADY_RUNNING = "A round of this federation is running already; wait for its end."
 MAX_COUNTED_FAILURES = 12
 MAX_RESTARTS = 3
 LONGEST_WAIT_AFTER_FAILURES_SECONDS = 3600
@@ -43,7 +44,9 @@ def open_round(federation_id: uuid.UUID, *, actor: str, now: datetime) -> Round:
     needs.
     """
     with transaction.atomic():
-        federation = Federation.objects.select_for_update(of=("self",)).filter(id=federation_id).first()
+        # A submission's foreign keys point at this row: no_key lets them through, else the two would deadlock.
+        federations = Federation.objects.select_for_update(of=("self",), no_key=True)
+        federation = federations.filter(id=federation_id).first()
         if federation is None:
             raise Refusal("not-found", "There is no such federation.")
         number = _next_round_number(federation)
@@ -86,6 +89,8 @@ def _failures_in_a_row(federation_id: uuid.UUID) -> list[Round]:
 def _next_round_number(federation: Federation) -> int:
     if federation.state != FederationState.ACTIVE:
         raise Refusal("conflict", f"The federation is {federation.state}; resume it to open a round.")
+    if federation.rounds.filter(state__in=UNFINISHED).exists():
+        raise Refusal("conflict", ALREADY_RUNNING)
     last = federation.rounds.order_by("-number").values_list("number", flat=True).first() or 0
     completed = federation.rounds.filter(state=RoundState.COMPLETED).count()
     if federation.planned_rounds is not None and completed >= federation.planned_rounds:
@@ -106,7 +111,7 @@ def _create_round(federation: Federation, number: int, roster: list[RosterEntry]
                 created_at=now,
             )
     except IntegrityError as error:
-        raise Refusal("conflict", "A round of this federation is running already; wait for its end.") from error
+        raise Refusal("conflict", ALREADY_RUNNING) from error
 
 
 def _roster_of(members: list[Device]) -> list[RosterEntry]:
