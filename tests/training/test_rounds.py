@@ -6,6 +6,7 @@ from threading import Barrier, Thread
 
 import pytest
 from django.db import IntegrityError, connection, transaction
+from django.db.models import F
 from django.utils import timezone
 
 from audit.models import Event
@@ -14,7 +15,7 @@ from enclave.models import EnclaveInstance
 from qflare_protocol.errors import Refusal
 from sessions.services import revoke_device
 from tests.open_rounds import Submission, make_federation, send_submission, started
-from tests.people import OPERATOR, nothing_changed
+from tests.people import OPERATOR, enrol, nothing_changed
 from training.models import ModelVersion, Participation, Round, RoundState
 from training.services.federations import pause_federation, resume_federation
 from training.services.rounds import (
@@ -352,3 +353,29 @@ def test_a_started_round_is_open_until_its_deadline(federation, alice, carol, da
     assert round_.state == RoundState.OPEN
     assert round_.deadline_at - round_.opened_at == timedelta(hours=1)
     assert Event.objects.filter(kind__in=("round.opened", "enclave.prepared")).count() == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_schedule_does_not_wait_for_a_submission_that_is_not_committed(tmp_path, enclave_here):
+    if connection.vendor == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    federation = make_federation()
+    for name in ("alice", "carol", "dave"):
+        enrol(name, tmp_path / name)
+    round_ = started(federation)
+    refused = []
+
+    def schedule():
+        try:
+            open_round(federation.id, actor="schedule", now=timezone.now())
+        except Refusal as refusal:
+            refused.append(refusal.code)
+        finally:
+            connection.close()
+
+    with transaction.atomic():
+        Round.objects.filter(id=round_.id).update(submissions=F("submissions") + 1)
+        thread = Thread(target=schedule)
+        thread.start()
+        thread.join(timeout=10)
+        assert refused == ["conflict"]
