@@ -7,7 +7,7 @@ STAMP := .venv/.installed-requirements
 DEV_STAMP := .venv/.installed-requirements-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all lint clean
+.PHONY: help demo serve test test-all lint bench vectors clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -25,11 +25,13 @@ $(DEV_STAMP): $(STAMP) requirements-dev.txt
 	@touch $@
 
 # The services profile wants a secret key; a demo's is made for the occasion.
+demo: export QFLARE_ACKNOWLEDGE_FILE_KEK ?= 1
 demo: export SECRET_KEY ?= $(shell $(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(50))')
 demo: $(STAMP) ## One complete federated training with 10 devices, 2 of them malicious (ARGS="--keep")
 	$(BIN)/python manage.py demo $(ARGS)
 
 serve: export QFLARE_INSECURE_HTTP ?= 1
+serve: export QFLARE_ACKNOWLEDGE_FILE_KEK ?= 1
 serve: $(STAMP) ## Run all processes of one host until Ctrl-C (BIND=127.0.0.1:8000)
 	$(BIN)/python manage.py serve --bind $(BIND)
 
@@ -40,11 +42,20 @@ lint: $(DEV_STAMP) ## ruff, import contracts, mypy, missing migrations
 	$(BIN)/mypy
 	$(BIN)/python manage.py makemigrations --check --dry-run --settings tests.settings
 
-test: lint ## Lint, then every test on both profiles (ARGS="-k handshake")
+test: lint ## Lint, then the tests, those of locks and broker on both profiles (ARGS="-k handshake")
 	$(BIN)/python -m tests.legs $(ARGS)
 
 test-all: export QFLARE_REQUIRE_ALL_LEGS = 1
-test-all: test ## The same, and fail when PostgreSQL or Redis is missing
+test-all: export QFLARE_ALL_TESTS = 1
+test-all: test ## Every test on both profiles, slow ones and coverage too; fails without PostgreSQL or Redis
+
+bench: $(STAMP) ## Cryptography, sealing and handshake beside their references (ARGS="--json"); on an idle machine
+	@$(BIN)/python -m bench.crypto $(ARGS)
+	@$(BIN)/python -m bench.sealing $(ARGS)
+	@$(BIN)/python -m bench.handshake $(ARGS)
+
+vectors: $(DEV_STAMP) ## Make the test vectors in docs/vectors anew (ARGS="rekey" for one file)
+	$(BIN)/python -m tests.vectors.make docs/vectors $(ARGS)
 
 clean: ## Remove caches and build products; var/ and .venv stay
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.* htmlcov *.egg-info build dist

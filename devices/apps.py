@@ -12,6 +12,13 @@ class DevicesConfig(AppConfig):
         from audit.kinds import register_kind
 
         register_kind("device.enrolled", "Device {device} enrolled with suite {suite}")
+        register_kind(
+            "device.reenrolled", "Device {device} enrolled again with suite {suite}; its earlier keys are over"
+        )
+        register_kind(
+            "device.keys_rotated", "Device {device} registered keys of version {version}; old ones until {overlap_ends}"
+        )
+        register_kind("device.key_rotation_demanded", "New keys demanded of device {device}: {reason}")
         register_kind("device.suspended", "Device {device} suspended: {reason}")
         register_kind("device.resumed", "Device {device} resumed: {reason}")
         register_kind("device.revoked", "Device {device} revoked: {reason}")

@@ -1,16 +1,19 @@
 """The registry of devices: who may take part, with which keys, in which state."""
 
 import uuid
+from dataclasses import dataclass
+from datetime import datetime
 from typing import ClassVar
 
 from django.db import models
 from django.db.models import Q
 
+from qflare_protocol.cose import Verifier
 from qflare_protocol.device_keys import RegisteredKeys
 
 
 class DeviceState(models.TextChoices):
-    """What a device may do. Revocation is final: the device enrols again under a new id."""
+    """What a device may do. A revoked one comes back only with a token made for it, and with new keys."""
 
     ACTIVE = "active", "Active"
     SUSPENDED = "suspended", "Suspended"
@@ -29,6 +32,7 @@ class Device(models.Model):
     state_changed_at = models.DateTimeField()
     enrolled_at = models.DateTimeField()
     last_seen_at = models.DateTimeField(null=True, blank=True)
+    keys_due_at = models.DateTimeField(help_text="From then on the device must register new keys before it works.")
 
     # DRF asks its principal for this; a device is only ever the principal of an opened request.
     is_authenticated: ClassVar[bool] = True
@@ -48,10 +52,50 @@ class Device(models.Model):
         """How the audit log names this device."""
         return f"device:{self.name}"
 
+    def key_sets(self, now: datetime) -> list["KeySet"]:
+        """Return the key sets that are valid now, the current one first and those in their overlap after it."""
+        public: dict[int, dict[str, bytes]] = {}
+        until: dict[int, datetime | None] = {}
+        for key in self.keys.all():
+            if key.valid_until is None or key.valid_until > now:
+                public.setdefault(key.version, {})[key.purpose] = bytes(key.public_key)
+                until[key.version] = key.valid_until
+        return [
+            KeySet(
+                version,
+                RegisteredKeys(self.suite, keys[KeyPurpose.KEM], keys[KeyPurpose.SIGNATURE]),
+                until[version],
+            )
+            for version, keys in sorted(public.items(), reverse=True)
+        ]
+
     def registered_keys(self) -> RegisteredKeys:
-        """Return the live public keys of the device."""
-        live = {key.purpose: bytes(key.public_key) for key in self.keys.all() if key.retired_at is None}
+        """Return the current public keys of the device."""
+        live = {key.purpose: bytes(key.public_key) for key in self.keys.all() if key.valid_until is None}
         return RegisteredKeys(self.suite, live[KeyPurpose.KEM], live[KeyPurpose.SIGNATURE])
+
+    @classmethod
+    def with_valid_keys(cls, now: datetime) -> "models.QuerySet[Device]":
+        """Return devices with those of their keys prefetched that are valid now, however many there have been."""
+        valid = DeviceKey.objects.filter(Q(valid_until=None) | Q(valid_until__gt=now))
+        return cls.objects.prefetch_related(models.Prefetch("keys", queryset=valid))
+
+    def current_signature_key(self) -> "DeviceKey":
+        """Return the row of the device's current signature key."""
+        return next(key for key in self.keys.all() if key.purpose == KeyPurpose.SIGNATURE and key.valid_until is None)
+
+    def must_rotate_keys(self, now: datetime) -> bool:
+        """Say whether the device has to register new keys before anything else."""
+        return self.keys_due_at <= now
+
+
+@dataclass(frozen=True)
+class KeySet:
+    """The two keys a device registered together; `valid_until` is None for the current set."""
+
+    version: int
+    keys: RegisteredKeys
+    valid_until: datetime | None
 
 
 class KeyPurpose(models.TextChoices):
@@ -62,24 +106,39 @@ class KeyPurpose(models.TextChoices):
 
 
 class DeviceKey(models.Model):
-    """A public key of a device, live until it is retired."""
+    """A public key of a device. Both keys of one version were registered together; the current version has no end.
+
+    `sessions_opened` counts, on the signature key, the handshakes that the version has authenticated.
+    """
 
     device = models.ForeignKey(Device, on_delete=models.PROTECT, related_name="keys")
     purpose = models.CharField(max_length=20, choices=KeyPurpose.choices)
     algorithm = models.CharField(max_length=40)
     public_key = models.BinaryField()
     fingerprint = models.BinaryField(unique=True, max_length=32)
-    registered_at = models.DateTimeField()
-    retired_at = models.DateTimeField(null=True, blank=True)
+    version = models.PositiveIntegerField(default=1)
+    valid_from = models.DateTimeField()
+    valid_until = models.DateTimeField(null=True, blank=True)
+    sessions_opened = models.PositiveBigIntegerField(default=0)
 
     class Meta:
-        ordering = ("device", "purpose", "-registered_at")
+        ordering = ("device", "purpose", "-version")
         constraints = (
             models.CheckConstraint(condition=Q(purpose__in=KeyPurpose.values), name="device_key_purpose_known"),
             models.UniqueConstraint(
-                fields=("device", "purpose"), condition=Q(retired_at=None), name="one_live_key_per_purpose"
+                fields=("device", "purpose"), condition=Q(valid_until=None), name="one_current_key_per_purpose"
+            ),
+            models.UniqueConstraint(fields=("device", "purpose", "version"), name="one_key_per_purpose_and_version"),
+            models.CheckConstraint(
+                condition=Q(valid_until=None) | Q(valid_until__gte=models.F("valid_from")),
+                name="key_ends_after_it_began",
             ),
         )
 
     def __str__(self) -> str:
         return f"{self.algorithm} {bytes(self.fingerprint).hex()[:16]}"
+
+    @property
+    def verifier(self) -> Verifier:
+        """The key that checks signatures, of a signature key."""
+        return Verifier(self.algorithm, bytes(self.public_key))

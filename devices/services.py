@@ -2,8 +2,11 @@
 
 import uuid
 from datetime import datetime, timedelta
+from typing import Any
 
+from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.db.models import F, Max, Q
 
 from audit.services import record_event
 from devices.models import Device, DeviceKey, DeviceState, KeyPurpose
@@ -12,6 +15,7 @@ from qflare_protocol.device_keys import RegisteredKeys
 from qflare_protocol.errors import Refusal
 from qflare_protocol.suites import suite_by_name
 
+MOST_SETS_IN_OVERLAP = 2
 SEEN_RESOLUTION = timedelta(seconds=30)
 
 
@@ -23,35 +27,133 @@ def register_device(name: str, group: str, keys: RegisteredKeys, *, now: datetim
     try:
         with transaction.atomic():
             device = Device.objects.create(
-                name=name, group=group, suite=keys.suite, state_changed_at=now, enrolled_at=now
+                name=name, group=group, suite=keys.suite, state_changed_at=now, enrolled_at=now, keys_due_at=_due(now)
             )
     except IntegrityError as error:
         raise Refusal(
             "device-name-taken", f"A device named {name} is already enrolled; choose another name."
         ) from error
-    try:
-        with transaction.atomic():
-            DeviceKey.objects.bulk_create(_key_rows(device, keys, now))
-    except IntegrityError as error:
-        raise Refusal(
-            "key-already-registered", "A key of this request is registered already; make new keys."
-        ) from error
+    _create_keys(device, keys, version=1, now=now)
     record_event(
         "device.enrolled",
         actor=device.actor,
-        payload={
-            "device_id": str(device.id),
-            "device": name,
-            "group": group,
-            "suite": keys.suite,
-            "kem_key": keys.kem_fingerprint.hex(),
-            "signature_key": keys.verifier.fingerprint.hex(),
-        },
+        payload=_key_payload(device, keys) | {"group": group, "suite": keys.suite},
     )
     return device
 
 
-def _key_rows(device: Device, keys: RegisteredKeys, now: datetime) -> list[DeviceKey]:
+def reenrol_device(device_id: uuid.UUID, keys: RegisteredKeys, *, now: datetime) -> Device:
+    """Give a revoked device new keys and let it work again, inside the caller's transaction.
+
+    Its history stays; of its earlier keys none is valid any more. Raises `Refusal`: "conflict" for a
+    device that is not revoked, "key-already-registered".
+    """
+    revoked = Device.objects.filter(id=device_id, state=DeviceState.REVOKED)
+    changed = revoked.update(
+        state=DeviceState.ACTIVE,
+        state_reason="enrolled again",
+        state_changed_at=now,
+        enrolled_at=now,
+        keys_due_at=_due(now),
+        suite=keys.suite,
+    )
+    if not changed:
+        raise Refusal("conflict", "The device is not revoked; revoke it before it enrols again.")
+    device = Device.objects.get(id=device_id)
+    version = _end_keys(device, now=now)
+    _create_keys(device, keys, version=version + 1, now=now)
+    record_event("device.reenrolled", actor=device.actor, payload=_key_payload(device, keys) | {"suite": keys.suite})
+    return device
+
+
+@transaction.atomic
+def rotate_device_keys(device_id: uuid.UUID, keys: RegisteredKeys, *, now: datetime) -> datetime:
+    """Make new keys the device's current ones; return until when its old ones stay valid.
+
+    Raises `Refusal`: "conflict" for a device that is not active, or that rotates unasked while two earlier
+    sets are in their overlap, "key-already-registered".
+    """
+    device = Device.objects.select_for_update(no_key=True).filter(id=device_id, state=DeviceState.ACTIVE).first()
+    if device is None:
+        raise Refusal("conflict", "The device is not active; its keys stay as they are.")
+    _make_room(device, now=now)
+    overlap_ends = now + timedelta(seconds=settings.QFLARE_DEVICE_KEYS["overlap_seconds"])
+    version = _end_keys(device, now=overlap_ends)
+    _create_keys(device, keys, version=version + 1, now=now)
+    Device.objects.filter(id=device_id).update(keys_due_at=_due(now))
+    payload = _key_payload(device, keys) | {"version": version + 1, "overlap_ends": overlap_ends.isoformat()}
+    record_event("device.keys_rotated", actor=device.actor, payload=payload)
+    return overlap_ends
+
+
+@transaction.atomic
+def demand_key_rotation(device_id: uuid.UUID, *, reason: str, actor: str, now: datetime) -> Device:
+    """Have an active device register new keys before it does anything else.
+
+    Raises `Refusal`: "not-found", "conflict" without a reason or for a device that is not active.
+    """
+    if not reason.strip():
+        raise Refusal("conflict", "State the reason for this change; it is kept in the audit log.")
+    device = Device.objects.filter(id=device_id).first()
+    if device is None:
+        raise Refusal("not-found", "There is no such device.")
+    if not Device.objects.filter(id=device_id, state=DeviceState.ACTIVE).update(keys_due_at=now):
+        raise Refusal("conflict", f"The device is {device.state}; only an active one can make new keys.")
+    payload = {"device_id": str(device.id), "device": device.name, "reason": reason.strip()}
+    record_event("device.key_rotation_demanded", actor=actor, payload=payload)
+    return device
+
+
+def note_keys_used(device_id: uuid.UUID, version: int, *, now: datetime) -> None:
+    """Count a handshake that a key version authenticated; at the limit of uses new keys fall due."""
+    used = DeviceKey.objects.filter(device_id=device_id, purpose=KeyPurpose.SIGNATURE, version=version)
+    used.update(sessions_opened=F("sessions_opened") + 1)
+    limit = settings.QFLARE_DEVICE_KEYS["sessions"]
+    if used.filter(valid_until=None, sessions_opened__gte=limit).exists():
+        Device.objects.filter(id=device_id, keys_due_at__gt=now).update(keys_due_at=now)
+
+
+def _due(now: datetime) -> datetime:
+    return now + timedelta(days=settings.QFLARE_DEVICE_KEYS["days"])
+
+
+def _make_room(device: Device, *, now: datetime) -> None:
+    """Keep the sets in their overlap few; a rotation that is due ends the oldest: refused, it would bar the device."""
+    in_overlap = device.keys.filter(purpose=KeyPurpose.SIGNATURE, valid_until__gt=now).order_by("version")
+    versions = list(in_overlap.values_list("version", flat=True))
+    if len(versions) < MOST_SETS_IN_OVERLAP:
+        return
+    if not device.must_rotate_keys(now):
+        raise Refusal("conflict", f"{len(versions)} earlier key sets are in their overlap; wait until one has ended.")
+    device.keys.filter(version=versions[0]).update(valid_until=now)
+
+
+def _end_keys(device: Device, *, now: datetime) -> int:
+    """End every key of the device that would stay valid for longer; return the highest version so far."""
+    device.keys.filter(Q(valid_until=None) | Q(valid_until__gt=now)).update(valid_until=now)
+    return int(device.keys.aggregate(highest=Max("version"))["highest"])
+
+
+def _create_keys(device: Device, keys: RegisteredKeys, *, version: int, now: datetime) -> None:
+    try:
+        with transaction.atomic():
+            DeviceKey.objects.bulk_create(_key_rows(device, keys, version, now))
+    except IntegrityError as error:
+        raise Refusal(
+            "key-already-registered", "A key of this request is registered already; make new keys."
+        ) from error
+
+
+def _key_payload(device: Device, keys: RegisteredKeys) -> dict[str, Any]:
+    return {
+        "device_id": str(device.id),
+        "device": device.name,
+        "kem_key": keys.kem_fingerprint.hex(),
+        "signature_key": keys.verifier.fingerprint.hex(),
+    }
+
+
+def _key_rows(device: Device, keys: RegisteredKeys, version: int, now: datetime) -> list[DeviceKey]:
     suite = suite_by_name(keys.suite)
     members = (
         (KeyPurpose.KEM, suite.registered_kem, keys.kem_public),
@@ -64,7 +166,8 @@ def _key_rows(device: Device, keys: RegisteredKeys, now: datetime) -> list[Devic
             algorithm=algorithm,
             public_key=public,
             fingerprint=key_fingerprint(algorithm, public),
-            registered_at=now,
+            version=version,
+            valid_from=now,
         )
         for purpose, algorithm, public in members
     ]

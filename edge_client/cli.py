@@ -17,10 +17,15 @@ from edge_client.backoff import Backoff, retrying
 from edge_client.device_state import DeviceStateFile, EnclavePins
 from edge_client.enrolment import enroll_device
 from edge_client.http import Http, ServerUnreachable
+from edge_client.identity_keeper import IdentityKeeper
 from edge_client.key_store import DeviceIdentity, KeyFileLock, PassphraseLock, StoreLock, load_identity, save_identity
+from edge_client.manual_checks import key_report, manual_handshake, try_new_keys
+from edge_client.pqc_status import choose_engines, print_pqc_status
 from edge_client.preflight import preflight
+from edge_client.qkd import add_qkd_arguments, qkd_settings
 from edge_client.round_worker import RoundWorker
-from edge_client.storage import write_private_file
+from edge_client.session import DeviceSession
+from edge_client.storage import hold_home, write_private_file
 from edge_client.trainer import Trainer, find_trainer, load_trainer
 from qflare_protocol.errors import Refusal
 from qflare_protocol.suites import DEFAULT_SUITE, SUITES
@@ -36,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
+        choose_engines()
         return command(options)
     except Refusal as refusal:
         _say(f"Refused ({refusal.code}): {refusal.detail}", error=True)
@@ -58,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_enrolment(commands)
     _add_work(commands)
     _add_checks(commands)
+    _add_keys(commands)
     _add_model_commands(commands)
     return parser
 
@@ -92,6 +99,7 @@ def _add_work(commands: Any) -> None:
         command.add_argument(
             "--option", action="append", default=[], metavar="NAME=VALUE", help="option of the trainer"
         )
+        add_qkd_arguments(command)
         command.add_argument("--longest-wait", type=float, default=60.0, help="longest wait between retries, seconds")
         command.set_defaults(command=_run)
 
@@ -101,6 +109,28 @@ def _add_checks(commands: Any) -> None:
     status.set_defaults(command=_status)
     check = commands.add_parser("preflight", help="check keys, disk, server, clock, session and policy")
     check.set_defaults(command=_preflight)
+    pqc = commands.add_parser("pqc-status", help="show which engine serves each algorithm, how fast, and which suites")
+    pqc.add_argument("--suite", action="append", dest="suites", metavar="SUITE", help="fail unless it can be served")
+    pqc.add_argument("--json", action="store_true", help="print JSON for machines")
+    pqc.add_argument("--no-rates", action="store_true", help="do not measure the rates, which takes seconds")
+    pqc.set_defaults(command=print_pqc_status)
+    shake = commands.add_parser("handshake", help="open a session, rekey it twice, close it; show each step")
+    shake.set_defaults(command=_handshake)
+    for command in (check, shake):
+        add_qkd_arguments(command)
+
+
+def _add_keys(commands: Any) -> None:
+    keys = commands.add_parser("keys", help="make, show and rotate device keys")
+    verbs = keys.add_subparsers(title="verbs", required=True, metavar="VERB")
+    show = verbs.add_parser("show", help="show the keys of this device and until when they are valid")
+    show.set_defaults(command=_show_keys)
+    rotate = verbs.add_parser("rotate", help="register new keys with the server now")
+    rotate.set_defaults(command=_rotate_keys)
+    generate = verbs.add_parser("generate", help="make a key pair of a suite for manual checks, and try it")
+    generate.add_argument("--suite", choices=sorted(SUITES), default=DEFAULT_SUITE)
+    generate.add_argument("--output", type=Path, help="write the public keys to this new folder")
+    generate.set_defaults(command=_generate_keys)
 
 
 def _add_model_commands(commands: Any) -> None:
@@ -153,14 +183,16 @@ def _trust(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     find_trainer(options.trainer)  # a wrong name, or a slow import, shows before a round waits for it
-    identity = _identity(options) if _store(options).exists() else _enroll_here(options)
-    trainer_options = _trainer_options(options)
+    if not _store(options).exists():
+        _enroll_here(options)
+    keeper, trainer_options = _keeper(options), _trainer_options(options)
 
     def make_trainer(parameters: Mapping[str, Any]) -> Trainer:
         return load_trainer(options.trainer, parameters, trainer_options)
 
     backoff = Backoff(maximum_seconds=options.longest_wait)
-    worker = RoundWorker(Http(identity.server), identity, DeviceStateFile(options.home), make_trainer, backoff)
+    memory = DeviceStateFile(options.home)
+    worker = RoundWorker(Http(keeper.identity.server), keeper, memory, make_trainer, backoff, qkd=qkd_settings(options))
     done = worker.run(rounds=options.rounds)
     _say(f"{done} updates handed in.")
     return 0
@@ -183,11 +215,38 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _preflight(options: argparse.Namespace) -> int:
-    identity = _identity(options)
-    checks = list(preflight(options.home, Http(identity.server), identity, DeviceStateFile(options.home)))
+    session, memory = _session(options)
+    checks = list(preflight(options.home, Http(session.identity.server), session, memory))
     for check in checks:
         _say(f"{'ok    ' if check.passed else 'FAILED'}  {check.name:8} {check.sentence}")
     return 0 if all(check.passed for check in checks) else EXIT_FAILED_CHECK
+
+
+def _handshake(options: argparse.Namespace) -> int:
+    session, _ = _session(options)
+    for sentence in manual_handshake(session):
+        _say(sentence)
+    return 0
+
+
+def _show_keys(options: argparse.Namespace) -> int:
+    for sentence in key_report(_identity(options)):
+        _say(sentence)
+    return 0
+
+
+def _rotate_keys(options: argparse.Namespace) -> int:
+    session, _ = _session(options)
+    session.rotate_keys()
+    for sentence in key_report(session.identity):
+        _say(sentence)
+    return 0
+
+
+def _generate_keys(options: argparse.Namespace) -> int:
+    for sentence in try_new_keys(options.suite, options.output):
+        _say(sentence)
+    return 0
 
 
 def _initial_model(options: argparse.Namespace) -> int:
@@ -204,6 +263,17 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _identity(options: argparse.Namespace) -> DeviceIdentity:
     return load_identity(_store(options), _lock(options, new=False))
+
+
+def _keeper(options: argparse.Namespace) -> IdentityKeeper:
+    hold_home(options.home)
+    store, lock = _store(options), _lock(options, new=False)
+    return IdentityKeeper(load_identity(store, lock), lambda identity: save_identity(store, lock, identity))
+
+
+def _session(options: argparse.Namespace) -> tuple[DeviceSession, DeviceStateFile]:
+    keeper, memory = _keeper(options), DeviceStateFile(options.home)
+    return DeviceSession(Http(keeper.identity.server), keeper, memory, qkd=qkd_settings(options)), memory
 
 
 def _store(options: argparse.Namespace) -> Path:

@@ -1,6 +1,7 @@
 """Enrol this device: make its keys, prove them, and keep what the server confirms."""
 
 from edge_client.backoff import Backoff, retrying
+from edge_client.handshaking import succession_of
 from edge_client.http import Http
 from edge_client.key_store import DeviceIdentity
 from qflare_protocol.device_keys import generate_device_keypair
@@ -18,7 +19,7 @@ def enroll_device(http: Http, server: str, token_text: str, name: str, *, suite:
     keys = generate_device_keypair(suite)
     exchange = EnrolmentClient(token, name, keys)
     challenge = http.post_cbor("/api/enroll", {"begin": exchange.begin})
-    attempt, sealed_token = exchange.finish(bytes_field(challenge, "challenge"))
+    attempt, sealed_token = exchange.finish(bytes_field(challenge, "challenge"), succession_of(challenge))
     confirmation = _finish(http, attempt, sealed_token)
     enrolled = exchange.complete(confirmation)
     return DeviceIdentity(

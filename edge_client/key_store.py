@@ -9,6 +9,7 @@ import secrets
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -26,10 +27,14 @@ MAGIC = b"QFLARE/1 key store\n"
 SALT_BYTES, NONCE_BYTES, KEY_BYTES = 16, 12, 32
 _MEMBERS = frozenset(
     {
-        "server", "device_id", "name", "suite", "kem_private", "kem_public", "signature_algorithm",
-        "signature_private", "signature_public", "identity_algorithm", "identity_public", "log_origin", "log_key",
+        "server", "device_id", "name", "keys", "earlier_keys", "next_keys", "identity_algorithm", "identity_public",
+        "log_origin", "log_key",
     }
 )  # fmt: skip
+_KEYS = frozenset(
+    {"suite", "kem_private", "kem_public", "signature_algorithm", "signature_private", "signature_public"}
+)
+MAX_STORE_BYTES = 16 << 20
 
 
 class StoreLock(ABC):
@@ -73,8 +78,20 @@ class KeyFileLock(StoreLock):
 
 
 @dataclass(frozen=True)
+class EarlierKeys:
+    """Keys that were rotated and stay valid for a while (Unix seconds): open rounds may still name them."""
+
+    keys: DeviceKeys = field(repr=False)
+    valid_until: int
+
+
+@dataclass(frozen=True)
 class DeviceIdentity:
-    """All that a device keeps secret or pins for good: who it is, and whose server it trusts."""
+    """All that a device keeps secret or pins for good: who it is, and whose server it trusts.
+
+    `next_keys` are new keys whose registration was begun: they are kept before the server hears of them, so
+    that a lost answer or power cannot lock the device out.
+    """
 
     server: str
     device_id: bytes
@@ -83,21 +100,26 @@ class DeviceIdentity:
     identity: Verifier
     log_origin: str
     log_key: bytes
+    earlier_keys: tuple[EarlierKeys, ...] = ()
+    next_keys: DeviceKeys | None = field(default=None, repr=False)
+
+    def signer(self, fingerprint: bytes) -> Signer:
+        """Return the signature key with a fingerprint, current or earlier. Raises `Refusal("invalid-key")`."""
+        for keys in (self.keys, *(earlier.keys for earlier in self.earlier_keys)):
+            if keys.signer.fingerprint == fingerprint:
+                return keys.signer
+        raise Refusal("invalid-key", "The server expects a signature by a key that this device does not have.")
 
 
 def save_identity(path: Path, lock: StoreLock, identity: DeviceIdentity) -> None:
     """Write the key store, replacing an earlier one whole."""
-    keys = identity.keys
     content = {
         "server": identity.server,
         "device_id": identity.device_id,
         "name": identity.name,
-        "suite": keys.suite,
-        "kem_private": keys.kem.private,
-        "kem_public": keys.kem.public,
-        "signature_algorithm": keys.signer.algorithm,
-        "signature_private": keys.signer.private,
-        "signature_public": keys.signer.public,
+        "keys": _keys_to_map(identity.keys),
+        "earlier_keys": [[_keys_to_map(earlier.keys), earlier.valid_until] for earlier in identity.earlier_keys],
+        "next_keys": None if identity.next_keys is None else _keys_to_map(identity.next_keys),
         "identity_algorithm": identity.identity.algorithm,
         "identity_public": identity.identity.public,
         "log_origin": identity.log_origin,
@@ -135,19 +157,39 @@ def load_identity(path: Path, lock: StoreLock) -> DeviceIdentity:
 
 
 def _identity_from(content: bytes) -> DeviceIdentity:
-    members = require_map(decode(content, what="key store"), _MEMBERS, "key store")
-    kem = KeyPair(bytes_field(members, "kem_private"), bytes_field(members, "kem_public"))
+    members = decode(content, what="key store", maximum_bytes=MAX_STORE_BYTES)
+    members = require_map(members, _MEMBERS, "key store")
+    following = members["next_keys"]
+    return DeviceIdentity(
+        text_field(members, "server"),
+        bytes_field(members, "device_id", 16),
+        text_field(members, "name"),
+        _keys_from_map(members["keys"]),
+        Verifier(text_field(members, "identity_algorithm"), bytes_field(members, "identity_public")),
+        text_field(members, "log_origin"),
+        bytes_field(members, "log_key"),
+        tuple(EarlierKeys(_keys_from_map(keys), int(until)) for keys, until in members["earlier_keys"]),
+        None if following is None else _keys_from_map(following),
+    )
+
+
+def _keys_to_map(keys: DeviceKeys) -> dict[str, Any]:
+    return {
+        "suite": keys.suite,
+        "kem_private": keys.kem.private,
+        "kem_public": keys.kem.public,
+        "signature_algorithm": keys.signer.algorithm,
+        "signature_private": keys.signer.private,
+        "signature_public": keys.signer.public,
+    }
+
+
+def _keys_from_map(value: object) -> DeviceKeys:
+    members = require_map(value, _KEYS, "keys of the key store")
+    kem_public = bytes_field(members, "kem_public", maximum=MAX_STORE_BYTES)
     signer = Signer(
         text_field(members, "signature_algorithm"),
         bytes_field(members, "signature_private"),
         bytes_field(members, "signature_public"),
     )
-    return DeviceIdentity(
-        text_field(members, "server"),
-        bytes_field(members, "device_id", 16),
-        text_field(members, "name"),
-        DeviceKeys(text_field(members, "suite"), kem, signer),
-        Verifier(text_field(members, "identity_algorithm"), bytes_field(members, "identity_public")),
-        text_field(members, "log_origin"),
-        bytes_field(members, "log_key"),
-    )
+    return DeviceKeys(text_field(members, "suite"), KeyPair(bytes_field(members, "kem_private"), kem_public), signer)

@@ -28,13 +28,13 @@ class Check:
     sentence: str
 
 
-def preflight(home: Path, http: Http, identity: DeviceIdentity, memory: DeviceStateFile) -> Iterator[Check]:
+def preflight(home: Path, http: Http, session: DeviceSession, memory: DeviceStateFile) -> Iterator[Check]:
     """Run every check; a failed one does not keep the others from running."""
-    yield _run("keys", lambda: _keys(identity))
+    yield _run("keys", lambda: _keys(session.identity))
     yield _run("disk", lambda: _disk(home))
     yield _run("server", lambda: _server(http))
     yield _run("clock", lambda: _clock(http))
-    yield _run("session", lambda: _session(http, identity, memory))
+    yield _run("session", lambda: _session(session, memory))
     yield _run("policy", lambda: _policy(memory))
 
 
@@ -82,8 +82,7 @@ def _clock(http: Http) -> str:
     return f"{offset:+.0f} s to the server"
 
 
-def _session(http: Http, identity: DeviceIdentity, memory: DeviceStateFile) -> str:
-    session = DeviceSession(http, identity, memory)
+def _session(session: DeviceSession, memory: DeviceStateFile) -> str:
     session.post("/api/work", {})
     session.close()
     seen = memory.state.checkpoint

@@ -14,8 +14,9 @@ from edge_client.backoff import Backoff, retrying
 from edge_client.device_state import DeviceStateFile
 from edge_client.enclave_trust import EnclaveTrust
 from edge_client.http import Http
-from edge_client.key_store import DeviceIdentity
-from edge_client.session import DeviceSession
+from edge_client.identity_keeper import IdentityKeeper
+from edge_client.qkd import OFF, QkdSettings
+from edge_client.session import DeviceSession, SealedRefusal
 from edge_client.trainer import Tensors, Trainer, TrainingOutcome
 from qflare_protocol.attestation.appraisal import Appraisal
 from qflare_protocol.attestation.evidence import SIGNATURE_ALGORITHM
@@ -43,7 +44,7 @@ FINAL_SUBMISSION_REFUSALS = frozenset(
 
 _ASSIGNMENT = frozenset(
     {"round_id", "round_number", "federation_id", "federation", "base_version", "base_model_digest", "evidence",
-     "trainer", "trainer_parameters", "deadline"}
+     "trainer", "trainer_parameters", "deadline", "signature_key"}
 )  # fmt: skip
 _MODEL = frozenset(
     {"federation_id", "version", "digest", "size_bytes", "blob_digest", "blob_bytes", "content_key",
@@ -56,7 +57,7 @@ TrainerFactory = Callable[[Mapping[str, Any]], Trainer]
 
 @dataclass(frozen=True)
 class Assignment:
-    """A round that waits for this device."""
+    """A round that waits for this device; `signature_key` is the fingerprint of the key its roster names."""
 
     round_id: bytes
     round_number: int
@@ -66,6 +67,7 @@ class Assignment:
     base_model_digest: bytes
     evidence: bytes
     trainer_parameters: dict[str, Any]
+    signature_key: bytes
 
     @classmethod
     def from_wire(cls, value: Any) -> "Assignment":
@@ -83,6 +85,7 @@ class Assignment:
             bytes_field(members, "base_model_digest", 32),
             bytes_field(members, "evidence"),
             parameters,
+            bytes_field(members, "signature_key", 32),
         )
 
 
@@ -92,13 +95,14 @@ class RoundWorker:
     def __init__(
         self,
         http: Http,
-        identity: DeviceIdentity,
+        keeper: IdentityKeeper,
         memory: DeviceStateFile,
         make_trainer: TrainerFactory,
         backoff: Backoff | None = None,
+        qkd: QkdSettings = OFF,
     ) -> None:
-        self._http, self._identity, self._memory = http, identity, memory
-        self._session = DeviceSession(http, identity, memory)
+        self._http, self._memory = http, memory
+        self._session = DeviceSession(http, keeper, memory, qkd=qkd)
         self._trust = EnclaveTrust(memory)
         self._make_trainer = make_trainer
         self._backoff = backoff or Backoff()
@@ -106,7 +110,7 @@ class RoundWorker:
     @property
     def device_id(self) -> bytes:
         """The 16-byte id of the device."""
-        return self._identity.device_id
+        return self._session.identity.device_id
 
     def run(self, *, rounds: int | None = None, sleep: Callable[[float], None] = time.sleep) -> int:
         """Work until `rounds` updates are handed in, for ever without; return how many were.
@@ -204,7 +208,7 @@ class RoundWorker:
         context = UpdateContext(
             federation_id=assignment.federation_id,
             round_id=assignment.round_id,
-            device_id=self._identity.device_id,
+            device_id=self._session.identity.device_id,
             enclave_key_id=appraisal.claims.key_id,
             base_model_digest=assignment.base_model_digest,
         )
@@ -216,7 +220,7 @@ class RoundWorker:
         manifest = Manifest(
             round_id=assignment.round_id,
             federation_id=assignment.federation_id,
-            device_id=self._identity.device_id,
+            device_id=self._session.identity.device_id,
             base_model_digest=assignment.base_model_digest,
             sample_count=outcome.sample_count,
             metrics=outcome.metrics,
@@ -224,7 +228,7 @@ class RoundWorker:
             ciphertext_bytes=len(sealed),
             enclave_key_id=appraisal.claims.key_id,
         )
-        return frame(sign_manifest(manifest, self._identity.keys.signer)) + sealed
+        return frame(sign_manifest(manifest, self._session.identity.signer(assignment.signature_key))) + sealed
 
     def _hand_in(self) -> bool:
         """Hand in the kept submission until it has its receipt; False when its round takes it no more."""
@@ -238,7 +242,8 @@ class RoundWorker:
                 what="submission",
             )
         except Refusal as refusal:
-            if refusal.code not in FINAL_SUBMISSION_REFUSALS:
+            # What is not sealed may be anybody's word, and must not cost the update (protocol 8.2).
+            if not isinstance(refusal, SealedRefusal) or refusal.code not in FINAL_SUBMISSION_REFUSALS:
                 raise
             log.warning("submission_refused", code=refusal.code, detail=refusal.detail)
             self._memory.drop_submission()
@@ -249,7 +254,9 @@ class RoundWorker:
         return True
 
     def _check_receipt(self, receipt: bytes, body: bytes) -> None:
-        payload = require_map(verify1(self._identity.identity, receipt, purpose="update receipt"), _RECEIPT, "receipt")
+        payload = require_map(
+            verify1(self._session.identity.identity, receipt, purpose="update receipt"), _RECEIPT, "receipt"
+        )
         manifest_bytes = int.from_bytes(body[:8], "big")
         if payload["manifest_digest"] != manifest_digest(body[8 : 8 + manifest_bytes]):
             raise Refusal("digest-mismatch", "The receipt is for another update than the one handed in.")

@@ -1,6 +1,5 @@
-"""The device's session: opens itself, renews itself, witnesses the log, sends sealed requests."""
+"""The device's session: opens itself, renews its keys, sends sealed requests."""
 
-import base64
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,22 +9,26 @@ import httpx
 import structlog
 
 from edge_client.device_state import DeviceStateFile
+from edge_client.handshaking import Handshaker
 from edge_client.http import CBOR, Http, ServerUnreachable, answered_map, raise_for_problem
+from edge_client.identity_keeper import IdentityKeeper
+from edge_client.key_renewal import rekey_session, rotate_keys
 from edge_client.key_store import DeviceIdentity
-from qflare_protocol.checkpoint import verify_checkpoint
-from qflare_protocol.cose import Verifier
+from edge_client.qkd import OFF, QkdSettings
+from qflare_protocol.device_keys import DeviceKeys
 from qflare_protocol.encoding import encode
 from qflare_protocol.epochs import EpochChain, bucket_of
 from qflare_protocol.errors import Refusal
-from qflare_protocol.fields import bytes_field
-from qflare_protocol.handshake import ClientHandshake, EstablishedSession, SeenCheckpoint, read_server_time
-from qflare_protocol.merkle import verify_consistency
+from qflare_protocol.handshake import EstablishedSession
+from qflare_protocol.rekey import RekeyContext
 from qflare_protocol.sealed_request import (
     CONTENT_TYPE_HEADER,
     SALT_HEADER,
     SEALED_MEDIA_TYPE,
+    MessageNumber,
     SealedAnswer,
     Target,
+    new_salt,
     open_answer,
     seal_request,
 )
@@ -35,29 +38,47 @@ log = structlog.get_logger(__name__)
 RENEW = frozenset(
     {"session-expired", "session-limit-reached", "epoch-expired", "request-not-authentic", "sequence-too-old"}
 )
-LOG_SIGNATURE_ALGORITHM = "ML-DSA-44"
 RESENDS = 1
-SILENT_LOG_SECONDS = 600
 
 
 @dataclass
-class _OpenSession:
+class OpenSession:
+    """A session as the device holds it; `requests`, `transfer_bytes` and `first_epoch` are the generation's."""
+
     terms: EstablishedSession
+    keys: DeviceKeys
     chain: EpochChain
     opened_at: float
+    first_epoch: int
     sequence: int = 0
+    requests: int = 0
     transfer_bytes: int = 0
+
+    def begin_generation(self, chain: EpochChain) -> None:
+        """Go on under a renewed chain, with a fresh allowance."""
+        self.chain, self.first_epoch = chain, chain.epoch
+        self.requests = self.transfer_bytes = 0
 
 
 class DeviceSession:
-    """Sealed requests of one device; a handshake happens when there is no session or it is used up."""
+    """Sealed requests of one device; a handshake happens when there is no session, a rekey when it is used up."""
 
     def __init__(
-        self, http: Http, identity: DeviceIdentity, memory: DeviceStateFile, clock: Callable[[], float] = time.time
+        self,
+        http: Http,
+        keeper: IdentityKeeper,
+        memory: DeviceStateFile,
+        clock: Callable[[], float] = time.time,
+        qkd: QkdSettings = OFF,
     ) -> None:
-        self._http, self._identity, self._memory, self._clock = http, identity, memory, clock
-        self._open: _OpenSession | None = None
-        self._clock_offset = 0.0
+        self._http, self._keeper = http, keeper
+        self._handshaker = Handshaker(http, keeper, memory, clock, qkd)
+        self._open: OpenSession | None = None
+
+    @property
+    def identity(self) -> DeviceIdentity:
+        """Who the device is now: rotations change its keys and the server's."""
+        return self._keeper.identity
 
     def post(self, path: str, message: dict[str, Any]) -> dict[str, Any]:
         """Send a sealed CBOR map and return the answered one. Raises `Refusal`, `ServerUnreachable`."""
@@ -68,7 +89,7 @@ class DeviceSession:
         return self.request("GET", path, b"", "")
 
     def request(self, method: str, path: str, body: bytes, content_type: str) -> dict[str, Any]:
-        """Send one sealed request; a session that ended meanwhile is renewed once.
+        """Send one sealed request; a session that ended meanwhile is renewed once, keys that are due are rotated.
 
         Raises `Refusal` for what the server refuses, `ServerUnreachable` for what may pass, such as an
         unsealed answer that calls the new session used up too: anybody on the way can send that.
@@ -76,15 +97,20 @@ class DeviceSession:
         for renewed in (False, True):
             session = self._current(len(body))
             try:
+                session.requests += 1
+                session.transfer_bytes += len(body)
                 return self._exchange(session, method, path, body, content_type)
             except Refusal as refusal:
                 if renewed and isinstance(refusal, _UnsealedRefusal):
                     detail = f"an unsealed answer said {refusal.code} again, right after a handshake"
                     raise ServerUnreachable(detail) from refusal
-                if renewed or refusal.code not in RENEW:
+                if renewed or refusal.code not in RENEW | {"key-rotation-required"}:
                     raise
-                log.info("session_renewed", because=refusal.code)
+                # Given up before anything else: where the answer to new keys is lost, a handshake tells what became.
                 self._open = None
+                if refusal.code == "key-rotation-required":
+                    self._rotate(session)
+                log.info("session_renewed", because=refusal.code)
         raise AssertionError("unreachable: the second pass returns or raises")
 
     def close(self) -> None:
@@ -92,6 +118,94 @@ class DeviceSession:
         if self._open is None:
             return
         session, self._open = self._open, None
+        self._close(session)
+
+    def forget(self) -> None:
+        """Forget the session's keys without telling the server."""
+        self._open = None
+
+    def open(self) -> EstablishedSession:
+        """Shake hands unless a session is open; return its terms. Raises `Refusal`, `ServerUnreachable`."""
+        return self._current(0).terms
+
+    def rotate_keys(self) -> None:
+        """Register new keys for this device and go on with them. Raises `Refusal`, `ServerUnreachable`."""
+        session, self._open = self._current(0), None
+        self._rotate(session)
+
+    def rekey(self) -> int:
+        """Renew the session's keys now; return the generation that began.
+
+        Where a lost answer has left the two sides in different generations, a handshake begins a session
+        anew, with generation 0. Raises `Refusal`, `ServerUnreachable`.
+        """
+        session = self._rekeyed(self._current(0))
+        if session is None:
+            session = self._open = self._handshake()
+        return session.chain.generation
+
+    def server_time(self) -> float:
+        """Return the server's Unix time as this session knows it: the device's clock may be wrong."""
+        return self._handshaker.server_time()
+
+    def _current(self, body_bytes: int) -> OpenSession:
+        session = self._open
+        if session is not None and self.server_time() - session.opened_at >= session.terms.limits.lifetime_seconds:
+            session = None
+        if session is not None:
+            self._follow_the_clock(session)
+            session = self._renewed(session, body_bytes)
+        if session is None:
+            session = self._open = self._handshake()
+        self._follow_the_clock(session)
+        return session
+
+    def _follow_the_clock(self, session: OpenSession) -> None:
+        now = self.server_time()
+        session.chain = session.chain.advance(max(session.chain.epoch, bucket_of(now)), now=now)
+
+    def _handshake(self) -> OpenSession:
+        opened = self._handshaker.shake_hands()
+        session = self._opened_session(opened.terms, opened.keys)
+        if not opened.terms.rotate_keys:
+            return session
+        self._rotate(session)
+        opened = self._handshaker.shake_hands()
+        return self._opened_session(opened.terms, opened.keys)
+
+    def _opened_session(self, terms: EstablishedSession, keys: DeviceKeys) -> OpenSession:
+        return OpenSession(terms, keys, terms.chain, self.server_time(), terms.chain.epoch)
+
+    def _renewed(self, session: OpenSession, body_bytes: int) -> OpenSession | None:
+        """Return the session, rekeyed where its allowance is used up; None where only a handshake helps."""
+        limits = session.terms.limits
+        used_epochs = session.chain.epoch - session.first_epoch
+        if (
+            session.requests < limits.requests
+            and session.transfer_bytes + body_bytes <= limits.transfer_bytes
+            and used_epochs < limits.epochs
+        ):
+            return session
+        return self._rekeyed(session) if used_epochs <= limits.epochs else None
+
+    def _rekeyed(self, session: OpenSession) -> OpenSession | None:
+        """Return the session in its next generation; None where only a handshake helps."""
+        try:
+            chain = rekey_session(
+                lambda message: self._exchange(session, "POST", "/api/session/rekey", encode(message), CBOR),
+                RekeyContext(session.terms.suite, session.terms.session_id, session.chain),
+                keys=session.keys,
+                server=self._keeper.identity.identity,
+                now=self.server_time,
+            )
+        except Refusal as refusal:
+            log.info("session_not_rekeyed", because=refusal.code)
+            return None
+        session.begin_generation(chain)
+        log.info("session_rekeyed", session=session.terms.session_id.hex()[:8], generation=chain.generation)
+        return session
+
+    def _close(self, session: OpenSession) -> None:
         try:
             self._exchange(session, "POST", "/api/session/close", encode({}), CBOR)
         except Refusal as refusal:
@@ -99,40 +213,24 @@ class DeviceSession:
                 raise
             log.info("session_was_over", because=refusal.code)
 
-    def forget(self) -> None:
-        """Forget the session's keys without telling the server."""
-        self._open = None
-
-    def server_time(self) -> float:
-        """Return the server's Unix time as this session knows it: the device's clock may be wrong."""
-        return self._clock() + self._clock_offset
-
-    def _current(self, body_bytes: int) -> _OpenSession:
-        session = self._open
-        if session is None or self._used_up(session, body_bytes):
-            session = self._open = self._handshake()
-        epoch = max(session.chain.epoch, bucket_of(self.server_time()))
-        session.chain = session.chain.advance(epoch, now=self.server_time())
-        return session
-
-    def _used_up(self, session: _OpenSession, body_bytes: int) -> bool:
-        limits, now = session.terms.limits, self.server_time()
-        return (
-            session.sequence >= limits.requests
-            or session.transfer_bytes + body_bytes > limits.transfer_bytes
-            or bucket_of(now) - bucket_of(session.opened_at) >= limits.epochs
-            or now - session.opened_at >= limits.lifetime_seconds
+    def _rotate(self, session: OpenSession) -> None:
+        """Register new keys and end the session of the old ones: the next handshake proves the new."""
+        rotate_keys(
+            lambda message: self._exchange(session, "POST", "/api/keys/rotate", encode(message), CBOR),
+            self._keeper,
+            session.terms.session_id,
+            session.keys,
+            now=self.server_time(),
         )
+        self._close(session)
 
-    def _exchange(
-        self, session: _OpenSession, method: str, path: str, body: bytes, content_type: str
-    ) -> dict[str, Any]:
+    def _exchange(self, session: OpenSession, method: str, path: str, body: bytes, content_type: str) -> dict[str, Any]:
         session.sequence += 1
-        session.transfer_bytes += len(body)
-        epoch = session.chain.epoch
-        key = session.chain.traffic_key(epoch, now=self.server_time())
+        chain = session.chain
+        key = chain.traffic_key(chain.epoch, chain.generation, now=self.server_time())
         target = Target(method, path, content_type, len(body))
-        authorization, sealed = seal_request(key, session.terms.session_id, epoch, session.sequence, target, body)
+        number = MessageNumber(session.terms.session_id, chain.generation, chain.epoch, session.sequence, new_salt())
+        authorization, sealed = seal_request(key, number, target, body)
         headers = {"Authorization": authorization.to_header(), "Content-Length": str(len(sealed))}
         if body:
             headers |= {"Content-Type": SEALED_MEDIA_TYPE}
@@ -143,7 +241,10 @@ class DeviceSession:
             _raise_for_unsealed(response)
         answer = _sealed_answer(response.status_code, response.headers, response.content)
         plain = open_answer(key, authorization, answer)
-        raise_for_problem(answer.status, answer.content_type, plain, response.headers)
+        try:
+            raise_for_problem(answer.status, answer.content_type, plain, response.headers)
+        except Refusal as refusal:
+            raise SealedRefusal(refusal.code, refusal.detail, **refusal.extensions) from None
         return answered_map(plain)
 
     def _send_same(self, method: str, path: str, sealed: bytes, headers: dict[str, str]) -> httpx.Response:
@@ -155,72 +256,9 @@ class DeviceSession:
                 log.info("request_resent", path=path, reason=str(failure))
         return self._http.send(method, path, sealed, headers)
 
-    def _handshake(self) -> _OpenSession:
-        try:
-            return self._shake_hands()
-        except _WrongClock as wrong:
-            self._clock_offset = wrong.server_time - self._clock()
-            log.warning("clock_corrected", offset_seconds=round(self._clock_offset))
-        try:
-            return self._shake_hands()
-        except _WrongClock as wrong:
-            raise wrong.refusal from wrong
 
-    def _shake_hands(self) -> _OpenSession:
-        identity, now = self._identity, self.server_time()
-        seen = self._memory.state.checkpoint
-        handshake = ClientHandshake(identity.device_id, identity.keys, identity.identity, now=now, checkpoint=seen)
-        try:
-            answer = self._http.post_cbor("/api/challenge", {"request": handshake.request})
-        except Refusal as refusal:
-            if refusal.code == "clock-skew":
-                raise self._wrong_clock(refusal, handshake.request) from refusal
-            raise
-        session_id, ciphertext, confirmation = handshake.respond(bytes_field(answer, "answer"))
-        message = {"session_id": session_id, "ciphertext": ciphertext, "confirmation": confirmation}
-        confirmed = self._http.post_cbor("/api/authenticate", message)
-        terms = handshake.establish(bytes_field(confirmed, "confirmation"))
-        self._clock_offset += terms.clock_offset
-        self._witness(terms, seen)
-        log.info("session_opened", session=terms.session_id.hex()[:8], suite=terms.suite)
-        return _OpenSession(terms, terms.chain, self.server_time())
-
-    def _wrong_clock(self, refusal: Refusal, message: bytes) -> "_WrongClock | Refusal":
-        signed = refusal.extensions.get("signed_server_time")
-        if not isinstance(signed, str):
-            return refusal
-        try:
-            decoded = base64.urlsafe_b64decode(signed)
-        except ValueError:
-            return refusal
-        return _WrongClock(read_server_time(self._identity.identity, decoded, bound_to=message), refusal)
-
-    def _witness(self, terms: EstablishedSession, seen: SeenCheckpoint | None) -> None:
-        """Demand that the server's log extends the one seen last. Raises `Refusal("log-inconsistent")`."""
-        if terms.checkpoint is None:
-            if seen is not None:
-                raise Refusal("log-inconsistent", "The server shows no checkpoint, but this device has seen one.")
-            return
-        verifier = Verifier(LOG_SIGNATURE_ALGORITHM, self._identity.log_key)
-        signed = verify_checkpoint(terms.checkpoint, verifier, self._identity.log_origin)
-        current, age_seconds = signed.checkpoint, self.server_time() - signed.timestamp
-        if age_seconds > SILENT_LOG_SECONDS:
-            log.warning(
-                "log_silent", age_seconds=round(age_seconds), note="the server's log has not been signed lately"
-            )
-        if seen is not None:
-            try:
-                verify_consistency(seen.size, seen.root, current.size, current.root, terms.consistency_proof)
-            except Refusal as refusal:
-                detail = f"The server's log does not extend the {seen.size} entries this device has seen."
-                raise Refusal("log-inconsistent", detail) from refusal
-        self._memory.remember(checkpoint=SeenCheckpoint(current.size, current.root))
-
-
-class _WrongClock(Exception):  # noqa: N818 - internal turn of the handshake, not an error
-    def __init__(self, server_time: float, refusal: Refusal) -> None:
-        super().__init__("The device clock is wrong.")
-        self.server_time, self.refusal = server_time, refusal
+class SealedRefusal(Refusal):
+    """A refusal that was opened under the session's key: the server's own word, and nobody else's."""
 
 
 class _UnsealedRefusal(Refusal):

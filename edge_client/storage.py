@@ -1,8 +1,30 @@
 """Files of a device: written whole or not at all, readable by their owner only."""
 
+import fcntl
 import os
 import secrets
 from pathlib import Path
+
+from qflare_protocol.errors import Refusal
+
+_HELD: dict[Path, int] = {}
+
+
+def hold_home(home: Path) -> None:
+    """Keep a device's folder to this process until it ends: two would overwrite each other's keys.
+
+    Raises `Refusal("conflict")` while another process holds it.
+    """
+    if home in _HELD:
+        return
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(home / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise Refusal("conflict", f"Another qflare-edge works with {home}; stop it first.") from error
+    _HELD[home] = descriptor
 
 
 def write_private_file(path: Path, data: bytes) -> None:

@@ -10,6 +10,9 @@ class EnclaveConfig(AppConfig):
 
     def ready(self) -> None:
         from audit.kinds import register_kind
+        from enclave.models import EnclaveInstance
+        from keyring.columns import register_wrapped_elsewhere
 
+        register_wrapped_elsewhere(EnclaveInstance, "wrapped_keys", "the sealing key of the enclave host")
         register_kind("enclave.prepared", "Enclave {key_id} prepared for round {round_id}, tier {tier}")
         register_kind("enclave.retired", "Keys of the enclave of round {round_id} destroyed")

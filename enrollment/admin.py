@@ -67,7 +67,7 @@ class EnrolmentTokenAdmin(ReadOnlyAdmin):
     date_hierarchy = "issued_at"
     fields = (
         "id", "device_name", "group", "suite", "state", "issued_by", "issued_at", "expires_at",
-        "used_at", "used_by", "revoked_at",
+        "reenrols", "used_at", "used_by", "revoked_at",
     )  # fmt: skip
     readonly_fields = ("id", "state")
     actions = ("revoke_selected",)
@@ -107,4 +107,5 @@ def _issue(form: IssueTokensForm, actor: str) -> list[IssuedToken]:
         group=form.cleaned_data["group"],
         suite=form.cleaned_data["suite"],
         lifetime=form.lifetime,
+        reenrols_id=form.reenrols_id,
     )

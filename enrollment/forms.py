@@ -1,13 +1,15 @@
 """What an operator states to issue tokens."""
 
+import uuid
 from datetime import timedelta
 
 from django import forms
+from django.conf import settings
 
+from devices.models import Device, DeviceState
 from enrollment.models import EnrolmentToken
 from enrollment.services import MAX_TOKEN_LIFETIME, MAX_TOKENS_AT_ONCE, TOKEN_LIFETIME
 from operator_admin.forms import IntegerWidget, SelectWidget, TextWidget
-from qflare_protocol.suites import DEFAULT_SUITE, SUITES
 
 _HOUR = timedelta(hours=1)
 # Room for the number that is appended when several tokens are issued for one name.
@@ -30,13 +32,25 @@ class IssueTokensForm(forms.Form):
         widget=TextWidget,
         help_text="Hospital, site or fleet the device will belong to.",
     )
-    suite = forms.ChoiceField(choices=[(name, name) for name in SUITES], initial=DEFAULT_SUITE, widget=SelectWidget)
+    suite = forms.ChoiceField(
+        choices=lambda: [(name, name) for name in settings.QFLARE_SUITES],
+        initial=lambda: settings.QFLARE_DEFAULT_SUITE,
+        widget=SelectWidget,
+    )
     hours = forms.IntegerField(
         label="Lifetime in hours",
         min_value=1,
         max_value=MAX_TOKEN_LIFETIME // _HOUR,
         initial=TOKEN_LIFETIME // _HOUR,
         widget=IntegerWidget,
+    )
+    reenrols = forms.ModelChoiceField(
+        queryset=Device.objects.filter(state=DeviceState.REVOKED),
+        label="Revoked device that comes back",
+        required=False,
+        empty_label="None: a new device",
+        widget=SelectWidget,
+        help_text="It keeps its name, group and history and makes new keys; one token.",
     )
     count = forms.IntegerField(
         label="How many", min_value=1, max_value=MAX_TOKENS_AT_ONCE, initial=1, widget=IntegerWidget
@@ -47,3 +61,9 @@ class IssueTokensForm(forms.Form):
         """The lifetime of a valid form."""
         hours: int = self.cleaned_data["hours"]
         return hours * _HOUR
+
+    @property
+    def reenrols_id(self) -> uuid.UUID | None:
+        """The id of the revoked device that comes back, of a valid form."""
+        device: Device | None = self.cleaned_data["reenrols"]
+        return device.id if device else None

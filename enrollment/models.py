@@ -18,11 +18,16 @@ class EnrolmentToken(models.Model):
     device_name = models.CharField(max_length=100, blank=True, help_text="Empty: the device chooses its name.")
     group = models.CharField(max_length=100, blank=True)
     suite = models.CharField(max_length=20)
+    identity_fingerprint = models.BinaryField(max_length=32, help_text="Of the server identity key the token pins.")
+    reenrols = models.ForeignKey(
+        Device, null=True, blank=True, on_delete=models.PROTECT, related_name="reenrolment_tokens",
+        help_text="The revoked device that comes back with this token; empty: a new device.",
+    )  # fmt: skip
     issued_by = models.CharField(max_length=200)
     issued_at = models.DateTimeField()
     expires_at = models.DateTimeField()
     used_at = models.DateTimeField(null=True, blank=True)
-    used_by = models.OneToOneField(Device, null=True, blank=True, on_delete=models.PROTECT, related_name="token")
+    used_by = models.ForeignKey(Device, null=True, blank=True, on_delete=models.PROTECT, related_name="tokens")
     revoked_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
@@ -60,6 +65,7 @@ class EnrolmentAttempt(models.Model):
     suite = models.CharField(max_length=20)
     kem_key = models.BinaryField()
     signature_key = models.BinaryField()
+    identity_fingerprint = models.BinaryField(max_length=32, help_text="Of the server identity key that signed E2.")
     wrapped_state = models.BinaryField(null=True)
     expires_at = models.DateTimeField()
     finish_digest = models.BinaryField(null=True, max_length=64)

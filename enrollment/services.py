@@ -5,20 +5,22 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
 
 from audit.services import log_origin, record_event
-from devices.models import Device
-from devices.services import register_device
+from devices.models import Device, DeviceState
+from devices.services import reenrol_device, register_device
 from enrollment.models import EnrolmentAttempt, EnrolmentToken
 from keyring import envelope
-from keyring.services import server_signer, server_verifier
+from keyring.services import identity_succession, server_signer, server_verifier
 from qflare_protocol import enrolment
+from qflare_protocol.cose import Signer
 from qflare_protocol.device_keys import RegisteredKeys
 from qflare_protocol.encoding import digest
 from qflare_protocol.errors import Refusal
 from qflare_protocol.kdf import equal
-from qflare_protocol.suites import DEFAULT_SUITE, suite_by_name
+from qflare_protocol.suites import largest_begin_bytes, suite_by_name
 
 TOKEN_LIFETIME = timedelta(hours=24)
 MAX_TOKEN_LIFETIME = timedelta(days=30)
@@ -47,20 +49,34 @@ def issue_token(
     now: datetime,
     device_name: str = "",
     group: str = "",
-    suite: str = DEFAULT_SUITE,
+    suite: str = "",
     lifetime: timedelta = TOKEN_LIFETIME,
+    reenrols_id: uuid.UUID | None = None,
 ) -> IssuedToken:
-    """Issue a one-time token. Raises `Refusal`: "suite-refused", "conflict" for an impossible lifetime."""
+    """Issue a one-time token, for a new device or for the revoked device `reenrols_id` to come back with new keys.
+
+    The latter keeps its name and group. Without `suite` it is for the site's default suite. Raises
+    `Refusal`: "suite-refused" for a suite that is not in use here, "conflict" for an impossible lifetime or
+    a device that is not revoked.
+    """
+    suite = suite or settings.QFLARE_DEFAULT_SUITE
+    if suite not in settings.QFLARE_SUITES:
+        in_use = ", ".join(settings.QFLARE_SUITES)
+        raise Refusal("suite-refused", f"The suite is not in use at this site, which has {in_use}.")
     if not timedelta(0) < lifetime <= MAX_TOKEN_LIFETIME:
         raise Refusal("conflict", f"A token lives between a second and {MAX_TOKEN_LIFETIME.days} days.")
-    signature_algorithm = suite_by_name(suite).signature
-    token = enrolment.EnrolmentToken.generate(server_signer("identity", signature_algorithm).fingerprint)
+    token = enrolment.EnrolmentToken.generate(_identity_of(suite).fingerprint)
+    reenrols = None if reenrols_id is None else _revoked_device(reenrols_id)
+    device_name = reenrols.name if reenrols else device_name
+    group = reenrols.group if reenrols else group
     row = EnrolmentToken.objects.create(
         lookup=token.lookup,
         verifier=token.verifier,
         device_name=device_name,
         group=group,
         suite=suite,
+        identity_fingerprint=token.identity_fingerprint,
+        reenrols=reenrols,
         issued_by=actor,
         issued_at=now,
         expires_at=now + lifetime,
@@ -84,6 +100,8 @@ def issue_tokens(count: int, *, device_name: str = "", **terms: Any) -> list[Iss
     Names are unique, so several tokens for one name are for `name-1`, `name-2` and so on. Raises as
     `issue_token`, and `Refusal("conflict")` for a count that is not from 1 to `MAX_TOKENS_AT_ONCE`.
     """
+    if terms.get("reenrols_id") is not None and count != 1:
+        raise Refusal("conflict", "One device comes back with one token.")
     if not 1 <= count <= MAX_TOKENS_AT_ONCE:
         raise Refusal("conflict", f"Between 1 and {MAX_TOKENS_AT_ONCE} tokens are issued at once.")
     numbered = device_name != "" and count > 1
@@ -100,37 +118,63 @@ def revoke_token(token_id: uuid.UUID, *, actor: str, now: datetime) -> None:
     record_event("token.revoked", actor=actor, payload={"token_id": str(token_id)})
 
 
-def begin_enrolment(message: bytes, *, now: datetime) -> bytes:
+def _identity_of(suite: str) -> Signer:
+    return server_signer("identity", suite_by_name(suite).signature)
+
+
+def _revoked_device(device_id: uuid.UUID) -> Device:
+    device = Device.objects.filter(id=device_id, state=DeviceState.REVOKED).first()
+    if device is None:
+        raise Refusal("conflict", "Only a revoked device enrols again; revoke it first, then issue the token.")
+    return device
+
+
+@dataclass(frozen=True)
+class EnrolmentAnswer:
+    """E2, and the statements that lead from the identity key the token pins to the one that signed it."""
+
+    message: bytes
+    succession: list[bytes]
+
+
+def begin_limit() -> int:
+    """Return how many bytes E1 may have here: 64 KiB, or what the largest suite in use needs."""
+    return largest_begin_bytes(settings.QFLARE_SUITES)
+
+
+def begin_enrolment(message: bytes, *, now: datetime) -> EnrolmentAnswer:
     """Answer E1 with E2; the token stays usable until `finish_enrolment`.
 
     Raises `Refusal`: those of `enrolment.read_begin`, "token-unknown", "token-used",
     "token-expired", "token-revoked", "token-name-mismatch", "suite-refused", "device-name-taken".
     """
-    begin = enrolment.read_begin(message)
+    begin = enrolment.read_begin(message, maximum_bytes=begin_limit())
     token = EnrolmentToken.objects.filter(lookup=begin.token_lookup).first()
     if token is None:
         refusal = Refusal("token-unknown", "No such enrolment token was issued here; check that it was copied whole.")
         raise refusal.with_event("token.refused", actor="stranger", token=None, reason="token-unknown")
     _check_token(token, begin.name, begin.keys.suite, now)
-    if Device.objects.filter(name=begin.name).exists():
+    if token.reenrols_id is None and Device.objects.filter(name=begin.name).exists():
         raise Refusal("device-name-taken", f"A device named {begin.name} is already enrolled; choose another name.")
     attempt_id = uuid.uuid4()
     expires_at = now + ATTEMPT_LIFETIME
-    identity = server_signer("identity", suite_by_name(token.suite).signature)
+    identity = _identity_of(token.suite)
     challenge = enrolment.make_challenge(
         message, begin, identity=identity, attempt=attempt_id.bytes, expires_at=int(expires_at.timestamp())
     )
-    EnrolmentAttempt.objects.create(
-        id=attempt_id,
-        token=token,
-        device_name=begin.name,
-        suite=begin.keys.suite,
-        kem_key=begin.keys.kem_public,
-        signature_key=begin.keys.signature_public,
-        wrapped_state=envelope.wrap(challenge.secret_state, **_envelope_of(attempt_id)),
-        expires_at=expires_at,
-    )
-    return challenge.message
+    with transaction.atomic():  # the data key lives until its end
+        EnrolmentAttempt.objects.create(
+            id=attempt_id,
+            token=token,
+            device_name=begin.name,
+            suite=begin.keys.suite,
+            kem_key=begin.keys.kem_public,
+            signature_key=begin.keys.signature_public,
+            identity_fingerprint=identity.fingerprint,
+            wrapped_state=envelope.wrap(challenge.secret_state, **_envelope_of(attempt_id)),
+            expires_at=expires_at,
+        )
+    return EnrolmentAnswer(challenge.message, identity_succession(bytes(token.identity_fingerprint), identity.verifier))
 
 
 def finish_enrolment(attempt_id: bytes, sealed_token: bytes, *, now: datetime) -> bytes:
@@ -150,6 +194,8 @@ def finish_enrolment(attempt_id: bytes, sealed_token: bytes, *, now: datetime) -
             raise Refusal("enrolment-refused", "The enrolment challenge has expired; start the enrolment again.")
         if attempt.confirmation is not None:
             return _repeated_confirmation(attempt, finish_digest)
+        if bytes(attempt.identity_fingerprint) != _identity_of(attempt.suite).fingerprint:
+            raise Refusal("enrolment-refused", "The server's identity key was rotated; start the enrolment again.")
         state = envelope.unwrap(bytes(attempt.wrapped_state), **_envelope_of(attempt.id))
         _check_proof(attempt.token, enrolment.open_finish(state, sealed_token))
         _check_token(attempt.token, attempt.device_name, attempt.suite, now)
@@ -192,7 +238,10 @@ def _with_token_event(refusal: Refusal, token: EnrolmentToken) -> Refusal:
 
 def _use_token(attempt: EnrolmentAttempt, now: datetime) -> Device:
     keys = RegisteredKeys(attempt.suite, bytes(attempt.kem_key), bytes(attempt.signature_key))
-    device = register_device(attempt.device_name, attempt.token.group, keys, now=now)
+    if attempt.token.reenrols_id is None:
+        device = register_device(attempt.device_name, attempt.token.group, keys, now=now)
+    else:
+        device = reenrol_device(attempt.token.reenrols_id, keys, now=now)
     # Two attempts with one token race here; the row count names the loser, whose device is rolled back.
     used = EnrolmentToken.objects.filter(id=attempt.token_id, used_at=None, revoked_at=None).update(
         used_at=now, used_by=device
@@ -204,7 +253,7 @@ def _use_token(attempt: EnrolmentAttempt, now: datetime) -> Device:
 
 
 def _confirm(device: Device, state: bytes, sealed_token: bytes) -> bytes:
-    identity = server_signer("identity", suite_by_name(device.suite).signature)
+    identity = _identity_of(device.suite)
     payload = {
         "device_id": device.id.bytes,
         "name": device.name,

@@ -1,8 +1,8 @@
-"""The server's own keys, to look at: which key signs, since when."""
+"""The server's own keys, to look at: which key signs and which encrypts at rest, since when."""
 
 from django.contrib import admin
 
-from keyring.models import ServerKey
+from keyring.models import DataKey, ServerKey
 from operator_admin.base import ReadOnlyAdmin
 from operator_admin.columns import hex_column, live_or_retired, state_column
 
@@ -20,3 +20,18 @@ class ServerKeyAdmin(ReadOnlyAdmin):
     date_hierarchy = "created_at"
     fields = ("purpose", "algorithm", "short_fingerprint", "public_key_start", "state", "created_at", "retired_at")
     readonly_fields = ("short_fingerprint", "public_key_start", "state")
+
+
+@admin.register(DataKey)
+class DataKeyAdmin(ReadOnlyAdmin):
+    """Where a data key belongs and what wraps it; never what it wraps or is."""
+
+    state = state_column(live_or_retired)
+    short_kek_id = hex_column("kek_id", "KEK id")
+
+    list_display = ("id", "scope", "kek_provider", "short_kek_id", "escrow", "state", "created_at", "retired_at")
+    list_filter = ("scope", "kek_provider")
+    list_select_related = ("escrow",)
+    date_hierarchy = "created_at"
+    fields = ("id", "scope", "kek_provider", "short_kek_id", "escrow", "state", "created_at", "retired_at")
+    readonly_fields = ("id", "short_kek_id", "state")

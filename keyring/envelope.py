@@ -1,10 +1,4 @@
-"""Envelope encryption of secrets in database columns.
-
-A wrapped value is `version (1) || KEK id (16) || salt (32) || AES-256-GCM ciphertext and tag`. Key and
-nonce of each value are derived from the KEK and its own random salt, so no key ever sees two
-messages. Version, KEK id, table, primary key and column are authenticated: a value that is moved to
-another row or column does not open.
-"""
+"""Envelope encryption of secrets in database columns (`keyring.wrapped_value`, `keyring.data_keys`)."""
 
 import secrets
 import uuid
@@ -14,52 +8,63 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA3_512
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from keyring.kek import KEK_ID_BYTES, Kek, current_kek
+from keyring.columns import scope_of
+from keyring.data_keys import OpenDataKey, UnknownDataKey, current_data_key, data_key
+from keyring.kek import KekDoesNotOpen, KekMissing
+from keyring.wrapped_value import OVERHEAD_BYTES, SALT_BYTES, VERSION, WrappedValue, read_wrapped_value
 from qflare_protocol.encoding import frame, label
 
-_VERSION = b"\x01"
-_SALT_BYTES, _KEY_BYTES, _NONCE_BYTES, _TAG_BYTES = 32, 32, 12, 16
-_HEADER_BYTES = len(_VERSION) + KEK_ID_BYTES + _SALT_BYTES
+__all__ = ["OVERHEAD_BYTES", "EnvelopeError", "PrimaryKey", "unwrap", "wrap"]
 
-OVERHEAD_BYTES = _HEADER_BYTES + _TAG_BYTES
+_KEY_BYTES, _NONCE_BYTES = 32, 12
 
 PrimaryKey = str | int | uuid.UUID
 
 
 class EnvelopeError(Exception):
-    """A wrapped value does not open here: another row, another KEK, or damaged."""
+    """A wrapped value does not open here: another row, an unknown data key, or damaged."""
 
 
 def wrap(plaintext: bytes, *, table: str, primary_key: PrimaryKey, column: str) -> bytes:
-    """Encrypt a secret for one column of one row. Adds `OVERHEAD_BYTES`."""
-    kek = current_kek()
-    salt = secrets.token_bytes(_SALT_BYTES)
-    context = _context(kek.id, table, primary_key, column)
-    cipher, nonce = _cipher(kek, salt)
-    return _VERSION + kek.id + salt + cipher.encrypt(nonce, plaintext, context)
+    """Encrypt a secret for one column of one row, under the current data key of its scope. Adds `OVERHEAD_BYTES`.
+
+    Inside a transaction that key lives at least until its end. Raises `LookupError` for a column that is
+    not registered, `KekError` where the data key cannot be opened.
+    """
+    key, salt = current_data_key(scope_of(table, column)), secrets.token_bytes(SALT_BYTES)
+    cipher, nonce = _cipher(key, salt)
+    ciphertext = cipher.encrypt(nonce, plaintext, _context(key.id, table, primary_key, column))
+    return WrappedValue(key.id, salt, ciphertext).to_bytes()
 
 
 def unwrap(wrapped: bytes, *, table: str, primary_key: PrimaryKey, column: str) -> bytes:
-    """Decrypt what `wrap` made for the same column of the same row. Raises `EnvelopeError`."""
-    wrapped, kek = bytes(wrapped), current_kek()
-    version, kek_id = wrapped[:1], wrapped[1 : 1 + KEK_ID_BYTES]
-    if version != _VERSION or len(wrapped) < OVERHEAD_BYTES:
-        raise EnvelopeError(f"{table}.{column} of {primary_key} is not a wrapped value of version 1")
-    if kek_id != kek.id:
-        raise EnvelopeError(f"{table}.{column} of {primary_key} is wrapped under another KEK ({kek_id.hex()})")
-    cipher, nonce = _cipher(kek, wrapped[1 + KEK_ID_BYTES : _HEADER_BYTES])
+    """Decrypt what `wrap` made for the same column of the same row.
+
+    Raises `EnvelopeError`, and `KekError` where the KEK is out of reach.
+    """
+    place = f"{table}.{column} of {primary_key}"
     try:
-        return cipher.decrypt(nonce, wrapped[_HEADER_BYTES:], _context(kek_id, table, primary_key, column))
+        value = read_wrapped_value(bytes(wrapped))
+        key = data_key(value.data_key)
+    except ValueError as error:
+        raise EnvelopeError(f"{place} is {error}") from error
+    except UnknownDataKey as error:
+        raise EnvelopeError(f"{place} is wrapped under an unknown data key ({error})") from error
+    except (KekDoesNotOpen, KekMissing) as error:
+        raise EnvelopeError(f"{place} is wrapped under a data key that does not open: {error}") from error
+    cipher, nonce = _cipher(key, value.salt)
+    try:
+        return cipher.decrypt(nonce, value.ciphertext, _context(key.id, table, primary_key, column))
     except InvalidTag as error:
-        raise EnvelopeError(f"{table}.{column} of {primary_key} is damaged or belongs to another row") from error
+        raise EnvelopeError(f"{place} is damaged or belongs to another row") from error
 
 
-def _cipher(kek: Kek, salt: bytes) -> tuple[AESGCM, bytes]:
+def _cipher(key: OpenDataKey, salt: bytes) -> tuple[AESGCM, bytes]:
     hkdf = HKDF(SHA3_512(), _KEY_BYTES + _NONCE_BYTES, salt=salt, info=label("key at rest"))
-    derived = hkdf.derive(kek.key)
+    derived = hkdf.derive(key.key)
     return AESGCM(derived[:_KEY_BYTES]), derived[_KEY_BYTES:]
 
 
-def _context(kek_id: bytes, table: str, primary_key: PrimaryKey, column: str) -> bytes:
+def _context(data_key_id: uuid.UUID, table: str, primary_key: PrimaryKey, column: str) -> bytes:
     row = (table.encode(), str(primary_key).encode(), column.encode())
-    return frame(label("envelope"), _VERSION, kek_id, *row)
+    return frame(label("envelope"), VERSION, data_key_id.bytes, *row)

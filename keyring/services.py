@@ -1,6 +1,7 @@
 """The verbs of the keyring."""
 
 import uuid
+from datetime import datetime
 
 from django.db import IntegrityError, transaction
 from django.utils import timezone
@@ -9,11 +10,14 @@ from keyring.envelope import unwrap, wrap
 from keyring.models import KeyPurpose, ServerKey
 from qflare_protocol import pqc
 from qflare_protocol.cose import Signer, Verifier, key_fingerprint
+from qflare_protocol.errors import Refusal
+from qflare_protocol.identity_succession import MAX_STATEMENTS, make_succession
+from qflare_protocol.pqc import KeyPair
 
 DEFAULT_ALGORITHM = "ML-DSA-44"
 
-# Unwrapped signers of this process by row id: a row never changes its key.
-_SIGNERS: dict[uuid.UUID, Signer] = {}
+# The current signer of each purpose and algorithm with its row's id; a rotated one is dropped at the next use.
+_SIGNERS: dict[tuple[str, str], tuple[uuid.UUID, Signer]] = {}
 
 
 def server_signer(purpose: str, algorithm: str = DEFAULT_ALGORITHM) -> Signer:
@@ -22,10 +26,12 @@ def server_signer(purpose: str, algorithm: str = DEFAULT_ALGORITHM) -> Signer:
     Raises `EnvelopeError` when the stored key does not open, `Refusal("algorithm-unavailable")`.
     """
     row = _current_key(purpose, algorithm)
-    if row.id not in _SIGNERS:
+    row_id, signer = _SIGNERS.get((purpose, algorithm), (None, None))
+    if signer is None or row_id != row.id:
         private = unwrap(row.wrapped_private, **_column(row.id))
-        _SIGNERS[row.id] = Signer(row.algorithm, private, bytes(row.public_key))
-    return _SIGNERS[row.id]
+        signer = Signer(row.algorithm, private, bytes(row.public_key))
+        _SIGNERS[purpose, algorithm] = row.id, signer
+    return signer
 
 
 def server_verifier(purpose: str, algorithm: str = DEFAULT_ALGORITHM) -> Verifier:
@@ -40,6 +46,46 @@ def server_verifiers(purpose: str) -> list[Verifier]:
     return [Verifier(row.algorithm, bytes(row.public_key)) for row in rows]
 
 
+@transaction.atomic
+def rotate_server_key(purpose: str, algorithm: str, *, now: datetime) -> tuple[Verifier, Verifier]:
+    """Replace the current key of a purpose by a new one; return the public halves, old and new.
+
+    The old key signs its successor and its private half is destroyed. The caller records the event.
+    """
+    old_signer = server_signer(purpose, algorithm)
+    live = ServerKey.objects.filter(purpose=KeyPurpose(purpose), algorithm=algorithm, retired_at=None)
+    old = live.select_for_update().first()
+    if old is None or bytes(old.fingerprint) != old_signer.fingerprint:
+        raise Refusal("conflict", "The key was rotated by somebody else at this moment; look at it again.")
+    if ServerKey.objects.filter(purpose=old.purpose, algorithm=algorithm).count() > MAX_STATEMENTS:
+        raise Refusal("conflict", f"A key has at most {MAX_STATEMENTS} successors, or devices of the first are lost.")
+    pair = pqc.signature(algorithm).generate()
+    new_signer = Signer(algorithm, pair.private, pair.public)
+    old.retired_at, old.wrapped_private = now, None
+    old.save(update_fields=("retired_at", "wrapped_private"))
+    succession = make_succession(old_signer, new_signer, rotated_at=int(now.timestamp()))
+    _insert_key(purpose, algorithm, pair, now=now, predecessor=old, succession=succession)
+    return old_signer.verifier, new_signer.verifier
+
+
+def identity_succession(pinned: bytes, current: Verifier) -> list[bytes]:
+    """Return the statements that lead from the identity key with a pinned fingerprint to the current one.
+
+    Raises `Refusal("server-not-authenticated")` where the server never had the pinned key.
+    """
+    if pinned == current.fingerprint:
+        return []
+    keys = ServerKey.objects.filter(purpose=KeyPurpose.IDENTITY, algorithm=current.algorithm)
+    origin = keys.filter(fingerprint=pinned).first()
+    if origin is None:
+        raise Refusal("server-not-authenticated", "This server never had the identity key that the device pins.")
+    statements, successors = [], {key.predecessor_id: key for key in keys}
+    while origin.id in successors:
+        origin = successors[origin.id]
+        statements.append(bytes(origin.succession))
+    return statements
+
+
 def _current_key(purpose: str, algorithm: str) -> ServerKey:
     current = ServerKey.objects.filter(purpose=KeyPurpose(purpose), algorithm=algorithm, retired_at=None)
     return current.first() or _create_key(purpose, algorithm) or current.get()
@@ -47,20 +93,34 @@ def _current_key(purpose: str, algorithm: str) -> ServerKey:
 
 def _create_key(purpose: str, algorithm: str) -> ServerKey | None:
     """Make the first key, or return None where another process was faster: the constraint settles it."""
-    row_id, pair = uuid.uuid4(), pqc.signature(algorithm).generate()
     try:
         with transaction.atomic():
-            return ServerKey.objects.create(
-                id=row_id,
-                purpose=purpose,
-                algorithm=algorithm,
-                public_key=pair.public,
-                wrapped_private=wrap(pair.private, **_column(row_id)),
-                fingerprint=key_fingerprint(algorithm, pair.public),
-                created_at=timezone.now(),
-            )
+            return _insert_key(purpose, algorithm, pqc.signature(algorithm).generate(), now=timezone.now())
     except IntegrityError:
         return None
+
+
+def _insert_key(
+    purpose: str,
+    algorithm: str,
+    pair: KeyPair,
+    *,
+    now: datetime,
+    predecessor: ServerKey | None = None,
+    succession: bytes | None = None,
+) -> ServerKey:
+    row_id = uuid.uuid4()
+    return ServerKey.objects.create(
+        id=row_id,
+        purpose=purpose,
+        algorithm=algorithm,
+        public_key=pair.public,
+        wrapped_private=wrap(pair.private, **_column(row_id)),
+        fingerprint=key_fingerprint(algorithm, pair.public),
+        created_at=now,
+        predecessor=predecessor,
+        succession=succession,
+    )
 
 
 def _column(row_id: uuid.UUID) -> dict[str, str]:

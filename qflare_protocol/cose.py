@@ -11,13 +11,16 @@ from typing import Any
 from qflare_protocol import pqc
 from qflare_protocol.encoding import decode, digest, encode, frame, label
 from qflare_protocol.errors import Refusal
+from qflare_protocol.fields import exact_bytes
+
+FINGERPRINT_BYTES = 32
 
 _ALG, _KID = 1, 4
 
 
 def key_fingerprint(algorithm: str, public: bytes) -> bytes:
     """Return the 32-byte fingerprint by which a public key is named in tokens, rosters and `kid`."""
-    return digest("key fingerprint", algorithm.encode(), public)[:32]
+    return digest("key fingerprint", algorithm.encode(), public)[:FINGERPRINT_BYTES]
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,14 @@ def unverified_payload(signed: bytes, *, purpose: str, maximum_bytes: int = 1 <<
     """Return the payload before its signer is known, only to look the signer up; then `verify1`."""
     _, _, body, _ = _parts(signed, maximum_bytes)
     return decode(body, what=f"{purpose} payload", maximum_bytes=maximum_bytes)
+
+
+def claimed_signer(signed: bytes, *, maximum_bytes: int = 1 << 20) -> bytes:
+    """Return the fingerprint of the key that a structure names as its signer: to look that key up; then `verify1`."""
+    header, _, _, _ = _parts(signed, maximum_bytes)
+    if not isinstance(header, dict) or _KID not in header:
+        raise Refusal("malformed-message", "The protected header must name the signing key.")
+    return exact_bytes(header[_KID], FINGERPRINT_BYTES, what="key fingerprint")
 
 
 def _parts(signed: bytes, maximum_bytes: int) -> tuple[Any, bytes, bytes, bytes]:

@@ -9,6 +9,7 @@ to the device's new KEM key. Opening E3 therefore proves both the token and the 
 import base64
 import binascii
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,12 +22,13 @@ from qflare_protocol.device_keys import DeviceKeys, RegisteredKeys
 from qflare_protocol.encoding import decode, digest, encode
 from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import bytes_field, require_map, text_field, unsigned_field
+from qflare_protocol.identity_succession import resolve_identity
 from qflare_protocol.kdf import expand, extract
-from qflare_protocol.suites import suite_by_name
+from qflare_protocol.suites import LEAST_BEGIN_BYTES, suite_by_name
 
 TOKEN_PREFIX = "QF1"  # noqa: S105 - a format name, no secret
 SECRET_BYTES, LOOKUP_BYTES, FINGERPRINT_BYTES, NONCE_BYTES, ID_BYTES = 32, 16, 32, 32, 16
-MAX_BEGIN_BYTES = 64 * 1024
+MAX_BEGIN_BYTES = LEAST_BEGIN_BYTES
 
 _BEGIN = frozenset({"token", "name", "suite", "kem_key", "signature_key", "nonce"})
 _CHALLENGE = frozenset({"attempt", "ciphertext", "nonce", "identity_algorithm", "identity_key", "expires_at"})
@@ -87,10 +89,13 @@ class EnrolmentBegin:
     nonce: bytes
 
 
-def read_begin(message: bytes) -> EnrolmentBegin:
-    """Read E1. Raises `Refusal`: "malformed-message", "suite-refused", "invalid-key", "invalid-signature"."""
-    claimed = _begin_from_map(unverified_payload(message, purpose="enrol begin", maximum_bytes=MAX_BEGIN_BYTES))
-    verify1(claimed.keys.verifier, message, purpose="enrol begin", maximum_bytes=MAX_BEGIN_BYTES)
+def read_begin(message: bytes, *, maximum_bytes: int = MAX_BEGIN_BYTES) -> EnrolmentBegin:
+    """Read E1; `maximum_bytes` is what the suites in use need (`suites.largest_begin_bytes`).
+
+    Raises `Refusal`: "malformed-message", "suite-refused", "invalid-key", "invalid-signature".
+    """
+    claimed = _begin_from_map(unverified_payload(message, purpose="enrol begin", maximum_bytes=maximum_bytes))
+    verify1(claimed.keys.verifier, message, purpose="enrol begin", maximum_bytes=maximum_bytes)
     return claimed
 
 
@@ -180,17 +185,17 @@ class EnrolmentClient:
         }
         self.begin = sign1(keys.signer, payload, purpose="enrol begin")
 
-    def finish(self, challenge: bytes) -> tuple[bytes, bytes]:
+    def finish(self, challenge: bytes, succession: Sequence[bytes] = ()) -> tuple[bytes, bytes]:
         """Return (attempt id, sealed token) for E3 once E2 proves the pinned server identity.
 
+        `succession` leads from the key that the token pins to the one that signed E2, where it was rotated.
         Raises `Refusal("server-not-authenticated")` for any other identity key.
         """
         payload = require_map(
             unverified_payload(challenge, purpose="enrol challenge"), _CHALLENGE, "enrolment challenge"
         )
         identity = Verifier(text_field(payload, "identity_algorithm", 40), bytes_field(payload, "identity_key"))
-        if identity.fingerprint != self._token.identity_fingerprint:
-            raise Refusal("server-not-authenticated", "The server's identity key is not the one this token pins.")
+        resolve_identity(self._token.identity_fingerprint, identity, succession)
         verify1(identity, challenge, purpose="enrol challenge", bound_to=digest("enrol begin", self.begin))
         unsigned_field(payload, "expires_at")
         kem = pqc.kem(suite_by_name(self._keys.suite).registered_kem)

@@ -71,3 +71,11 @@ def text_field(message: Mapping[str, Any], key: str, maximum: int = 200) -> str:
 def unsigned_field(message: Mapping[str, Any], key: str, maximum: int = 2**63 - 1) -> int:
     """Return a whole-number member from 0 to `maximum`; booleans and floats are refused."""
     return whole_number(message[key], 0, maximum, what=f"field {key}")
+
+
+def boolean_field(message: Mapping[str, Any], key: str) -> bool:
+    """Return a true or false member. Raises `Refusal("malformed-message")` for anything else."""
+    value = message[key]
+    if not isinstance(value, bool):
+        raise Refusal("malformed-message", f"The field {key} must be true or false.")
+    return value

@@ -1,23 +1,35 @@
 """The session handshake M1 to M4 (docs/protocol.md, "Session").
 
 Three encapsulations enter the root: to the device's ephemeral key (forward secrecy), to its
-registered key (authenticates the device) and to the server's ephemeral key. KEMs do not fail but
+registered key (authenticates the device) and to the server's ephemeral key; a QKD key, where there is
+one, enters as a fourth input. KEMs do not fail but
 return another secret, so neither side believes anything before the confirmation MACs.
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from qflare_protocol import pqc
-from qflare_protocol.cose import Signer, Verifier, sign1, unverified_payload, verify1
+from qflare_protocol.cose import (
+    FINGERPRINT_BYTES,
+    Signer,
+    Verifier,
+    claimed_signer,
+    sign1,
+    unverified_payload,
+    verify1,
+)
 from qflare_protocol.device_keys import DeviceKeys, RegisteredKeys
 from qflare_protocol.encoding import decode, digest, encode
 from qflare_protocol.epochs import EpochChain, SessionLimits, bucket_of
 from qflare_protocol.errors import Refusal
-from qflare_protocol.fields import bytes_field, require_map, text_field, unsigned_field
+from qflare_protocol.fields import boolean_field, bytes_field, require_map, text_field, unsigned_field
+from qflare_protocol.identity_succession import follow_succession
 from qflare_protocol.kdf import equal, expand, extract, mac
+from qflare_protocol.pqc import KeyPair
+from qflare_protocol.qkd.etsi014 import QkdKey
 from qflare_protocol.suites import SUITES, choose_suite, suite_by_name
 
 ID_BYTES, NONCE_BYTES, MAC_BYTES, ROOT_BYTES = 16, 32, 64, 32
@@ -25,11 +37,13 @@ MAX_CHALLENGE_BYTES = 64 * 1024
 MAX_SKEW_BUCKETS = 1
 MAX_NOTE_BYTES = 16 * 1024
 
-_M1 = frozenset({"suites", "device_id", "nonce", "bucket", "ephemeral_key", "checkpoint"})
+_M1 = frozenset(
+    {"suites", "device_id", "nonce", "bucket", "ephemeral_key", "checkpoint", "server_identity", "qkd_key_id"}
+)
 _M2 = frozenset(
     {
         "suite", "session_id", "nonce", "epoch", "server_time", "ephemeral_ciphertext", "registered_ciphertext",
-        "ephemeral_key", "limits", "checkpoint", "consistency_proof",
+        "ephemeral_key", "limits", "checkpoint", "consistency_proof", "rotate_keys", "current_key",
     }
 )  # fmt: skip
 
@@ -58,7 +72,11 @@ class SeenCheckpoint:
 
 @dataclass(frozen=True)
 class ChallengeRequest:
-    """The content of M1. The device id is a claim until `verify_challenge_request`."""
+    """The content of M1 and the fingerprint of the key it names as its signer.
+
+    All of it is a claim until `verify_challenge_request`. `server_identity` is the fingerprint of the
+    identity key the device pins, `qkd_key_id` names the QKD key to mix in, where there is one.
+    """
 
     suites: list[str]
     device_id: bytes
@@ -66,6 +84,9 @@ class ChallengeRequest:
     bucket: int
     ephemeral_key: bytes
     checkpoint: SeenCheckpoint | None
+    server_identity: bytes
+    qkd_key_id: bytes | None
+    signer: bytes
 
 
 def read_challenge_request(message: bytes) -> ChallengeRequest:
@@ -82,6 +103,9 @@ def read_challenge_request(message: bytes) -> ChallengeRequest:
         unsigned_field(payload, "bucket"),
         bytes_field(payload, "ephemeral_key"),
         SeenCheckpoint.from_wire(payload["checkpoint"]),
+        bytes_field(payload, "server_identity", FINGERPRINT_BYTES),
+        None if payload["qkd_key_id"] is None else bytes_field(payload, "qkd_key_id", ID_BYTES),
+        claimed_signer(message, maximum_bytes=MAX_CHALLENGE_BYTES),
     )
 
 
@@ -95,21 +119,27 @@ def verify_challenge_request(message: bytes, request: ChallengeRequest, register
     pqc.kem(suite.ephemeral_kem).check_public_key(request.ephemeral_key)
 
 
-def check_clock(request: ChallengeRequest, *, now: float) -> None:
-    """Refuse a device clock more than one bucket away. Raises `Refusal("clock-skew")`."""
-    if abs(request.bucket - bucket_of(now)) > MAX_SKEW_BUCKETS:
+def check_clock(bucket: int, *, now: float) -> None:
+    """Refuse a device clock whose bucket is more than one away. Raises `Refusal("clock-skew")`."""
+    if abs(bucket - bucket_of(now)) > MAX_SKEW_BUCKETS:
         raise Refusal("clock-skew", "The device clock is off by more than five minutes; take the signed server time.")
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What the server states in M2 beside the key exchange."""
+    """What the server states in M2 beside the key exchange.
+
+    `current_key` is the fingerprint of the device's current signature key; where `rotate_keys` holds, the
+    device has to register new keys before it does anything else.
+    """
 
     session_id: bytes
     server_time: float
     limits: SessionLimits
     checkpoint: str | None
     consistency_proof: list[bytes]
+    current_key: bytes
+    rotate_keys: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,10 +152,11 @@ class PendingHandshake:
     ephemeral_secret: bytes = field(repr=False)
     registered_secret: bytes = field(repr=False)
     ephemeral_private: bytes = field(repr=False)
+    qkd_key: bytes | None = field(repr=False)
 
     def to_bytes(self) -> bytes:
         """Serialise for storage under a wrapping key."""
-        secret_parts = [self.ephemeral_secret, self.registered_secret, self.ephemeral_private]
+        secret_parts = [self.ephemeral_secret, self.registered_secret, self.ephemeral_private, self.qkd_key]
         return encode([self.suite, self.transcript, self.epoch, *secret_parts])
 
     @classmethod
@@ -135,13 +166,23 @@ class PendingHandshake:
 
 
 def answer_challenge(
-    message: bytes, request: ChallengeRequest, registered: RegisteredKeys, terms: Terms, identity: Signer
+    message: bytes,
+    request: ChallengeRequest,
+    registered: RegisteredKeys,
+    terms: Terms,
+    identity: Signer,
+    *,
+    ephemeral: KeyPair,
+    qkd_key: bytes | None = None,
 ) -> tuple[bytes, PendingHandshake]:
-    """Return M2 and the state to keep; `request` must have passed `verify_challenge_request`."""
+    """Return M2 and the state to keep; `request` must have passed `verify_challenge_request`.
+
+    `ephemeral` is a fresh key pair of the suite's ephemeral KEM, used for nothing else; `qkd_key` is the
+    key that `request.qkd_key_id` names.
+    """
     suite = suite_by_name(registered.suite)
     ephemeral_secret, ephemeral_ciphertext = pqc.kem(suite.ephemeral_kem).encapsulate(request.ephemeral_key)
     registered_secret, registered_ciphertext = pqc.kem(suite.registered_kem).encapsulate(registered.kem_public)
-    ephemeral = pqc.kem(suite.ephemeral_kem).generate()
     epoch = bucket_of(terms.server_time)
     payload = {
         "suite": suite.name,
@@ -155,11 +196,13 @@ def answer_challenge(
         "limits": _limits_to_list(terms.limits),
         "checkpoint": terms.checkpoint.encode() if terms.checkpoint else None,
         "consistency_proof": terms.consistency_proof,
+        "rotate_keys": terms.rotate_keys,
+        "current_key": terms.current_key,
     }
     answer = sign1(identity, payload, purpose="M2", bound_to=digest("M1", message))
     transcript = digest("M1 M2", digest("M1", message), digest("M2", answer))
-    pending = PendingHandshake(suite.name, transcript, epoch, ephemeral_secret, registered_secret, ephemeral.private)
-    return answer, pending
+    secret_parts = (ephemeral_secret, registered_secret, ephemeral.private, qkd_key)
+    return answer, PendingHandshake(suite.name, transcript, epoch, *secret_parts)
 
 
 def accept_response(pending: PendingHandshake, ciphertext: bytes, confirmation: bytes) -> tuple[bytes, EpochChain]:
@@ -171,15 +214,18 @@ def accept_response(pending: PendingHandshake, ciphertext: bytes, confirmation: 
         pending.ephemeral_private, ciphertext
     )
     transcript = _full_transcript(pending.transcript, ciphertext)
-    root = extract(transcript, pending.ephemeral_secret, pending.registered_secret, server_secret)
+    root = _root(transcript, pending.ephemeral_secret, pending.registered_secret, server_secret, pending.qkd_key)
     if not equal(confirmation, _confirmation(root, "device", transcript)):
         raise Refusal("authentication-failed", "The handshake confirmation does not hold; start a new handshake.")
-    return _confirmation(root, "server", transcript), _first_chain(root, pending.epoch)
+    return _confirmation(root, "server", transcript), EpochChain.begin(root, pending.epoch)
 
 
 @dataclass(frozen=True)
 class EstablishedSession:
-    """What the device keeps of a handshake. `clock_offset` is server time minus device time, seconds."""
+    """What the device keeps of a handshake. `clock_offset` is server time minus device time, seconds.
+
+    `server_identity` is the key that signed M2: the pinned one, or the successor to pin from now on.
+    """
 
     session_id: bytes
     suite: str
@@ -188,44 +234,61 @@ class EstablishedSession:
     clock_offset: float
     checkpoint: str | None
     consistency_proof: list[bytes]
+    rotate_keys: bool
+    current_key: bytes
+    server_identity: Verifier
 
 
 class ClientHandshake:
     """The device's side of one handshake: M1, then M3 from M2, then the session from M4."""
 
     def __init__(
-        self, device_id: bytes, keys: DeviceKeys, server: Verifier, *, now: float, checkpoint: SeenCheckpoint | None
+        self,
+        device_id: bytes,
+        keys: DeviceKeys,
+        server: Verifier,
+        *,
+        now: float,
+        checkpoint: SeenCheckpoint | None,
+        qkd: QkdKey | None = None,
     ) -> None:
-        self._keys, self._server, self._now = keys, server, now
-        self._ephemeral = pqc.kem(suite_by_name(keys.suite).ephemeral_kem).generate()
+        self._keys, self._server, self._now, self._qkd = keys, server, now, qkd
+        ephemeral = pqc.kem(suite_by_name(keys.suite).ephemeral_kem).generate()
+        self._ephemeral_private = ephemeral.private
         payload = {
             "suites": [name for name in SUITES if name == keys.suite],
             "device_id": device_id,
             "nonce": secrets.token_bytes(NONCE_BYTES),
             "bucket": bucket_of(now),
-            "ephemeral_key": self._ephemeral.public,
+            "ephemeral_key": ephemeral.public,
             "checkpoint": checkpoint.to_list() if checkpoint else None,
+            "server_identity": server.fingerprint,
+            "qkd_key_id": qkd.key_id.bytes if qkd else None,
         }
         self.request = sign1(keys.signer, payload, purpose="M1")
         self._answer: Mapping[str, Any] = {}
         self._root = self._transcript = b""
 
-    def respond(self, answer: bytes) -> tuple[bytes, bytes, bytes]:
+    def respond(self, answer: bytes, succession: Sequence[bytes] = ()) -> tuple[bytes, bytes, bytes]:
         """Return (session id, ciphertext, confirmation MAC) for M3 once M2 proves the pinned server.
 
-        Raises `Refusal`: "invalid-signature", "suite-refused", "invalid-key", "malformed-message".
+        `succession` leads from the pinned identity key to the one that signed M2, where it was rotated.
+        Raises `Refusal`: "invalid-signature", "suite-refused", "invalid-key", "malformed-message",
+        "server-not-authenticated".
         """
+        self._server = follow_succession(self._server, succession)
         payload = verify1(self._server, answer, purpose="M2", bound_to=digest("M1", self.request))
         self._answer = require_map(payload, _M2, "challenge answer")
         suite = choose_suite([self._keys.suite], registered=text_field(self._answer, "suite"))
         ephemeral_kem, registered_kem = pqc.kem(suite.ephemeral_kem), pqc.kem(suite.registered_kem)
-        ephemeral_secret = ephemeral_kem.decapsulate(self._ephemeral.private, self._answer["ephemeral_ciphertext"])
+        ephemeral_secret = ephemeral_kem.decapsulate(self._ephemeral_private, self._answer["ephemeral_ciphertext"])
         registered_secret = registered_kem.decapsulate(self._keys.kem.private, self._answer["registered_ciphertext"])
         server_secret, ciphertext = ephemeral_kem.encapsulate(self._answer["ephemeral_key"])
         self._transcript = _full_transcript(
             digest("M1 M2", digest("M1", self.request), digest("M2", answer)), ciphertext
         )
-        self._root = extract(self._transcript, ephemeral_secret, registered_secret, server_secret)
+        qkd_key = self._qkd.key if self._qkd else None
+        self._root = _root(self._transcript, ephemeral_secret, registered_secret, server_secret, qkd_key)
         confirmation = _confirmation(self._root, "device", self._transcript)
         return bytes_field(self._answer, "session_id", ID_BYTES), ciphertext, confirmation
 
@@ -234,30 +297,20 @@ class ClientHandshake:
         if not self._root or not equal(confirmation, _confirmation(self._root, "server", self._transcript)):
             raise Refusal("server-not-authenticated", "The server's confirmation does not hold; start a new handshake.")
         answer, root = self._answer, self._root
-        self._root = b""
+        self._root = self._ephemeral_private = b""
         checkpoint = answer["checkpoint"]
         return EstablishedSession(
             bytes_field(answer, "session_id", ID_BYTES),
             text_field(answer, "suite"),
-            _first_chain(root, unsigned_field(answer, "epoch")),
+            EpochChain.begin(root, unsigned_field(answer, "epoch")),
             _limits_from_wire(answer["limits"]),
             unsigned_field(answer, "server_time") / 1000 - self._now,
             None if checkpoint is None else _note_from_wire(answer),
             _proof_from_wire(answer["consistency_proof"]),
+            boolean_field(answer, "rotate_keys"),
+            bytes_field(answer, "current_key", FINGERPRINT_BYTES),
+            self._server,
         )
-
-
-def sign_server_time(identity: Signer, *, bound_to: bytes, now: float) -> bytes:
-    """Return the signed server time, milliseconds, bound to the message that was refused for its time."""
-    return sign1(
-        identity, {"server_time": int(now * 1000)}, purpose="server time", bound_to=digest("refused", bound_to)
-    )
-
-
-def read_server_time(server: Verifier, signed: bytes, *, bound_to: bytes) -> float:
-    """Return the server's Unix time in seconds from a signed skew answer to one's own message."""
-    payload = verify1(server, signed, purpose="server time", bound_to=digest("refused", bound_to))
-    return unsigned_field(require_map(payload, frozenset({"server_time"}), "server time"), "server_time") / 1000
 
 
 def _full_transcript(first_half: bytes, ciphertext: bytes) -> bytes:
@@ -268,8 +321,12 @@ def _confirmation(root: bytes, side: str, transcript: bytes) -> bytes:
     return mac(expand(root, f"confirm {side}", length=MAC_BYTES), f"confirm {side}", transcript)
 
 
-def _first_chain(root: bytes, epoch: int) -> EpochChain:
-    return EpochChain(epoch, expand(root, "chain"))
+def _root(
+    transcript: bytes, ephemeral: bytes, registered: bytes, server_ephemeral: bytes, qkd_key: bytes | None
+) -> bytes:
+    """Mix all secrets; a QKD key is one more of them and never stands in for another."""
+    additional = () if qkd_key is None else (qkd_key,)
+    return extract(transcript, ephemeral, registered, server_ephemeral, *additional)
 
 
 def _limits_to_list(limits: SessionLimits) -> list[int]:
@@ -279,6 +336,9 @@ def _limits_to_list(limits: SessionLimits) -> list[int]:
 def _limits_from_wire(value: Any) -> SessionLimits:
     if not isinstance(value, list) or len(value) != 4 or not all(type(item) is int and item > 0 for item in value):
         raise Refusal("malformed-message", "The limits must be four positive whole numbers.")
+    highest = _limits_to_list(SessionLimits())
+    if any(stated > allowed for stated, allowed in zip(value, highest, strict=True)):
+        raise Refusal("malformed-message", f"The limits may be at most {highest}; a server can only lower them.")
     return SessionLimits(*value)
 
 

@@ -5,8 +5,6 @@ and P-384; each message is a single shot with its own encapsulation.
 """
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, mlkem
 from cryptography.hazmat.primitives.hpke import (
     AEAD,
     KDF,
@@ -17,44 +15,32 @@ from cryptography.hazmat.primitives.hpke import (
 )
 
 from qflare_protocol.errors import Refusal
-from qflare_protocol.pqc import KeyPair
+from qflare_protocol.pqc import KeyPair, hybrid
 
-SEED_BYTES = 64
-SCALAR_BYTES = 48
-PRIVATE_KEY_BYTES = SEED_BYTES + SCALAR_BYTES
-MLKEM_PUBLIC_BYTES = 1568
-POINT_BYTES = 97
-PUBLIC_KEY_BYTES = MLKEM_PUBLIC_BYTES + POINT_BYTES
-OVERHEAD_BYTES = 1568 + POINT_BYTES + 16
+PRIVATE_KEY_BYTES = hybrid.MLKEM_SEED_BYTES + hybrid.SCALAR_BYTES
+PUBLIC_KEY_BYTES = hybrid.MLKEM1024_PUBLIC_BYTES + hybrid.POINT_BYTES
+OVERHEAD_BYTES = hybrid.MLKEM1024_CIPHERTEXT_BYTES + hybrid.POINT_BYTES + 16
 
-_CURVE = ec.SECP384R1()
 _SUITE = Suite(KEM.MLKEM1024_P384, KDF.SHAKE256, AEAD.AES_256_GCM)
 
 
 def generate() -> KeyPair:
-    """Make a key pair: private = ML-KEM seed (64 bytes) || P-384 scalar (48, big-endian);
+    """Make a key pair of MLKEM1024-P384: private = ML-KEM seed (64 bytes) || P-384 scalar (48, big-endian);
     public = ML-KEM encapsulation key (1568 bytes) || P-384 uncompressed point (97).
     """
-    seed = mlkem.MLKEM1024PrivateKey.generate().private_bytes_raw()
-    scalar = ec.generate_private_key(_CURVE).private_numbers().private_value
-    private = seed + scalar.to_bytes(SCALAR_BYTES, "big")
-    return KeyPair(private=private, public=public_key(private))
+    return hybrid.MLKem1024P384().generate()
 
 
 def public_key(private: bytes) -> bytes:
     """Derive the 1665-byte public key. Raises `Refusal("invalid-key")`."""
-    kem_key, curve_key = _private_parts(private)
-    point = curve_key.public_key().public_bytes(
-        serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
-    )
-    return kem_key.public_key().public_bytes_raw() + point
+    return hybrid.p384_public_key(_checked_private(private))
 
 
 def check_public_key(public: object) -> bytes:
     """Return the key when its length and form are right. Raises `Refusal("invalid-key")`."""
-    _public_parts(public)
-    assert isinstance(public, bytes)  # noqa: S101 - narrows the type that the line above has checked
-    return public
+    checked = _checked_public(public)
+    hybrid.p384_public_parts(checked)
+    return checked
 
 
 def seal(public: bytes, plaintext: bytes, *, info: bytes) -> bytes:
@@ -62,7 +48,7 @@ def seal(public: bytes, plaintext: bytes, *, info: bytes) -> bytes:
 
     `info` is authenticated and must be the same at opening. Raises `Refusal("invalid-key")`.
     """
-    return _SUITE.encrypt(plaintext, MLKEM1024P384PublicKey(*_public_parts(public)), info)
+    return _SUITE.encrypt(plaintext, MLKEM1024P384PublicKey(*hybrid.p384_public_parts(_checked_public(public))), info)
 
 
 def open_sealed(private: bytes, sealed: bytes, *, info: bytes) -> bytes:
@@ -71,7 +57,7 @@ def open_sealed(private: bytes, sealed: bytes, *, info: bytes) -> bytes:
     Raises `Refusal("invalid-key")` for a private key of another form and
     `Refusal("decryption-failed")` for everything else that is wrong.
     """
-    key = MLKEM1024P384PrivateKey(*_private_parts(private))
+    key = MLKEM1024P384PrivateKey(*hybrid.p384_private_parts(_checked_private(private)))
     if len(sealed) < OVERHEAD_BYTES:
         raise Refusal("decryption-failed", f"An HPKE message has at least {OVERHEAD_BYTES} bytes.")
     try:
@@ -80,21 +66,21 @@ def open_sealed(private: bytes, sealed: bytes, *, info: bytes) -> bytes:
         raise Refusal("decryption-failed", "The HPKE message does not open under this key and context.") from error
 
 
-def _private_parts(private: bytes) -> tuple[mlkem.MLKEM1024PrivateKey, ec.EllipticCurvePrivateKey]:
-    if not isinstance(private, bytes) or len(private) != PRIVATE_KEY_BYTES or not any(private[:SEED_BYTES]):
+def _checked_private(private: object) -> bytes:
+    if (
+        not isinstance(private, bytes)
+        or len(private) != PRIVATE_KEY_BYTES
+        or not any(private[: hybrid.MLKEM_SEED_BYTES])
+    ):
         raise Refusal("invalid-key", f"An HPKE private key is {PRIVATE_KEY_BYTES} bytes and not zero.")
-    try:
-        scalar = ec.derive_private_key(int.from_bytes(private[SEED_BYTES:], "big"), _CURVE)
-    except ValueError as error:
-        raise Refusal("invalid-key", "The P-384 scalar is not between 1 and the group order.") from error
-    return mlkem.MLKEM1024PrivateKey.from_seed_bytes(private[:SEED_BYTES]), scalar
+    return private
 
 
-def _public_parts(public: object) -> tuple[mlkem.MLKEM1024PublicKey, ec.EllipticCurvePublicKey]:
-    if not isinstance(public, bytes) or len(public) != PUBLIC_KEY_BYTES or not any(public[:MLKEM_PUBLIC_BYTES]):
+def _checked_public(public: object) -> bytes:
+    if (
+        not isinstance(public, bytes)
+        or len(public) != PUBLIC_KEY_BYTES
+        or not any(public[: hybrid.MLKEM1024_PUBLIC_BYTES])
+    ):
         raise Refusal("invalid-key", f"An HPKE public key is {PUBLIC_KEY_BYTES} bytes and not zero.")
-    try:
-        kem_key = mlkem.MLKEM1024PublicKey.from_public_bytes(public[:MLKEM_PUBLIC_BYTES])
-        return kem_key, ec.EllipticCurvePublicKey.from_encoded_point(_CURVE, public[MLKEM_PUBLIC_BYTES:])
-    except ValueError as error:
-        raise Refusal("invalid-key", "The HPKE public key is not an ML-KEM key with a point on P-384.") from error
+    return public

@@ -6,7 +6,7 @@ direction, sequence number and a fresh 16-byte salt, so that no key is ever used
 
 import re
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
@@ -26,23 +26,25 @@ TAG_BYTES, SALT_BYTES = 16, 16
 SEQUENCE_WINDOW = 64
 
 _HEADER = re.compile(
-    rf"{SCHEME} session=([0-9a-f]{{32}}), epoch=([0-9]{{1,12}}), sequence=([0-9]{{1,15}}), "
+    rf"{SCHEME} session=([0-9a-f]{{32}}), generation=([0-9]{{1,9}}), epoch=([0-9]{{1,12}}), sequence=([0-9]{{1,15}}), "
     r"salt=([0-9a-f]{32}), tag=([0-9a-f]{32})"
 )
 
 
 @dataclass(frozen=True)
 class MessageNumber:
-    """Where a message stands: its session, epoch, sequence number (from 1) and salt."""
+    """Where a message stands: its session, generation, epoch, sequence number (from 1) and salt."""
 
     session_id: bytes
+    generation: int
     epoch: int
     sequence: int
     salt: bytes
 
     def fields(self) -> tuple[bytes, ...]:
-        """Return the four members as bytes, for derivation and authenticated data."""
-        return self.session_id, self.epoch.to_bytes(8, "big"), self.sequence.to_bytes(8, "big"), self.salt
+        """Return the five members as bytes, for derivation and authenticated data."""
+        counters = (self.generation, self.epoch, self.sequence)
+        return self.session_id, *(counter.to_bytes(8, "big") for counter in counters), self.salt
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ class Authorization:
         """Return the header's value."""
         number = self.number
         return (
-            f"{SCHEME} session={number.session_id.hex()}, epoch={number.epoch}, sequence={number.sequence}, "
-            f"salt={number.salt.hex()}, tag={self.tag.hex()}"
+            f"{SCHEME} session={number.session_id.hex()}, generation={number.generation}, epoch={number.epoch}, "
+            f"sequence={number.sequence}, salt={number.salt.hex()}, tag={self.tag.hex()}"
         )
 
     @classmethod
@@ -81,8 +83,8 @@ class Authorization:
         match = _HEADER.fullmatch(value)
         if not match:
             raise Refusal("malformed-message", f"The Authorization header is not of the {SCHEME} form.")
-        session, epoch, sequence, salt, tag = match.groups()
-        number = MessageNumber(bytes.fromhex(session), int(epoch), int(sequence), bytes.fromhex(salt))
+        session, generation, epoch, sequence, salt, tag = match.groups()
+        number = MessageNumber(bytes.fromhex(session), int(generation), int(epoch), int(sequence), bytes.fromhex(salt))
         parsed = cls(number, bytes.fromhex(tag))
         if parsed.to_header() != value or not number.sequence:
             raise Refusal("malformed-message", "The numbers of the Authorization header are not in canonical form.")
@@ -104,11 +106,13 @@ def _request_aad(number: MessageNumber, target: Target) -> bytes:
     return frame(label("request"), *number.fields(), *target.fields())
 
 
-def seal_request(
-    traffic_key: bytes, session_id: bytes, epoch: int, sequence: int, target: Target, body: bytes
-) -> tuple[Authorization, bytes]:
-    """Return the authorization and the ciphertext, which is as long as the body."""
-    number = MessageNumber(session_id, epoch, sequence, secrets.token_bytes(SALT_BYTES))
+def new_salt() -> bytes:
+    """Return the fresh random bytes that make a message's key its own."""
+    return secrets.token_bytes(SALT_BYTES)
+
+
+def seal_request(traffic_key: bytes, number: MessageNumber, target: Target, body: bytes) -> tuple[Authorization, bytes]:
+    """Return the authorization and the ciphertext, which is as long as the body; the number's salt is a new one."""
     message_key = _message_key(traffic_key, "request", number)
     sealed = AESGCM(message_key.key).encrypt(message_key.nonce, body, _request_aad(number, target))
     return Authorization(number, sealed[-TAG_BYTES:]), sealed[:-TAG_BYTES]
@@ -158,8 +162,7 @@ def seal_answer(
     traffic_key: bytes, authorization: Authorization, status: int, content_type: str, body: bytes
 ) -> SealedAnswer:
     """Seal an answer to one request; its body is the ciphertext and the tag."""
-    request = authorization.number
-    number = MessageNumber(request.session_id, request.epoch, request.sequence, secrets.token_bytes(SALT_BYTES))
+    number = replace(authorization.number, salt=new_salt())
     message_key = _message_key(traffic_key, "answer", number)
     aad = _answer_aad(number, authorization.tag, status, content_type, len(body))
     return SealedAnswer(
@@ -169,10 +172,9 @@ def seal_answer(
 
 def open_answer(traffic_key: bytes, authorization: Authorization, answer: SealedAnswer) -> bytes:
     """Return the answer's body. Raises `Refusal("answer-not-authentic")` when anything was changed."""
-    request = authorization.number
     if len(answer.body) < TAG_BYTES or len(answer.salt) != SALT_BYTES:
         raise Refusal("answer-not-authentic", "The sealed answer is too short.")
-    number = MessageNumber(request.session_id, request.epoch, request.sequence, answer.salt)
+    number = replace(authorization.number, salt=answer.salt)
     message_key = _message_key(traffic_key, "answer", number)
     aad = _answer_aad(number, authorization.tag, answer.status, answer.content_type, len(answer.body) - TAG_BYTES)
     try:

@@ -1,4 +1,5 @@
 from django.apps import AppConfig
+from django.conf import settings
 
 
 class SiteConfig(AppConfig):
@@ -10,5 +11,13 @@ class SiteConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the site's system checks."""
+        """Register the site's system checks, and the events of the keyring, which lies below the log."""
+        from audit.kinds import register_kind
+        from qflare_protocol.pqc.registry import parse_engines, use_engines
         from qflare_site import checks  # noqa: F401 - importing registers them
+
+        use_engines(parse_engines(settings.QFLARE_PQC_ENGINES))
+
+        register_kind("kek.rotated", "KEK {kek_id} ({provider}) has replaced {replaced}, which is destroyed")
+        register_kind("escrow.split", "Server keys escrowed in {escrow_id}: {threshold} of {custodians}")
+        register_kind("escrow.recovered", "Server keys recovered from escrow {escrow_id} under KEK {kek_id}")

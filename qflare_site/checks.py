@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.checks import CheckMessage, Error, Tags, Warning, register, run_checks
+from django.core.exceptions import ImproperlyConfigured
+
+from qflare_protocol.pqc.registry import ENVIRONMENT_VARIABLE, engine_faults
+from qflare_protocol.suites import unavailable_suites
 
 MINIMUM_SECRET_KEY_LENGTH = 50
+CRYPTOGRAPHY = "cryptography"
+"""The tag of the checks that a web process runs too, before it answers its first request."""
 
 
 @register(Tags.security)
@@ -58,6 +64,43 @@ def check_secret_key(**_kwargs: Any) -> list[CheckMessage]:
         hint = "Make one with: python -c 'import secrets; print(secrets.token_urlsafe(50))'"
         return [Error(message, hint=hint, id="qflare_site.E006")]
     return []
+
+
+@register(CRYPTOGRAPHY)
+def check_suites(**_kwargs: Any) -> list[CheckMessage]:
+    """A suite in use that no engine can serve would fail in a device's request; it is found here instead."""
+    hint = "manage.py pqc_status shows what is missing; install it, or leave the suite out of QFLARE_SUITES."
+    return [
+        Error(f"The suite {name} is in use and cannot be served. {reason}", hint=hint, id="qflare_site.E008")
+        for name, reason in unavailable_suites(settings.QFLARE_SUITES).items()
+    ]
+
+
+@register(CRYPTOGRAPHY)
+def check_default_suite(**_kwargs: Any) -> list[CheckMessage]:
+    """Tokens are issued for suites in use only."""
+    if settings.QFLARE_DEFAULT_SUITE in settings.QFLARE_SUITES:
+        return []
+    hint = f"Add it to QFLARE_SUITES, or choose one of {', '.join(settings.QFLARE_SUITES)}."
+    message = f"The default suite {settings.QFLARE_DEFAULT_SUITE} is not in use."
+    return [Error(message, hint=hint, id="qflare_site.E009")]
+
+
+@register(CRYPTOGRAPHY)
+def check_engines(**_kwargs: Any) -> list[CheckMessage]:
+    """An engine that the operator names has to be here; no other one steps in for it."""
+    hint = f"Install the engine, or take the algorithm out of {ENVIRONMENT_VARIABLE}."
+    return [
+        Error(f"{name} is not served by the engine named. {reason}", hint=hint, id="qflare_site.E010")
+        for name, reason in engine_faults().items()
+    ]
+
+
+def require_cryptography() -> None:
+    """Run the checks of cryptography. Raises `ImproperlyConfigured` with every error and its hint."""
+    errors = [message for message in run_checks(tags=[CRYPTOGRAPHY]) if message.is_serious()]
+    if errors:
+        raise ImproperlyConfigured("\n".join(f"{error.id}: {error.msg} {error.hint}" for error in errors))
 
 
 @register(Tags.security, deploy=True)

@@ -9,6 +9,9 @@ from urllib.parse import urlsplit
 from django.core.exceptions import ImproperlyConfigured
 from environs import EnvValidationError, FileAwareEnv, ValidationError
 
+from qflare_protocol.pqc.registry import parse_engines
+from qflare_protocol.suites import DEFAULT_SUITE, DEFAULT_SUITES
+
 DEFAULTS: dict[str, Any] = {
     # Profile: both URLs or neither.
     "DATABASE_URL": "",
@@ -17,6 +20,12 @@ DEFAULTS: dict[str, Any] = {
     # Where things are kept.
     "QFLARE_DATA_DIR": "var",
     "QFLARE_KEK_FILE": "",
+    "QFLARE_KEK_PROVIDER": "file",
+    "QFLARE_ACKNOWLEDGE_FILE_KEK": False,
+    "QFLARE_PKCS11_MODULE": "",
+    "QFLARE_PKCS11_TOKEN": "",
+    "QFLARE_PKCS11_KEY": "qflare-kek",
+    "QFLARE_PKCS11_PIN": "",
     "QFLARE_ENCLAVE_DIR": "",
     "QFLARE_REDIS_PREFIX": "qflare",
     # Web.
@@ -36,10 +45,26 @@ DEFAULTS: dict[str, Any] = {
     "QFLARE_RATE_REFUSAL_EVENTS": "60/m",
     # Sessions and rounds. A key allowance can only be lowered below the protocol's own.
     "QFLARE_SESSION_REQUESTS": 64,
+    "QFLARE_SESSION_BYTES": 256 * 1024 * 1024,
+    "QFLARE_SESSION_EPOCHS": 3,
     "QFLARE_SESSION_SECONDS": 3600,
+    # When a device has to register new keys, and how long its old ones stay valid beside them.
+    "QFLARE_DEVICE_KEY_DAYS": 90,
+    "QFLARE_DEVICE_KEY_SESSIONS": 10_000,
+    "QFLARE_KEY_OVERLAP_SECONDS": 86_400,
     "QFLARE_LEASE_SECONDS": 30,
     "QFLARE_MAX_UPDATE_BYTES": 255 * 1024 * 1024,
     "QFLARE_EVALUATION_SECONDS": 300,
+    # The suites that devices may be enrolled for, the one that tokens are for by default, and who serves what.
+    "QFLARE_SUITES": list(DEFAULT_SUITES),
+    "QFLARE_DEFAULT_SUITE": DEFAULT_SUITE,
+    "QFLARE_PQC_ENGINES": "",
+    # Quantum key distribution: this host's KME and our identity to it; all five or none. Files are paths of PEM.
+    "QFLARE_QKD_KME_URL": "",
+    "QFLARE_QKD_SAE_ID": "",
+    "QFLARE_QKD_CERTIFICATE": "",
+    "QFLARE_QKD_PRIVATE_KEY": "",
+    "QFLARE_QKD_CA": "",
     # The unprivileged user the sealed process runs as, when the enclave worker is root.
     "QFLARE_ENCLAVE_UID": 65534,
     "QFLARE_ENCLAVE_GID": 65534,
@@ -48,6 +73,7 @@ DEFAULTS: dict[str, Any] = {
 
 _PARSERS: dict[type, str] = {bool: "bool", int: "int", list: "list", str: "str"}
 _RATE = re.compile(r"[1-9][0-9]*/[smhd]")
+_SUITE = re.compile(r"QF1-[A-Z0-9]{1,16}")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -128,6 +154,33 @@ def _log_level(text: str) -> None:
         raise ValidationError(f"Must be one of {', '.join(_LOG_LEVELS)}.")
 
 
+def _kek_provider(text: str) -> None:
+    if text not in ("file", "pkcs11"):
+        raise ValidationError("Must be file or pkcs11.")
+
+
+def _kek_label(text: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,24}", text):
+        raise ValidationError("Must be 1 to 24 letters, digits, dashes or underscores; a number is put behind it.")
+
+
+def _suites(names: list[str]) -> None:
+    if not names or len(names) != len(set(names)) or not all(_SUITE.fullmatch(name) for name in names):
+        raise ValidationError("Must be a comma separated list of different suites, such as QF1-F640,QF1-K1024.")
+
+
+def _suite(name: str) -> None:
+    if not _SUITE.fullmatch(name):
+        raise ValidationError("Must be the name of a suite, such as QF1-F640.")
+
+
+def _engines(text: str) -> None:
+    try:
+        parse_engines(text)
+    except ValueError as error:
+        raise ValidationError(str(error)) from error
+
+
 def _prefix(text: str) -> None:
     if not re.fullmatch(r"[a-z0-9_-]{1,40}", text):
         raise ValidationError("Must be 1 to 40 lower-case letters, digits, dashes or underscores.")
@@ -145,11 +198,22 @@ _VALIDATORS: dict[str, Callable[[Any], None]] = {
     "DATABASE_URL": _url_of("postgres", "postgresql"),
     "REDIS_URL": _url_of("redis", "rediss", "unix"),
     "BLOB_URL": _blob_folder,
+    "QFLARE_KEK_PROVIDER": _kek_provider,
+    "QFLARE_PKCS11_KEY": _kek_label,
     "QFLARE_TRUSTED_PROXIES": _networks,
+    "QFLARE_QKD_KME_URL": _url_of("https"),
     "QFLARE_LOG_LEVEL": _log_level,
+    "QFLARE_SUITES": _suites,
+    "QFLARE_DEFAULT_SUITE": _suite,
+    "QFLARE_PQC_ENGINES": _engines,
     "QFLARE_REDIS_PREFIX": _prefix,
     "QFLARE_SESSION_REQUESTS": _between(1, 64),
+    "QFLARE_SESSION_BYTES": _between(4096, 256 * 1024 * 1024),
+    "QFLARE_SESSION_EPOCHS": _between(1, 3),
     "QFLARE_SESSION_SECONDS": _between(1, 3600),
+    "QFLARE_DEVICE_KEY_DAYS": _between(1, 3650),
+    "QFLARE_DEVICE_KEY_SESSIONS": _between(1, 10**9),
+    "QFLARE_KEY_OVERLAP_SECONDS": _between(0, 30 * 86_400),
     "QFLARE_LEASE_SECONDS": _between(2, 3600),
     "QFLARE_MAX_UPDATE_BYTES": _between(4096, 255 * 1024 * 1024),
     "QFLARE_EVALUATION_SECONDS": _between(1, 86_400),

@@ -6,7 +6,9 @@ from typing import Any
 
 import structlog
 
-_SECRET_NAME = re.compile(r"token|secret|password|passphrase|private|authorization|cookie|api_?key", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"token|secret|password|passphrase|private|authorization|cookie|api_?key|(^|_)pin($|_)", re.IGNORECASE
+)
 _URL_PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):[^/\s@]+@")
 STRUCK_OUT = "[struck out]"
 

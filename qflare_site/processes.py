@@ -99,7 +99,7 @@ class ProcessGroup:
         """Return the process id of each process that runs."""
         return {name: child.process.pid for name, child in self._children.items() if child.process.poll() is None}
 
-    def start(self, timeout_seconds: float = 60) -> None:
+    def start(self, timeout_seconds: float = 180) -> None:
         """Migrate, start everything and wait until `/health` names no failed part.
 
         Raises `StartFailed` after ending what had started.

@@ -1,6 +1,10 @@
 """Sessions of devices, and devices themselves with the verbs that end their sessions."""
 
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
 from django.utils import timezone
 
 from devices import services as devices
@@ -8,10 +12,13 @@ from devices.admin import DeviceKeyInline
 from devices.models import Device
 from operator_admin.base import ReadOnlyAdmin
 from operator_admin.columns import state_column, stored_state
+from operator_admin.decorators import action
 from operator_admin.forms import ReasonForm
-from operator_admin.operations import DANGER, Answers, Operation, on_one, on_selected
+from operator_admin.operations import DANGER, Answers, Operation, actor_of, on_one, on_selected
 from sessions import services
-from sessions.models import Session
+from sessions.forms import QkdPolicyForm
+from sessions.models import QkdPolicy, Session
+from sessions.qkd import set_qkd_policy
 
 
 def _suspend(device: Device, actor: str, answers: Answers) -> str:
@@ -29,6 +36,11 @@ def _revoke(device: Device, actor: str, answers: Answers) -> str:
     return f"{device} is revoked and its sessions have ended."
 
 
+def _demand_new_keys(device: Device, actor: str, answers: Answers) -> str:
+    devices.demand_key_rotation(device.pk, reason=answers["reason"], actor=actor, now=timezone.now())
+    return f"{device} has to register new keys."
+
+
 SUSPEND = Operation(
     "suspend",
     "Suspend",
@@ -40,11 +52,19 @@ RESUME = Operation("resume", "Resume", "It may open sessions and take part in ro
 REVOKE = Operation(
     "revoke",
     "Revoke",
-    "Its sessions end at once and its keys are never accepted again. This is final: to come back, the device "
-    "enrols anew, with new keys and under another name.",
+    "Its sessions end at once and its keys are never accepted again. To come back, the device needs a token that "
+    "was issued for it, and makes new keys.",
     _revoke,
     ReasonForm,
     DANGER,
+)
+DEMAND_NEW_KEYS = Operation(
+    "demand_new_keys",
+    "Demand new keys",
+    "From its next request on it has to register new keys before it may do anything else. Its old ones stay valid "
+    "for the overlap, so this is no answer to stolen keys: revoke the device then.",
+    _demand_new_keys,
+    ReasonForm,
 )
 
 
@@ -56,6 +76,7 @@ class DeviceAdmin(ReadOnlyAdmin):
     suspend, suspend_selected = on_one(SUSPEND), on_selected(SUSPEND)
     resume, resume_selected = on_one(RESUME), on_selected(RESUME)
     revoke, revoke_selected = on_one(REVOKE), on_selected(REVOKE)
+    demand_new_keys, demand_new_keys_selected = on_one(DEMAND_NEW_KEYS), on_selected(DEMAND_NEW_KEYS)
 
     list_display = ("name", "group", "status", "suite", "last_seen_at", "enrolled_at", "state_reason")
     list_filter = ("state", "group", "suite")
@@ -63,11 +84,12 @@ class DeviceAdmin(ReadOnlyAdmin):
     date_hierarchy = "enrolled_at"
     fields = (
         "id", "name", "group", "suite", "status", "state_reason", "state_changed_at", "enrolled_at", "last_seen_at",
+        "keys_due_at",
     )  # fmt: skip
     readonly_fields = ("id", "status")
     inlines = (DeviceKeyInline,)
-    actions = ("suspend_selected", "resume_selected", "revoke_selected")
-    actions_detail = ("suspend", "resume", "revoke")
+    actions = ("suspend_selected", "resume_selected", "demand_new_keys_selected", "revoke_selected")
+    actions_detail = ("suspend", "resume", "demand_new_keys", "revoke")
 
 
 @admin.register(Session)
@@ -76,13 +98,46 @@ class SessionAdmin(ReadOnlyAdmin):
 
     status = state_column(stored_state, ordering="state")
 
-    list_display = ("id", "device", "status", "suite", "requests", "transfer_bytes", "challenged_at", "end_reason")
+    list_display = (
+        "id",
+        "device",
+        "status",
+        "suite",
+        "qkd",
+        "generation",
+        "requests",
+        "transfer_bytes",
+        "challenged_at",
+        "end_reason",
+    )
     list_filter = ("state", "suite", "end_reason")
     list_select_related = ("device",)
     search_fields = ("device__name", "id")
     date_hierarchy = "challenged_at"
     fields = (
-        "id", "device", "suite", "status", "end_reason", "first_epoch", "epoch", "highest_sequence", "requests",
-        "transfer_bytes", "challenged_at", "activated_at", "expires_at", "ended_at",
+        "id", "device", "suite", "key_version", "qkd", "status", "end_reason", "generation", "first_epoch", "epoch",
+        "highest_sequence", "requests", "transfer_bytes", "challenged_at", "activated_at", "expires_at", "ended_at",
     )  # fmt: skip
     readonly_fields = ("id", "status")
+
+
+@admin.register(QkdPolicy)
+class QkdPolicyAdmin(ReadOnlyAdmin):
+    """Which device groups have QKD keys in their sessions; `Set a policy` states it for a group, listed or not."""
+
+    list_display = ("__str__", "group", "policy", "changed_at")
+    list_filter = ("policy",)
+    search_fields = ("group",)
+    fields = ("group", "policy", "changed_at")
+    actions_list = ("set_policy",)
+
+    @action(description="Set a policy", url_path="set", permissions=["operate"])
+    def set_policy(self, request: HttpRequest) -> HttpResponse:
+        """Ask for group and policy, and set it on a POST."""
+        form = QkdPolicyForm(request.POST or None)
+        if not form.is_valid():
+            common = {**self.admin_site.each_context(request), "title": "Set a QKD policy", "opts": self.opts}
+            return TemplateResponse(request, "operator_admin/set_qkd_policy.html", common | {"form": form})
+        row = set_qkd_policy(**form.cleaned_data, actor=actor_of(request), now=timezone.now())
+        self.message_user(request, f"{row}: this holds from the next handshake on.", messages.SUCCESS)
+        return redirect(reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_changelist"))

@@ -1,17 +1,26 @@
-"""`POST /api/challenge`, `POST /api/authenticate` and `POST /api/session/close`."""
+"""The handshake, `POST /api/challenge` and `/api/authenticate`, and what renews or ends what it made."""
 
 import uuid
 
+from django.conf import settings
 from django.utils import timezone
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from devices.media_types import CborView
 from qflare_protocol.fields import bytes_field, require_map
+from qflare_protocol.key_rotation import RotationRequest
+from qflare_protocol.suites import largest_begin_bytes
+from sessions.key_rotation import begin_key_rotation, finish_key_rotation
+from sessions.qkd_keys import reserve_qkd_key
+from sessions.rekeying import answer_rekey, finish_rekey, offer_rekey
 from sessions.sealed_views import SealedView, opened_cbor
 from sessions.services import activate_session, challenge_device, end_session
 
 _CHALLENGE = frozenset({"request"})
+_REKEY_OFFER, _REKEY_ANSWER = frozenset({"offer"}), frozenset({"answer", "confirmation"})
+_ROTATION_BEGIN, _ROTATION_FINISH = frozenset({"begin", "authorization"}), frozenset({"attempt", "confirmation"})
+AUTHORIZATION_BYTES = 32 * 1024
 _RESPONSE = frozenset({"session_id", "ciphertext", "confirmation"})
 
 
@@ -22,7 +31,8 @@ class ChallengeView(CborView):
 
     def post(self, request: Request) -> Response:
         message = require_map(request.data, _CHALLENGE, "challenge message")
-        return Response({"answer": challenge_device(bytes_field(message, "request"), now=timezone.now())})
+        answer = challenge_device(bytes_field(message, "request"), now=timezone.now())
+        return Response({"answer": answer.message, "succession": answer.succession})
 
 
 class AuthenticateView(CborView):
@@ -44,9 +54,64 @@ class AuthenticateView(CborView):
 class CloseSessionView(SealedView):
     """A device ends its own session; both sides forget the keys."""
 
+    renews_keys = True
+
     def post(self, request: Request) -> Response:
         require_map(opened_cbor(request), frozenset(), "close request")
         device, session_id = request.user, request.auth.session_id
         # The answer is sealed under the key this request opened with, which outlives the row's.
         end_session(session_id, reason="closed by the device", actor=device.actor, now=timezone.now())
         return Response({})
+
+
+class RekeyView(SealedView):
+    """One step of a rekey: the device's offer, its wish for the server's, or its answer to that."""
+
+    renews_keys = True
+    rate_limit_scope = "challenge"
+
+    def post(self, request: Request) -> Response:
+        message, now = opened_cbor(request), timezone.now()
+        session_id = request.auth.session_id
+        if set(message) == _REKEY_OFFER:
+            return Response(answer_rekey(session_id, bytes_field(message, "offer"), now=now))
+        if set(message) == _REKEY_ANSWER:
+            confirmation = bytes_field(message, "confirmation", 64)
+            finish_rekey(session_id, bytes_field(message, "answer"), confirmation, now=now)
+            return Response({})
+        require_map(message, frozenset(), "rekey request")
+        return Response({"offer": offer_rekey(session_id, now=now)})
+
+
+class RotateKeysView(SealedView):
+    """K1 is answered with K2, and K3 with K4."""
+
+    renews_keys = True
+    rate_limit_scope = "challenge"
+
+    @property
+    def max_body_bytes(self) -> int:
+        """As much as K1 may need for the suites in use: both new keys, and the authorization beside them."""
+        return largest_begin_bytes(settings.QFLARE_SUITES) + AUTHORIZATION_BYTES
+
+    def post(self, request: Request) -> Response:
+        message, now = opened_cbor(request), timezone.now()
+        device, session_id = request.user, request.auth.session_id
+        if set(message) == _ROTATION_BEGIN:
+            begin = bytes_field(message, "begin", maximum=self.max_body_bytes)
+            k1 = RotationRequest(begin, bytes_field(message, "authorization"))
+            return Response({"challenge": begin_key_rotation(device, session_id, k1, now=now)})
+        require_map(message, _ROTATION_FINISH, "key rotation")
+        attempt, confirmation = bytes_field(message, "attempt", 16), bytes_field(message, "confirmation", 64)
+        return Response({"confirmation": finish_key_rotation(device, attempt, confirmation, now=now)})
+
+
+class RequestQkdKeyView(CborView):
+    """A device asks which QKD key to fetch for its next handshake."""
+
+    rate_limit_scope = "challenge"
+
+    def post(self, request: Request) -> Response:
+        message = require_map(request.data, _CHALLENGE, "QKD key request")
+        answer = reserve_qkd_key(bytes_field(message, "request"), now=timezone.now())
+        return Response({"answer": answer.message, "succession": answer.succession})

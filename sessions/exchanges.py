@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import IO
 
 from devices.models import Device
-from qflare_protocol.epochs import receive_epoch
+from qflare_protocol.epochs import bucket_of, receive_epoch
 from qflare_protocol.errors import Refusal
 from qflare_protocol.sealed_request import (
     SEQUENCE_WINDOW,
@@ -23,8 +23,10 @@ from qflare_protocol.sealed_request import (
     Target,
     seal_answer,
 )
+from qflare_protocol.server_time import request_reference
 from sessions.models import Exchange, Session
-from sessions.services import load_chain, request_reference, session_limits, signed_server_time, store_chain
+from sessions.server_identity import with_server_time
+from sessions.services import load_chain, session_limits, store_chain
 
 PIECE_BYTES = 1 << 20
 SPOOL_BYTES = 1 << 20
@@ -60,11 +62,10 @@ def open_request(authorization: Authorization, target: Target, stream: IO[bytes]
     number = authorization.number
     session = _live_session(uuid.UUID(bytes=number.session_id), now)
     try:
-        _, traffic_key = receive_epoch(load_chain(session), number.epoch, now=now.timestamp())
+        _, traffic_key = receive_epoch(load_chain(session), number.epoch, number.generation, now=now.timestamp())
     except Refusal as refusal:
         reference = request_reference(number.session_id, number.epoch, number.sequence)
-        refusal.extensions["signed_server_time"] = signed_server_time(session.suite, reference, now)
-        raise
+        raise with_server_time(refusal, session.suite, reference, now=now) from None
     opener = RequestOpener(traffic_key, authorization, target)
     try:
         body = _opened_body(opener, stream, target.length)
@@ -103,12 +104,15 @@ def _pieces(stream: IO[bytes], length: int) -> Iterator[bytes]:
         yield piece
 
 
-def accept_request(opened: OpenedRequest, *, now: datetime) -> SealedAnswer | None:
+def accept_request(opened: OpenedRequest, *, now: datetime, renews_keys: bool = False) -> SealedAnswer | None:
     """Take the request's sequence number, inside the caller's transaction.
+
+    A request that `renews_keys` is taken for one bucket more and counts for nothing: it is the way out of
+    a used-up allowance.
 
     Returns the stored answer when this very request was answered before, else None: serve it, then
     `store_answer`. Raises `Refusal`: "session-expired", "session-limit-reached", "sequence-reused",
-    "sequence-too-old", "epoch-expired".
+    "sequence-too-old".
     """
     session = Session.objects.live(now).select_for_update(of=("self",)).filter(id=opened.session_id).first()
     if session is None:
@@ -119,11 +123,15 @@ def accept_request(opened: OpenedRequest, *, now: datetime) -> SealedAnswer | No
         return _answer_of(earlier, opened)
     if number.sequence + SEQUENCE_WINDOW <= session.highest_sequence:
         raise _replayed(Refusal("sequence-too-old", "The sequence number is behind the window of 64."), opened)
-    _use_allowance(session, opened)
-    chain, _ = receive_epoch(load_chain(session), number.epoch, now=now.timestamp())
-    store_chain(session, chain)
+    _use_allowance(session, opened, renews_keys=renews_keys)
+    # The message's epoch was judged when its header came: a long body must not make it late.
+    chain = load_chain(session)
+    epoch = max(chain.epoch, bucket_of(now.timestamp()), number.epoch)
+    store_chain(session, chain.advance(epoch, now=now.timestamp()))
     session.highest_sequence = max(session.highest_sequence, number.sequence)
-    session.save(update_fields=("wrapped_secret", "epoch", "highest_sequence", "requests", "transfer_bytes"))
+    session.save(
+        update_fields=("wrapped_secret", "epoch", "past_until", "highest_sequence", "requests", "transfer_bytes")
+    )
     session.exchanges.create(sequence=number.sequence, request_digest=opened.request_digest)
     session.exchanges.filter(sequence__lte=session.highest_sequence - SEQUENCE_WINDOW).delete()
     return None
@@ -140,18 +148,21 @@ def _replayed(refusal: Refusal, opened: OpenedRequest) -> Refusal:
     return refusal.with_event("request.refused", actor=device.actor, device=device.name, reason=refusal.code)
 
 
-def _use_allowance(session: Session, opened: OpenedRequest) -> None:
+def _use_allowance(session: Session, opened: OpenedRequest, *, renews_keys: bool) -> None:
     limits = session_limits()
     epochs = opened.authorization.number.epoch - session.first_epoch + 1
-    session.requests += 1
-    session.transfer_bytes += opened.target.length
+    if not renews_keys:
+        session.requests += 1
+        session.transfer_bytes += opened.target.length
     over = (
         session.requests > limits.requests
         or session.transfer_bytes > limits.transfer_bytes
         or epochs > limits.epochs
     )  # fmt: skip
-    if over:
-        raise Refusal("session-limit-reached", "The session's key allowance is used up; start a new handshake.")
+    if over and not (renews_keys and epochs <= limits.epochs + 1):
+        raise Refusal(
+            "session-limit-reached", "The session's key allowance is used up; rekey or start a new handshake."
+        )
 
 
 def store_answer(opened: OpenedRequest, answer: SealedAnswer) -> None:

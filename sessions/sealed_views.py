@@ -3,6 +3,7 @@ base view that joins them. A view derived from `SealedView` sees plain data and 
 """
 
 import json
+from datetime import datetime
 from typing import IO, Any
 
 from django.db import transaction
@@ -102,6 +103,7 @@ class SealedView(APIView):
     parser_classes = (SealedRequestParser,)
     renderer_classes = (SealedAnswerRenderer,)
     content_negotiation_class = OnlySealed
+    renews_keys = False  # what a device may do though its session's allowance is used up or its own keys are due
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         """Serve a request as `APIView.dispatch` does, with the handler inside the exchange."""
@@ -125,14 +127,21 @@ class SealedView(APIView):
         now = timezone.now()
         self.prepare(request)
         with transaction.atomic():
-            answer = accept_request(opened, now=now)
+            answer = accept_request(opened, now=now, renews_keys=self.renews_keys)
             if answer is None:
+                self._require_current_keys(opened.device, now)
                 response = getattr(self, request.method.lower())(request, *self.args, **self.kwargs)
                 answer = opened.seal(response.status_code, CBOR_MEDIA_TYPE, encode(response.data))
                 store_answer(opened, answer)
-        # Not in that transaction: it holds the session's row, and a revocation takes device before session.
+        # Not in that transaction: the device's row would be locked for as long as the session's.
         note_device_seen(opened.device, now=now)
         return _sealed_response(answer)
+
+    def _require_current_keys(self, device: Device, now: datetime) -> None:
+        if not self.renews_keys and device.must_rotate_keys(now):
+            raise Refusal(
+                "key-rotation-required", "The device's keys are due; register new ones (POST /api/keys/rotate)."
+            )
 
     def prepare(self, request: Request) -> None:
         """Do what takes long before the transaction begins; it must be harmless to do again."""

@@ -1,23 +1,30 @@
 """The verbs of the handshake: challenge a device, activate its session, end it."""
 
-import base64
 import uuid
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from django.conf import settings
-from django.db import connection, models, transaction
+from django.db import IntegrityError, connection, models, transaction
 
 from audit.services import consistency_proof, current_checkpoint, record_event, witness_checkpoint
 from devices import services as devices
 from devices.models import Device, DeviceState
 from keyring import envelope
-from keyring.services import server_signer
+from keyring.services import identity_succession
 from qflare_protocol import handshake
 from qflare_protocol.encoding import digest
 from qflare_protocol.epochs import EpochChain, SessionLimits, bucket_of
 from qflare_protocol.errors import Refusal
+from qflare_protocol.handshake import SeenCheckpoint
 from qflare_protocol.suites import suite_by_name
-from sessions.models import Exchange, Session, SessionState
+from sessions.chain_cache import CHAINS
+from sessions.device_authentication import authenticated_device
+from sessions.models import Exchange, KeyRotationAttempt, Session, SessionState
+from sessions.qkd_keys import forget_qkd_keys, take_reserved_key
+from sessions.ready_keys import fresh_key_pair
+from sessions.server_identity import server_identity, with_server_time
 
 CHALLENGE_LIFETIME = timedelta(seconds=60)
 KEPT_AFTER_END = timedelta(days=1)  # longer than any M1 stays acceptable, so that a replayed one is known
@@ -28,27 +35,88 @@ def session_limits() -> SessionLimits:
     return SessionLimits(**settings.QFLARE_SESSION_LIMITS)
 
 
-def signed_server_time(suite: str, message: bytes, now: datetime) -> str:
-    """Return the signed server time for a message refused for its time, as base64url text."""
-    identity = server_signer("identity", suite_by_name(suite).signature)
-    signed = handshake.sign_server_time(identity, bound_to=message, now=now.timestamp())
-    return base64.urlsafe_b64encode(signed).decode()
+@dataclass(frozen=True)
+class ChallengeAnswer:
+    """M2, and the statements that lead from the identity key the device pins to the one that signed it."""
+
+    message: bytes
+    succession: list[bytes]
 
 
-def challenge_device(message: bytes, *, now: datetime) -> bytes:
+def challenge_device(message: bytes, *, now: datetime) -> ChallengeAnswer:
     """Answer M1 with M2 and keep a pending session for a minute.
 
-    Raises `Refusal`: "malformed-message", "authentication-failed", "device-suspended",
-    "suite-refused", "invalid-key", "clock-skew", "log-inconsistent".
+    Raises `Refusal`: "malformed-message", "authentication-failed", "device-suspended", "suite-refused",
+    "invalid-key", "server-not-authenticated", "clock-skew", "log-inconsistent", "handshake-used",
+    "qkd-key-refused", "qkd-required".
     """
     request = handshake.read_challenge_request(message)
-    device = _authenticated_device(message, request)
+    device, key_set = authenticated_device(
+        request.device_id,
+        request.signer,
+        lambda keys: handshake.verify_challenge_request(message, request, keys),
+        now=now,
+    )
+    identity = server_identity(device.suite)
+    succession = identity_succession(request.server_identity, identity.verifier)
     try:
-        handshake.check_clock(request, now=now.timestamp())
+        handshake.check_clock(request.bucket, now=now.timestamp())
     except Refusal as refusal:
-        refusal.extensions["signed_server_time"] = signed_server_time(device.suite, message, now)
-        raise
-    seen = request.checkpoint
+        raise with_server_time(refusal, device.suite, message, now=now, succession=succession) from None
+    challenge_digest = digest("M1", message)
+    if Session.objects.filter(challenge_digest=challenge_digest).exists():
+        raise _replayed_challenge(device)
+    checkpoint, proof = _witnessed_checkpoint(device, request.checkpoint)
+    session_id = uuid.uuid4()
+    terms = handshake.Terms(
+        session_id=session_id.bytes,
+        server_time=now.timestamp(),
+        limits=session_limits(),
+        checkpoint=checkpoint,
+        consistency_proof=proof,
+        current_key=device.registered_keys().verifier.fingerprint,
+        rotate_keys=device.must_rotate_keys(now),
+    )
+    with transaction.atomic():
+        qkd_key = take_reserved_key(device, request.qkd_key_id, now=now)
+        answer, pending = handshake.answer_challenge(
+            message,
+            request,
+            key_set.keys,
+            terms,
+            identity,
+            ephemeral=fresh_key_pair(suite_by_name(device.suite).ephemeral_kem),
+            qkd_key=qkd_key,
+        )
+        session = Session(
+            id=session_id,
+            device=device,
+            suite=pending.suite,
+            challenge_digest=challenge_digest,
+            key_version=key_set.version,
+            identity_fingerprint=identity.fingerprint,
+            qkd=qkd_key is not None,
+            first_epoch=pending.epoch,
+            epoch=pending.epoch,
+            challenged_at=now,
+            expires_at=now + CHALLENGE_LIFETIME,
+        )
+        session.wrapped_secret = envelope.wrap(pending.to_bytes(), **session.envelope())
+        try:
+            with transaction.atomic():
+                session.save(force_insert=True)
+        except IntegrityError as error:
+            raise _replayed_challenge(device) from error
+    return ChallengeAnswer(answer, succession)
+
+
+def _replayed_challenge(device: Device) -> Refusal:
+    refusal = Refusal("handshake-used", "This challenge request has been answered; make a new one.")
+    return refusal.with_event("session.refused", actor="stranger", device=device.name, reason="replayed challenge")
+
+
+def _witnessed_checkpoint(device: Device, seen: SeenCheckpoint | None) -> tuple[str | None, list[bytes]]:
+    """Return the current checkpoint's note and its proof from the one the device has seen."""
     if seen is not None:
         witness_checkpoint(device.name, seen.size, seen.root)
     checkpoint = current_checkpoint()
@@ -57,52 +125,7 @@ def challenge_device(message: bytes, *, now: datetime) -> bytes:
             "log-inconsistent", "The checkpoint you have seen was never signed by this log; tell the operator."
         )
     proof = consistency_proof(seen.size, checkpoint.size) if seen and checkpoint else []
-    challenge_digest = digest("M1", message)
-    if Session.objects.filter(challenge_digest=challenge_digest).exists():
-        refusal = Refusal("handshake-used", "This challenge request has been answered; make a new one.")
-        raise refusal.with_event("session.refused", actor="stranger", device=device.name, reason="replayed challenge")
-    session_id = uuid.uuid4()
-    note = checkpoint.note if checkpoint else None
-    terms = handshake.Terms(session_id.bytes, now.timestamp(), session_limits(), note, proof)
-    identity = server_signer("identity", suite_by_name(device.suite).signature)
-    answer, pending = handshake.answer_challenge(message, request, device.registered_keys(), terms, identity)
-    session = Session(
-        id=session_id,
-        device=device,
-        suite=pending.suite,
-        challenge_digest=challenge_digest,
-        first_epoch=pending.epoch,
-        epoch=pending.epoch,
-        challenged_at=now,
-        expires_at=now + CHALLENGE_LIFETIME,
-    )
-    session.wrapped_secret = envelope.wrap(pending.to_bytes(), **session.envelope())
-    session.save(force_insert=True)
-    return answer
-
-
-def _authenticated_device(message: bytes, request: handshake.ChallengeRequest) -> Device:
-    """Return the device that signed M1. Unknown, revoked and wrongly signed look alike from outside."""
-    device = Device.objects.prefetch_related("keys").filter(id=uuid.UUID(bytes=request.device_id)).first()
-    if device is None:
-        raise _authentication_failed("stranger", "unknown device", str(uuid.UUID(bytes=request.device_id)))
-    try:
-        handshake.verify_challenge_request(message, request, device.registered_keys())
-    except Refusal as refusal:
-        if refusal.code != "invalid-signature":
-            raise
-        raise _authentication_failed("stranger", "signature by another key", device.name) from refusal
-    if device.state == DeviceState.REVOKED:
-        raise _authentication_failed(device.actor, "revoked device", device.name)
-    if device.state == DeviceState.SUSPENDED:
-        refusal = Refusal("device-suspended", "The device is suspended; ask an operator to resume it.")
-        raise refusal.with_event("session.refused", actor=device.actor, device=device.name, reason="suspended device")
-    return device
-
-
-def _authentication_failed(actor: str, reason: str, device: str) -> Refusal:
-    refusal = Refusal("authentication-failed", "The device could not be authenticated; is it enrolled here?")
-    return refusal.with_event("session.refused", actor=actor, device=device, reason=reason)
+    return checkpoint.note if checkpoint else None, proof
 
 
 def activate_session(session_id: uuid.UUID, ciphertext: bytes, confirmation: bytes, *, now: datetime) -> bytes:
@@ -112,8 +135,9 @@ def activate_session(session_id: uuid.UUID, ciphertext: bytes, confirmation: byt
     """
     with transaction.atomic():
         session, answer = _activate(session_id, ciphertext, confirmation, now)
-    # Not in that transaction: it holds the session's row, and a revocation takes device before session.
+    # Not in that transaction: the device's row would be locked for as long as the session's.
     devices.note_device_seen(session.device, now=now)
+    devices.note_keys_used(session.device_id, session.key_version, now=now)
     return answer
 
 
@@ -128,6 +152,8 @@ def _activate(session_id: uuid.UUID, ciphertext: bytes, confirmation: bytes, now
         raise _with_session_event(
             Refusal("handshake-expired", "The challenge has expired; start a new handshake."), session
         )
+    if bytes(session.identity_fingerprint) != server_identity(session.suite).fingerprint:
+        raise Refusal("handshake-expired", "The server's identity key was rotated; start a new handshake.")
     pending = handshake.PendingHandshake.from_bytes(
         envelope.unwrap(bytes(session.wrapped_secret), **session.envelope())
     )
@@ -138,8 +164,8 @@ def _activate(session_id: uuid.UUID, ciphertext: bytes, confirmation: bytes, now
     session.state, session.activated_at = SessionState.ACTIVE, now
     session.expires_at = now + timedelta(seconds=session_limits().lifetime_seconds)
     store_chain(session, chain)
-    session.save(update_fields=("state", "activated_at", "expires_at", "wrapped_secret", "epoch"))
-    record_event("session.opened", actor=session.device.actor, payload=_payload(session) | {"suite": session.suite})
+    session.save(update_fields=("state", "activated_at", "expires_at", "wrapped_secret", "epoch", "past_until"))
+    record_event("session.opened", actor=session.device.actor, payload=_payload(session) | _proofs(session))
     return session, answer
 
 
@@ -147,11 +173,32 @@ def store_chain(session: Session, chain: EpochChain) -> None:
     """Put the chain, wrapped, on the unsaved row."""
     session.wrapped_secret = envelope.wrap(chain.to_bytes(), **session.envelope())
     session.epoch = chain.epoch
+    until = max((past.until for past in chain.past), default=None)
+    session.past_until = None if until is None else datetime.fromtimestamp(until, UTC)
+    CHAINS.put(session.id, session.wrapped_secret, chain)
 
 
 def load_chain(session: Session) -> EpochChain:
-    """Return the epoch chain of an active session."""
-    return EpochChain.from_bytes(envelope.unwrap(bytes(session.wrapped_secret), **session.envelope()))
+    """Return the epoch chain of an active session.
+
+    Raises `Refusal("session-expired")` where it does not open any more, after a recovery without its data key.
+    """
+    wrapped = bytes(session.wrapped_secret)
+    chain = CHAINS.get(session.id, wrapped)
+    if chain is None:
+        try:
+            chain = EpochChain.from_bytes(envelope.unwrap(wrapped, **session.envelope()))
+        except envelope.EnvelopeError as error:
+            lost = Refusal("session-expired", "The session's keys are lost; start a new handshake.")
+            raise lost.with_event(
+                "request.refused", actor="system", device=session.device.name, reason="session keys do not open"
+            ) from error
+        CHAINS.put(session.id, wrapped, chain)
+    return chain
+
+
+def _proofs(session: Session) -> dict[str, Any]:
+    return {"suite": session.suite, "key_version": session.key_version, "qkd": session.qkd}
 
 
 def _payload(session: Session) -> dict[str, str]:
@@ -173,6 +220,7 @@ def end_session(session_id: uuid.UUID, *, reason: str, actor: str, now: datetime
 @transaction.atomic
 def revoke_device(device_id: uuid.UUID, *, reason: str, actor: str, now: datetime) -> None:
     """Revoke a device and end its sessions in one step. Raises as `devices.services.revoke_device`."""
+    _lock_sessions(Session.objects.filter(device_id=device_id))  # before the device's row, as a sealed request does
     device = devices.revoke_device(device_id, reason=reason, actor=actor, now=now)
     _end_sessions_of(device, "device revoked", actor, now)
 
@@ -180,8 +228,18 @@ def revoke_device(device_id: uuid.UUID, *, reason: str, actor: str, now: datetim
 @transaction.atomic
 def suspend_device(device_id: uuid.UUID, *, reason: str, actor: str, now: datetime) -> None:
     """Suspend a device and end its sessions in one step. Raises as `devices.services.suspend_device`."""
+    _lock_sessions(Session.objects.filter(device_id=device_id))
     device = devices.suspend_device(device_id, reason=reason, actor=actor, now=now)
     _end_sessions_of(device, "device suspended", actor, now)
+
+
+@transaction.atomic
+def end_all_sessions(*, reason: str, actor: str, now: datetime) -> None:
+    """End every session there is: each device shakes hands anew."""
+    ended = _end(Session.objects.all(), reason, now)
+    if ended:
+        payload = {"device": "every device", "count": ended, "reason": reason}
+        record_event("sessions.ended", actor=actor, payload=payload)
 
 
 def _end_sessions_of(device: Device, reason: str, actor: str, now: datetime) -> None:
@@ -192,21 +250,38 @@ def _end_sessions_of(device: Device, reason: str, actor: str, now: datetime) -> 
 
 def _end(sessions: models.QuerySet[Session] | models.Manager[Session], reason: str, now: datetime) -> int:
     """End sessions inside the caller's transaction: forget their keys, and the answers sealed under them."""
-    ids = list(sessions.exclude(state=SessionState.ENDED).values_list("id", flat=True))
+    ids = _lock_sessions(sessions)
     Exchange.objects.filter(session_id__in=ids).delete()
     return (
         Session.objects.filter(id__in=ids)
         .exclude(state=SessionState.ENDED)
-        .update(state=SessionState.ENDED, end_reason=reason, wrapped_secret=None, ended_at=now)
+        .update(
+            state=SessionState.ENDED,
+            end_reason=reason,
+            wrapped_secret=None,
+            wrapped_offer=None,
+            offer_expires_at=None,
+            ended_at=now,
+        )
     )
 
 
+def _lock_sessions(sessions: models.QuerySet[Session] | models.Manager[Session]) -> list[uuid.UUID]:
+    """Lock the sessions that have not ended, in a fixed order, and return their ids."""
+    open_sessions = sessions.exclude(state=SessionState.ENDED).select_for_update(of=("self",)).order_by("id")
+    return list(open_sessions.values_list("id", flat=True))
+
+
 def sweep_sessions(*, now: datetime) -> None:
-    """Forget the keys of expired sessions, move idle chains on so that old epochs are forgotten, delete old rows."""
+    """Forget what is over: keys of expired sessions, unanswered offers, old epochs of idle sessions, old rows."""
     with transaction.atomic():
         _end(Session.objects.filter(expires_at__lte=now), "expired", now)
         Session.objects.filter(ended_at__lte=now - KEPT_AFTER_END).delete()
-    idle = Session.objects.filter(state=SessionState.ACTIVE, epoch__lt=bucket_of(now.timestamp()))
+        Session.objects.filter(offer_expires_at__lte=now).update(wrapped_offer=None, offer_expires_at=None)
+        KeyRotationAttempt.objects.filter(expires_at__lte=now).delete()
+        forget_qkd_keys(now=now)
+    stale = models.Q(epoch__lt=bucket_of(now.timestamp())) | models.Q(past_until__lte=now)
+    idle = Session.objects.filter(stale, state=SessionState.ACTIVE)
     for session_id in idle.values_list("id", flat=True):
         with transaction.atomic():
             session = Session.objects.select_for_update().filter(id=session_id, state=SessionState.ACTIVE).first()
@@ -226,14 +301,13 @@ def empty_write_ahead_log() -> None:
 
 def _advance_idle(session: Session, now: datetime) -> None:
     current = bucket_of(now.timestamp())
-    if current - session.first_epoch >= session_limits().epochs:
+    if current - session.first_epoch > session_limits().epochs:  # one bucket more, in which a rekey is still taken
         _end(Session.objects.filter(id=session.id), "key allowance used up", now)
         return
-    chain = load_chain(session)
+    try:
+        chain = load_chain(session)
+    except Refusal:
+        _end(Session.objects.filter(id=session.id), "keys lost", now)
+        return
     store_chain(session, chain.advance(max(chain.epoch, current), now=now.timestamp()))
-    session.save(update_fields=("wrapped_secret", "epoch"))
-
-
-def request_reference(session_id: bytes, epoch: int, sequence: int) -> bytes:
-    """Return what a signed server time is bound to when a sealed request is refused for its epoch."""
-    return digest("epoch refusal", session_id, epoch.to_bytes(8, "big"), sequence.to_bytes(8, "big"))
+    session.save(update_fields=("wrapped_secret", "epoch", "past_until"))

@@ -23,6 +23,7 @@ from qflare_protocol.suites import DEFAULT_SUITE
 from qflare_protocol.tensors import encode_tensors
 from qflare_site.services import record_heartbeat
 from sessions.models import Session, SessionState
+from sessions.qkd import set_qkd_policy
 from training.models import (
     Federation,
     ModelVersion,
@@ -153,6 +154,8 @@ def make_session(device: Device) -> Session:
         device=device,
         suite=device.suite,
         state=SessionState.ACTIVE,
+        key_version=1,
+        identity_fingerprint=bytes(32),
         first_epoch=1,
         epoch=1,
         challenged_at=NOW,
@@ -205,6 +208,7 @@ def populate(*, devices: int = 4, now: datetime = NOW) -> PopulatedSite:
     session, enclave = make_session(fleet[0]), make_enclave(running.id)
     server_signer("identity")
     WitnessSighting.objects.create(device_name="edge-0", size=1, root=b"r" * 32, seen_at=now)
+    set_qkd_policy("ward", "preferred", actor=ACTOR, now=now)
     record_heartbeat("worker", host="one", pid=7, now=now)
     with transaction.atomic():
         record_event("device.suspended", actor=ACTOR, payload={"device": "edge-9", "reason": "lost & found"}, now=now)

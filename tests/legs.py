@@ -23,8 +23,24 @@ from psycopg import sql
 from redis import Redis
 from redis.exceptions import RedisError
 
-PURE = ["tests/protocol", "tests/enclave_core", "tests/docs"]
+PURE = ["tests/protocol", "tests/enclave_core", "tests/docs", "tests/vectors", "tests/qkd", "tests/bench"]
 """Directories whose tests know neither database nor broker."""
+
+THOROUGH = [
+    "tests/admin/test_registry.py",
+    "tests/sessions/test_garbage.py",
+    "tests/keyring/test_shares.py",
+    "tests/bench",
+]
+"""What beside the tests marked slow is left to `make test-all`: many cases of one kind, or a benchmark."""
+
+ON_SERVICES = [
+    "tests/audit/test_sequencing.py", "tests/enrollment/test_races.py", "tests/keyring/test_data_keys.py",
+    "tests/keyring/test_rotation.py", "tests/sessions/test_key_rotation.py", "tests/sessions/test_rekeying.py",
+    "tests/sessions/test_sweep_and_races.py", "tests/site/test_ratelimit_cache.py", "tests/training/test_rounds.py",
+    "tests/training/test_round_steps.py", "tests/training/test_tick.py",
+]  # fmt: skip
+"""What depends on locks, transactions or the broker; `make test-all` runs everything on the services profile too."""
 
 COVERED = {"qflare_protocol": 90, "sessions": 90, "enclave/core": 90}
 """Least line and branch coverage, percent, of what has to be right."""
@@ -48,16 +64,17 @@ class Outcome:
 
 def main() -> int:
     """Run every leg, print a summary and return the exit status."""
-    if not sys.argv[1:]:
+    if _everything() and not sys.argv[1:]:
         subprocess.run([*COVERAGE, "erase"], check=True)
     outcomes = [_run("pure", [*_present(PURE)], {}), _run("embedded", ["tests", *_without(PURE)], {})]
     left_out = ""
     try:
         with services() as environment:
-            outcomes.append(_run("services", ["tests", *_without(PURE)], environment))
+            targets = ["tests", *_without(PURE)] if _everything() or sys.argv[1:] else ON_SERVICES
+            outcomes.append(_run("services", targets, environment))
     except LookupError as absent:
         left_out = f"The services leg was left out: {absent}"
-    if not sys.argv[1:]:
+    if _everything() and not sys.argv[1:]:
         outcomes += [_coverage(package, percent) for package, percent in COVERED.items()]
     return _summarise(outcomes, left_out)
 
@@ -67,14 +84,22 @@ def _run(leg: str, targets: list[str], environment: Mapping[str, str]) -> Outcom
     started = time.monotonic()
     settings = {**_clean_environment(), **environment}
     command = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadgroup", *targets, *sys.argv[1:]]
-    if not sys.argv[1:] and leg != "services":  # measured once: the services leg runs the same tests
+    if _everything() and not sys.argv[1:] and leg != "services":  # measured once: services runs the same tests
         command += ["--cov", "--cov-append", "--cov-report="]
-    if leg == "embedded":
-        command += ["-m", "not services"]
+    brief = not _everything() and not sys.argv[1:]
+    if brief:
+        command += _without(THOROUGH)
+    marks = ["not services"] * (leg == "embedded") + ["not slow"] * brief
+    if marks:
+        command += ["-m", " and ".join(marks)]
     status = subprocess.run(command, env=settings, check=False).returncode
     # A selection handed in may leave a leg empty; the whole suite may not.
     passed = status == 0 or (status == NO_TESTS_COLLECTED and len(sys.argv) > 1)
     return Outcome(leg, "passed" if passed else f"FAILED ({status})", time.monotonic() - started)
+
+
+def _everything() -> bool:
+    return os.environ.get("QFLARE_ALL_TESTS") == "1"
 
 
 def _coverage(package: str, percent: int) -> Outcome:

@@ -7,7 +7,7 @@ A `Line` is a session held by hand, for requests that no honest client would sen
 import io
 import json
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from devices.models import Device
 from edge_client.device_state import DeviceStateFile
 from edge_client.enrolment import enroll_device
 from edge_client.http import CBOR, PROBLEM, Http
+from edge_client.identity_keeper import IdentityKeeper
 from edge_client.key_store import DeviceIdentity
 from edge_client.session import DeviceSession
 from enrollment.services import issue_token
@@ -39,8 +40,10 @@ from qflare_protocol.sealed_request import (
     SALT_HEADER,
     SEALED_MEDIA_TYPE,
     Authorization,
+    MessageNumber,
     SealedAnswer,
     Target,
+    new_salt,
     open_answer,
     seal_request,
 )
@@ -77,9 +80,14 @@ class Person:
     """Somebody with a device: the identity it holds and its way to the server."""
 
     name: str
-    identity: DeviceIdentity
+    keeper: IdentityKeeper
     home: Path
     http: DjangoHttp = field(default_factory=DjangoHttp)
+
+    @property
+    def identity(self) -> DeviceIdentity:
+        """What the device holds now."""
+        return self.keeper.identity
 
     @property
     def device(self) -> Device:
@@ -88,11 +96,12 @@ class Person:
 
     def session(self, **options: Any) -> DeviceSession:
         """Return a session of the real client."""
-        return DeviceSession(self.http, self.identity, DeviceStateFile(self.home), **options)
+        return DeviceSession(self.http, self.keeper, DeviceStateFile(self.home), **options)
 
     def handshake(self, **changes: Any) -> ClientHandshake:
         """Begin a handshake; `changes` may give another device id, time or checkpoint."""
-        members = {"device_id": self.identity.device_id, "now": timezone.now().timestamp(), "checkpoint": None}
+        members: dict[str, Any] = {"device_id": self.identity.device_id, "checkpoint": None}
+        members["now"] = timezone.now().timestamp()
         members |= changes
         device_id = members.pop("device_id")
         return ClientHandshake(device_id, self.identity.keys, self.identity.identity, **members)
@@ -100,8 +109,8 @@ class Person:
     def line(self) -> "Line":
         """Shake hands by hand."""
         handshake = self.handshake()
-        answer = cbor(self.post_cbor("/api/challenge", {"request": handshake.request}))["answer"]
-        confirmed = self.post_cbor("/api/authenticate", third_message(handshake, answer))
+        answer = cbor(self.post_cbor("/api/challenge", {"request": handshake.request}))
+        confirmed = self.post_cbor("/api/authenticate", third_message(handshake, **answer))
         established = handshake.establish(cbor(confirmed)["confirmation"])
         return Line(self.http, established.session_id, established.chain)
 
@@ -110,9 +119,9 @@ class Person:
         return self.http.send("POST", path, encode(message), {"Content-Type": CBOR})
 
 
-def third_message(handshake: ClientHandshake, answer: bytes) -> dict[str, bytes]:
+def third_message(handshake: ClientHandshake, answer: bytes, succession: Sequence[bytes] = ()) -> dict[str, bytes]:
     """Return M3 to an M2."""
-    session_id, ciphertext, confirmation = handshake.respond(answer)
+    session_id, ciphertext, confirmation = handshake.respond(answer, succession)
     return {"session_id": session_id, "ciphertext": ciphertext, "confirmation": confirmation}
 
 
@@ -158,9 +167,11 @@ class Line:
         epoch = changes.get("epoch", bucket_of(timezone.now().timestamp()))
         chain = changes.get("chain", self.chain)
         chain = chain.advance(max(epoch, chain.epoch), now=0)
-        key = chain.traffic_key(epoch, now=0)
+        generation = changes.get("generation", chain.generation)
+        key = chain.traffic_key(epoch, generation, now=0)
         sequence = changes.get("sequence", self.sequence)
-        authorization, sealed = seal_request(key, self.session_id, epoch, sequence, target, body)
+        number = MessageNumber(self.session_id, generation, epoch, sequence, new_salt())
+        authorization, sealed = seal_request(key, number, target, body)
         return Sealed(authorization, target, sealed, key)
 
     def send(self, request: Sealed, **headers: str) -> httpx.Response:
@@ -244,7 +255,12 @@ def _blobs() -> set[Path]:
 def enrol(name: str, home: Path, *, group: str = "") -> Person:
     """Enrol a device with a token of its own."""
     token = issue_token(actor=OPERATOR, now=timezone.now(), device_name=name, group=group)
-    return Person(name, enroll_device(DjangoHttp(), SERVER, token.text, name), home)
+    return Person(name, kept(enroll_device(DjangoHttp(), SERVER, token.text, name)), home)
+
+
+def kept(identity: DeviceIdentity) -> IdentityKeeper:
+    """Keep an identity in memory alone."""
+    return IdentityKeeper(identity, lambda changed: None)
 
 
 @pytest.fixture(autouse=True)
@@ -275,4 +291,4 @@ def mallory(db: None, tmp_path: Path) -> Person:
     identity = DeviceIdentity(
         SERVER, uuid.uuid4().bytes, "mallory", keys, server_verifier("identity"), "nobody/log", log_key
     )
-    return Person("mallory", identity, tmp_path / "mallory")
+    return Person("mallory", kept(identity), tmp_path / "mallory")

@@ -9,6 +9,7 @@ _folder = tempfile.mkdtemp(prefix="qflare-test-")
 atexit.register(shutil.rmtree, _folder, ignore_errors=True)
 os.environ["QFLARE_DATA_DIR"] = _folder
 os.environ["QFLARE_INSECURE_HTTP"] = "1"
+os.environ["QFLARE_ACKNOWLEDGE_FILE_KEK"] = "1"
 os.environ["QFLARE_REDIS_PREFIX"] = f"qflare-test-{os.getpid()}"  # test processes share a Redis
 os.environ.setdefault("SECRET_KEY", "only-for-tests-" + "0123456789" * 5)
 

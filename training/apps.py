@@ -29,6 +29,14 @@ class TrainingConfig(AppConfig):
 
     def ready(self) -> None:
         from audit.kinds import register_kind
+        from keyring.columns import Scope, register_wrapped_column
+        from training.models import ModelVersion
 
+        register_wrapped_column(
+            ModelVersion,
+            "wrapped_content_key",
+            scope=Scope.MODELS,
+            bound_to=lambda version: ModelVersion.envelope(version.federation_id, version.number)["primary_key"],
+        )
         for kind, sentence in _KINDS.items():
             register_kind(kind, sentence)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from django.db import models
 from django.db.models import Q
 
-from devices.models import Device, DeviceState
+from devices.models import Device, DeviceKey, DeviceState
 from qflare_protocol.aggregation_policy import AggregationPolicy
 
 
@@ -201,6 +201,9 @@ class Participation(models.Model):
 
     round = models.ForeignKey(Round, on_delete=models.PROTECT, related_name="participations")
     device = models.ForeignKey(Device, on_delete=models.PROTECT, related_name="participations")
+    signature_key = models.ForeignKey(
+        DeviceKey, on_delete=models.PROTECT, related_name="+", help_text="The key that the round's roster names."
+    )
     state = models.CharField(max_length=20, choices=ParticipationState.choices, default=ParticipationState.INVITED)
     reason = models.CharField(max_length=200, blank=True)
     scores = models.JSONField(default=dict, blank=True)

@@ -21,6 +21,7 @@ from qflare_protocol.attestation.evidence import SIGNATURE_ALGORITHM
 from qflare_protocol.cose import Signer
 from qflare_protocol.errors import Refusal
 from qflare_protocol.manifest import Manifest, sign_manifest
+from qflare_protocol.pqc import registry
 from qflare_protocol.round_result import RosterEntry, verify_result
 from qflare_protocol.tensors import encode_tensors, model_digest
 from qflare_protocol.update import UpdateContext, seal_update
@@ -51,6 +52,7 @@ def warm_up() -> None:
 
     Raises `Refusal("enclave-failed")` when it does not come out right.
     """
+    _load_signature_schemes()
     keys = _rewrapped(generate_round_keys())
     _dummy_evidence(keys)
     base = encode_tensors({"w": np.ones((4, 3), dtype=np.float32)})
@@ -67,6 +69,12 @@ def warm_up() -> None:
     )
     courier = _MemoryCourier({BASE_MODEL: base} | {index: blob for index, (_, blob) in enumerate(updates)})
     _run(request, keys, courier)
+
+
+def _load_signature_schemes() -> None:
+    """Test every signature scheme that is served here: a roster may name any, and engines load on first use."""
+    for name in registry.SIGNATURE_NAMES:
+        registry.failure_of(name)
 
 
 def _run(request: AggregateRequest, keys: RoundKeys, courier: _MemoryCourier) -> None:

@@ -1,4 +1,10 @@
-"""ML-KEM (FIPS 203) and ML-DSA (FIPS 204) as pyca/cryptography provides them."""
+"""ML-KEM (FIPS 203), ML-DSA (FIPS 204) and the hybrids of ML-KEM, as pyca/cryptography provides them.
+
+Keys are parsed anew for each operation. Measured: parsing a public key takes 0.01 ms for ML-DSA, of 0.2 to
+0.6 for verifying, and 0.04 ms for ML-KEM, where most keys are used once: too little for a cache. Expanding
+an ML-DSA seed is about an eighth of signing, but a cache of expanded keys would keep private keys in memory
+for longer than their owners do.
+"""
 
 from typing import Any
 
@@ -6,7 +12,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import mldsa, mlkem
 
 from qflare_protocol.errors import Refusal
-from qflare_protocol.pqc.interface import KemEngine, KeyPair, SignatureEngine
+from qflare_protocol.pqc.hybrid import MLKEM1024_P384, XWING, MLKem1024P384, XWing
+from qflare_protocol.pqc.interface import EngineUnavailable, KemEngine, KeyPair, SignatureEngine
 
 ENGINE = "cryptography"
 
@@ -19,6 +26,23 @@ _MLDSA: dict[str, tuple[Any, Any]] = {
     "ML-DSA-65": (mldsa.MLDSA65PrivateKey, mldsa.MLDSA65PublicKey),
     "ML-DSA-87": (mldsa.MLDSA87PrivateKey, mldsa.MLDSA87PublicKey),
 }
+_HYBRIDS: dict[str, type[KemEngine]] = {XWING: XWing, MLKEM1024_P384: MLKem1024P384}
+
+
+def serve_kem(name: str) -> KemEngine:
+    """Return the engine for the KEM of that name. Raises `EngineUnavailable`."""
+    if name in _HYBRIDS:
+        return _HYBRIDS[name]()
+    if name in _MLKEM:
+        return MLKem(name)
+    raise EngineUnavailable(f"cryptography does not have {name}")
+
+
+def serve_signature(name: str) -> SignatureEngine:
+    """Return the engine for the signature scheme of that name. Raises `EngineUnavailable`."""
+    if name not in _MLDSA:
+        raise EngineUnavailable(f"cryptography does not have {name}")
+    return MLDsa(name)
 
 
 class MLKem(KemEngine):

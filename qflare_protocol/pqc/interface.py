@@ -9,6 +9,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 from qflare_protocol.errors import Refusal
+from qflare_protocol.pqc.algorithms import KemParameters, SignatureParameters
+
+
+class EngineUnavailable(Exception):  # noqa: N818 - it says what is the case
+    """An engine is not here, or cannot serve an algorithm; the message is a clause that says why."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +58,10 @@ class SignatureEngine(ABC):
     def verify(self, public: bytes, message: bytes, signature: bytes) -> bool: ...
 
 
-@dataclass(frozen=True)
-class KemAlgorithm:
+@dataclass(frozen=True, kw_only=True)
+class KemAlgorithm(KemParameters):
     """A KEM with its exact sizes in bytes, in front of one engine."""
 
-    name: str
-    private_key_bytes: int
-    public_key_bytes: int
-    ciphertext_bytes: int
-    shared_secret_bytes: int
     implementation: KemEngine = field(repr=False)
 
     @property
@@ -74,8 +74,12 @@ class KemAlgorithm:
         return self.implementation.generate()
 
     def check_public_key(self, public: object) -> bytes:
-        """Return `public` as bytes. Raises `Refusal("invalid-key")` for a wrong length or all zeros."""
-        return _checked_key(public, self.public_key_bytes, f"{self.name} public key")
+        """Return `public` as bytes.
+
+        Raises `Refusal("invalid-key")` for a wrong length or a part of zeros only. Whether a key of the
+        right form is a key at all (the modulus check of ML-KEM, a point on its curve) shows in use.
+        """
+        return _checked_key(public, self.public_key_bytes, f"{self.name} public key", self.public_key_parts)
 
     def encapsulate(self, public: bytes) -> tuple[bytes, bytes]:
         """Return (shared secret, ciphertext) for the public key. Raises `Refusal("invalid-key")`."""
@@ -84,24 +88,20 @@ class KemAlgorithm:
     def decapsulate(self, private: bytes, ciphertext: object) -> bytes:
         """Return the shared secret; a ciphertext for another key gives another secret, not an error.
 
-        Raises `Refusal("malformed-message")` for a ciphertext of the wrong length and
-        `Refusal("invalid-key")` for a private key of the wrong length.
+        Raises `Refusal("malformed-message")` for a ciphertext of the wrong length, or one that no
+        encapsulation makes (a point off the curve, padding that is set), and `Refusal("invalid-key")`
+        for a private key of the wrong length or with a part of zeros only.
         """
-        _checked_key(private, self.private_key_bytes, f"{self.name} private key")
+        _checked_key(private, self.private_key_bytes, f"{self.name} private key", self.private_key_parts)
         if not isinstance(ciphertext, bytes) or len(ciphertext) != self.ciphertext_bytes:
             raise Refusal("malformed-message", f"A {self.name} ciphertext is {self.ciphertext_bytes} bytes.")
         return self.implementation.decapsulate(private, ciphertext)
 
 
-@dataclass(frozen=True)
-class SignatureAlgorithm:
+@dataclass(frozen=True, kw_only=True)
+class SignatureAlgorithm(SignatureParameters):
     """A signature scheme with its exact sizes in bytes, in front of one engine."""
 
-    name: str
-    private_key_bytes: int
-    public_key_bytes: int
-    signature_bytes: int
-    cose_algorithm: int
     implementation: SignatureEngine = field(repr=False)
 
     @property
@@ -110,11 +110,11 @@ class SignatureAlgorithm:
         return self.implementation.engine
 
     def generate(self) -> KeyPair:
-        """Make a fresh key pair; the private key is the 32-byte seed (FIPS 204, ML-DSA.KeyGen)."""
+        """Make a fresh key pair; the private key is the seed where the algorithm has one (ML-DSA)."""
         return self.implementation.generate()
 
     def public_key(self, private: bytes) -> bytes:
-        """Derive the public key from the seed."""
+        """Derive the public key from the private key."""
         return self.implementation.public_key(_checked_key(private, self.private_key_bytes, f"{self.name} private key"))
 
     def check_public_key(self, public: object) -> bytes:
@@ -122,7 +122,7 @@ class SignatureAlgorithm:
         return _checked_key(public, self.public_key_bytes, f"{self.name} public key")
 
     def sign(self, private: bytes, message: bytes) -> bytes:
-        """Sign with an empty FIPS 204 context: domains are separated inside the message."""
+        """Sign with an empty FIPS 204 or 205 context: domains are separated inside the message."""
         _checked_key(private, self.private_key_bytes, f"{self.name} private key")
         return self.implementation.sign(private, message)
 
@@ -135,9 +135,12 @@ class SignatureAlgorithm:
             raise Refusal("invalid-signature", f"The {self.name} signature does not verify.")
 
 
-def _checked_key(key: object, expected_bytes: int, what: str) -> bytes:
+def _checked_key(key: object, expected_bytes: int, what: str, parts: tuple[int, ...] = ()) -> bytes:
     if not isinstance(key, bytes) or len(key) != expected_bytes:
         raise Refusal("invalid-key", f"The {what} must be {expected_bytes} bytes.")
-    if not any(key):
-        raise Refusal("invalid-key", f"The {what} is all zeros.")
+    start = 0
+    for part_bytes in parts or (expected_bytes,):
+        if not any(key[start : start + part_bytes]):
+            raise Refusal("invalid-key", f"The {what} {'has a part that is' if parts else 'is'} all zeros.")
+        start += part_bytes
     return key

@@ -1,11 +1,20 @@
-"""What serves each algorithm in this process, for the console and `pqc_status`."""
+"""What serves each algorithm in this process, for the console and the commands `pqc_status`."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib import metadata
 
 from qflare_protocol.errors import Refusal
-from qflare_protocol.pqc import liboqs_engine, registry, self_test
-from qflare_protocol.pqc.interface import KemAlgorithm, SignatureAlgorithm
+from qflare_protocol.pqc import registry
+from qflare_protocol.pqc.algorithms import KEMS, SIGNATURES, KemParameters
+from qflare_protocol.pqc.interface import EngineUnavailable, KemAlgorithm, SignatureAlgorithm
+
+
+@dataclass(frozen=True)
+class CandidateStatus:
+    """One engine that may serve an algorithm; `reason` says why it cannot, or is None where it has it."""
+
+    engine: str
+    reason: str | None
 
 
 @dataclass(frozen=True)
@@ -13,7 +22,8 @@ class EngineStatus:
     """One algorithm: its engine and the engine's version, sizes in bytes, and the self-test's outcome.
 
     `output_bytes` is the size of a ciphertext or a signature; `shared_secret_bytes` is None for a
-    signature scheme. `failure` is None where the self-test passed, else the sentence that says why not.
+    signature scheme. `engine` and `version` are empty where no engine is here. `failure` is None where
+    the self-test passed, else the sentence that says why not.
     """
 
     algorithm: str
@@ -24,6 +34,7 @@ class EngineStatus:
     public_key_bytes: int
     output_bytes: int
     shared_secret_bytes: int | None
+    candidates: tuple[CandidateStatus, ...]
     failure: str | None
 
     @property
@@ -32,53 +43,54 @@ class EngineStatus:
         return self.failure is None
 
 
-def engine_status() -> list[EngineStatus]:
-    """Run every self-test anew and return one row for each algorithm, KEMs first."""
-    kems = [_kem_row(registry.untested_kem(name)) for name in registry.KEM_NAMES]
-    signatures = [_signature_row(registry.untested_signature(name)) for name in registry.SIGNATURE_NAMES]
-    return kems + signatures
+ALGORITHMS = (*KEMS, *SIGNATURES)
+"""The names of all algorithms, KEMs first."""
 
 
-def _kem_row(kem: KemAlgorithm) -> EngineStatus:
+def engine_status(names: Iterable[str] = ALGORITHMS) -> list[EngineStatus]:
+    """Return one row for each of the algorithms; a self-test that this process has passed is not run again."""
+    return [_row(name) for name in names]
+
+
+def _row(name: str) -> EngineStatus:
+    parameters = KEMS.get(name) or SIGNATURES[name]
+    engine = _serving_engine(name)
     return EngineStatus(
-        algorithm=kem.name,
-        kind="kem",
-        engine=kem.engine,
-        version=_version(kem.engine),
-        private_key_bytes=kem.private_key_bytes,
-        public_key_bytes=kem.public_key_bytes,
-        output_bytes=kem.ciphertext_bytes,
-        shared_secret_bytes=kem.shared_secret_bytes,
-        failure=_failure(kem),
+        algorithm=name,
+        kind="kem" if isinstance(parameters, KemParameters) else "signature",
+        engine=engine,
+        version=registry.engine_version(engine) or "" if engine else "",
+        private_key_bytes=parameters.private_key_bytes,
+        public_key_bytes=parameters.public_key_bytes,
+        output_bytes=parameters.ciphertext_bytes
+        if isinstance(parameters, KemParameters)
+        else parameters.signature_bytes,
+        shared_secret_bytes=parameters.shared_secret_bytes if isinstance(parameters, KemParameters) else None,
+        candidates=_candidates(name),
+        failure=registry.failure_of(name),
     )
 
 
-def _signature_row(signature: SignatureAlgorithm) -> EngineStatus:
-    return EngineStatus(
-        algorithm=signature.name,
-        kind="signature",
-        engine=signature.engine,
-        version=_version(signature.engine),
-        private_key_bytes=signature.private_key_bytes,
-        public_key_bytes=signature.public_key_bytes,
-        output_bytes=signature.signature_bytes,
-        shared_secret_bytes=None,
-        failure=_failure(signature),
-    )
-
-
-def _failure(algorithm: KemAlgorithm | SignatureAlgorithm) -> str | None:
+def _serving_engine(name: str) -> str:
     try:
-        if isinstance(algorithm, KemAlgorithm):
-            self_test.check_kem(algorithm)
+        algorithm: KemAlgorithm | SignatureAlgorithm = (
+            registry.untested_kem(name) if name in KEMS else registry.untested_signature(name)
+        )
+    except Refusal:
+        return ""
+    return algorithm.engine
+
+
+def _candidates(name: str) -> tuple[CandidateStatus, ...]:
+    return tuple(CandidateStatus(engine, _absence(engine, name)) for engine in registry.CANDIDATES[name])
+
+
+def _absence(engine: str, name: str) -> str | None:
+    try:
+        if name in KEMS:
+            registry.kem_by(engine, name)
         else:
-            self_test.check_signature(algorithm)
-    except Refusal as refusal:
-        return refusal.detail
+            registry.signature_by(engine, name)
+    except EngineUnavailable as reason:
+        return str(reason)
     return None
-
-
-def _version(engine: str) -> str:
-    """Return the version of the native liboqs, or of the package that has the engine's name."""
-    native = liboqs_engine.version() if engine == liboqs_engine.ENGINE else None
-    return native or metadata.version(engine)

@@ -12,10 +12,10 @@ from audit.services import current_checkpoint
 from audit.tree import tree_size
 from operator_admin.tones import tone_of
 from qflare_protocol.pqc.status import EngineStatus, engine_status
-from qflare_protocol.suites import SUITES, Suite
+from qflare_protocol.suites import SUITES, Suite, unavailable_suites
 from qflare_site.health import examine
 
-SECRETS = frozenset({"SECRET_KEY"})
+SECRETS = frozenset({"SECRET_KEY", "QFLARE_PKCS11_PIN"})
 URLS = frozenset({"DATABASE_URL", "REDIS_URL", "BLOB_URL"})
 
 
@@ -30,11 +30,21 @@ class PartView:
 
 
 @dataclass(frozen=True)
+class SuiteView:
+    """One suite; `state` is "in use", "not in use" or "unavailable", `fault` says why a suite in use is not served."""
+
+    suite: Suite
+    state: str
+    tone: str
+    fault: str
+
+
+@dataclass(frozen=True)
 class StatusView:
     """Everything on the status page."""
 
     parts: list[PartView]
-    suites: list[Suite]
+    suites: list[SuiteView]
     engines: list[EngineStatus]
     settings: list[tuple[str, str]]
     log_entries: int
@@ -43,20 +53,41 @@ class StatusView:
 
 
 def read_status(now: datetime) -> StatusView:
-    """Read the status page at the time `now`; every engine's self-test runs anew, in tens of milliseconds."""
+    """Read the status page at the time `now`.
+
+    Only engines of suites in use are tested, and each once in the life of this process: Classic McEliece
+    takes seconds.
+    """
     report = examine(now)
     return StatusView(
         parts=[
             PartView(name, part["status"], tone_of(part["status"]), part["detail"])
             for name, part in report["parts"].items()
         ],
-        suites=list(SUITES.values()),
-        engines=engine_status(),
+        suites=suites_here(),
+        engines=engine_status(algorithms_in_use()),
         settings=settings_in_effect(),
         log_entries=tree_size(),
         waiting_events=Event.objects.filter(sequenced=False).count(),
         checkpoint=current_checkpoint(),
     )
+
+
+def suites_here() -> list[SuiteView]:
+    """Return every suite of the table, those in use with what keeps them from being served."""
+    faults = unavailable_suites(name for name in settings.QFLARE_SUITES if name in SUITES)
+    views = []
+    for name, suite in SUITES.items():
+        state = "unavailable" if name in faults else "in use" if name in settings.QFLARE_SUITES else "not in use"
+        tone = {"unavailable": "danger", "in use": "success", "not in use": "neutral"}[state]
+        views.append(SuiteView(suite, state, tone, faults.get(name, "")))
+    return views
+
+
+def algorithms_in_use() -> list[str]:
+    """Return the algorithms of the suites in use, each once, in the order of the table."""
+    suites = [SUITES[name] for name in SUITES if name in settings.QFLARE_SUITES]
+    return list(dict.fromkeys(algorithm for suite in suites for algorithm in suite.algorithms))
 
 
 def settings_in_effect() -> list[tuple[str, str]]:

@@ -58,11 +58,9 @@ class Scenario:
         shards = random.Random(self._demo.seed).sample(range(len(names)), len(names))  # noqa: S311 - a demo's seed
         tokens = [issue_token(actor=ACTOR, now=timezone.now(), device_name=name).text for name in names]
         fleet.start(names, tokens, shards)
-        self._wait(fleet, "Enrolling", self._all_enrolled, limit_seconds=60 + 6 * self._demo.devices)
+        self._wait(fleet, "Enrolling", self._all_enrolled, limit_seconds=120 + 60 * self._demo.devices)
         schedule_rounds(self._federation, every=timedelta(seconds=OPEN_EVERY_SECONDS), actor=ACTOR)
-        self._wait(
-            fleet, "Training", self._all_trained, limit_seconds=60 + self._demo.rounds * (90 + 3 * self._demo.devices)
-        )
+        self._wait(fleet, "Training", self._all_trained, limit_seconds=60 + self._demo.rounds * ROUND_SECONDS)
 
     def _create_federation(self) -> Federation:
         parameters, model = self._demo.trainer_parameters, self._folder / "initial.safetensors"

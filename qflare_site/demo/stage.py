@@ -35,6 +35,7 @@ def demo_stage(demo: DemoSettings, *, keep: bool) -> Iterator[Stage]:
     folder = Path(settings.QFLARE_DATA_DIR) / "demo" / name
     folder.mkdir(mode=0o700, parents=True)
     environment = {**os.environ, **_rates(demo), "QFLARE_DATA_DIR": str(folder), "QFLARE_INSECURE_HTTP": "1"}
+    environment |= {"QFLARE_KEK_PROVIDER": "file", "QFLARE_ACKNOWLEDGE_FILE_KEK": "1"}  # thrown away at the end
     for inherited in ("QFLARE_KEK_FILE", "QFLARE_ENCLAVE_DIR", "BLOB_URL"):
         environment.pop(inherited, None)
     try:

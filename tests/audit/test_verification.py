@@ -160,7 +160,7 @@ def test_a_changed_checkpoint_is_named(make_log: MakeLog) -> None:
 def test_checkpoints_of_a_retired_key_still_verify(make_log: MakeLog) -> None:
     make_log(3)
     origin = services.log_origin()
-    ServerKey.objects.update(retired_at=NOW)
+    ServerKey.objects.update(retired_at=NOW, wrapped_private=None)
     services.issue_checkpoint(NOW + timedelta(minutes=10))
     assert verify_log().checkpoints == 2
     assert services.log_origin() == origin

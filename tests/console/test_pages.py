@@ -166,7 +166,7 @@ def test_the_status_page_shows_health_suites_engines_settings_and_log(staff):
     site = populate()
     words = words_of(text_of(staff, "console:status"))
     assert "evidence ok The newest enclave gave software evidence, appraised as warning." in words
-    assert "QF1-F640 FrodoKEM-640-AES" in words
+    assert "QF1-F640 in use FrodoKEM-640-AES" in words
     assert "ML-DSA-44 (Dilithium2) signature cryptography" in words
     assert "SECRET_KEY set, not shown" in words
     assert "Last checkpoint:" in words

@@ -5,7 +5,7 @@ import re
 from dataclasses import fields
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, mlkem
+from cryptography.hazmat.primitives.asymmetric import ec, mlkem, x25519
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from django.urls import URLPattern, URLResolver, get_resolver
 
@@ -19,9 +19,10 @@ from qflare_protocol.epochs import EpochChain
 from qflare_protocol.errors import CATALOGUE, TYPE_PREFIX
 from qflare_protocol.kdf import expand
 from qflare_protocol.manifest import Manifest
+from qflare_protocol.pqc.algorithms import KEMS, SIGNATURES
 from qflare_protocol.round_result import RoundResult
 from qflare_protocol.sealed_request import Authorization, MessageNumber, RequestOpener, Target
-from qflare_protocol.suites import SUITES
+from qflare_protocol.suites import SUITES, largest_begin_bytes
 from sessions.sealed_views import SealedView
 from tests.docs.labels import labels_in_code
 from tests.docs.reading import PROTOCOL, members, quoted, rows, section
@@ -41,10 +42,12 @@ def test_the_labels_listed_are_exactly_those_in_the_code():
     assert set(listed) == labels_in_code()
 
 
-@pytest.mark.parametrize("row", rows(section("Appendix B")), ids=lambda row: row[0])
+ON_THE_WIRE = [row for row in rows(section("Appendix B")) if "*" not in row[2]]
+"""Labels without the star of those that never leave their host."""
+
+
+@pytest.mark.parametrize("row", ON_THE_WIRE, ids=lambda row: row[0])
 def test_a_label_on_the_wire_stands_in_its_section(row):
-    if "*" in row[2]:
-        pytest.skip("never leaves its host")
     purpose = quoted(row[0])[0]
     spelled = [f'"{purpose}"'] + [f'"{start} " + side' for start in ("confirm",) if purpose.startswith(start)]
     written = " ".join(section(row[2]).split())
@@ -133,22 +136,43 @@ def test_every_protection_is_named():
     assert set(PROTECTIONS) <= set(quoted(section("10.1")))
 
 
-def test_the_suite_and_its_sizes_are_those_of_the_code():
+def test_the_suites_and_their_sizes_are_those_of_the_code():
     text = section("2 Suites")
-    assert {quoted(row[0])[0]: row[1:4] for row in rows(text)} == {
-        name: [suite.registered_kem, suite.ephemeral_kem, suite.signature] for name, suite in SUITES.items()
+    assert {quoted(row[0])[0]: row[1:] for row in rows(text)} == {
+        name: [suite.registered_kem, suite.ephemeral_kem, suite.signature, suite.hash, suite.kdf, suite.aead]
+        for name, suite in SUITES.items()
     }
     sizes = {row[0].split(",")[0].split(" (")[0]: row[1:] for row in rows(text.partition("| algorithm")[2])}
-    for name in ("FrodoKEM-640-AES", "ML-KEM-1024"):
-        kem, (public, private, ciphertext, secret, _) = pqc.kem(name), sizes[name]
-        assert (int(public), int(private.split()[0]), int(ciphertext)) == (
-            kem.public_key_bytes, kem.private_key_bytes, kem.ciphertext_bytes,
+    assert set(sizes) == {*KEMS, *SIGNATURES, "HPKE MLKEM1024-P384"}
+    for name, kem in KEMS.items():
+        public, private, ciphertext, secret, _ = sizes[name]
+        stated = (int(public), int(private.split()[0]), int(ciphertext), int(secret.strip("*")))
+        assert stated == (
+            kem.public_key_bytes, kem.private_key_bytes, kem.ciphertext_bytes, kem.shared_secret_bytes,
         )  # fmt: skip
-        assert int(secret.strip("*")) == kem.shared_secret_bytes
-    signature = pqc.signature("ML-DSA-44")
-    assert sizes["ML-DSA-44"][0] == str(signature.public_key_bytes)
-    assert sizes["ML-DSA-44"][2::2] == [str(signature.signature_bytes), str(signature.cose_algorithm)]
+    for name, signature in SIGNATURES.items():
+        public, private, signed, _, cose = sizes[name]
+        stated = (int(public), int(private.split()[0]), int(signed), int(cose))
+        assert stated == (
+            signature.public_key_bytes, signature.private_key_bytes, signature.signature_bytes,
+            signature.cose_algorithm,
+        )  # fmt: skip
     assert sizes["HPKE MLKEM1024-P384"][0] == str(hpke.PUBLIC_KEY_BYTES)
+    assert f"{largest_begin_bytes(SUITES):,} bytes with `QF1-M`" in text
+
+
+def test_xwing_opens_by_the_written_steps_alone():
+    kem = pqc.kem("X-Wing")
+    pair = kem.generate()
+    secret, ciphertext = kem.encapsulate(pair.public)
+    expanded = hashlib.shake_256(pair.private).digest(96)
+    lattice = mlkem.MLKEM768PrivateKey.from_seed_bytes(expanded[:64])
+    curve = x25519.X25519PrivateKey.from_private_bytes(expanded[64:])
+    assert lattice.public_key().public_bytes_raw() + curve.public_key().public_bytes_raw() == pair.public
+    shared = curve.exchange(x25519.X25519PublicKey.from_public_bytes(ciphertext[1088:]))
+    hashed = lattice.decapsulate(ciphertext[:1088]) + shared + ciphertext[1088:] + pair.public[1184:]
+    assert hashlib.sha3_256(hashed + bytes.fromhex("5c2e2f2f5e5c")).digest() == secret
+    assert "5c 2e 2f 2f 5e 5c" in section("2 Suites")
 
 
 def test_the_examples_of_section_1_recompute():
@@ -173,13 +197,13 @@ def test_map_keys_sort_alike_in_both_orders_of_cbor():
 
 
 def test_the_epoch_keys_recompute():
-    chain = EpochChain(5666666, bytes(range(32)))
+    chain = EpochChain(5666666, bytes(range(32)), bytes(32))
     assert chain.derive_key("traffic").hex() == EXAMPLES["traffic_key(5666666)"]
     assert chain.advance(5666667, now=5666667 * 300).chain_key.hex() == EXAMPLES["chain_key(5666667)"]
 
 
 def test_the_sealed_request_recomputes_and_opens():
-    number = MessageNumber(bytes(range(16)), 5666666, 1, bytes(16))
+    number = MessageNumber(bytes(range(16)), 0, 5666666, 1, bytes(16))
     traffic_key = bytes.fromhex(EXAMPLES["traffic_key(5666666)"])
     material = expand(traffic_key, "request", *number.fields(), length=44)
     assert [material[:32].hex(), material[32:].hex()] == [EXAMPLES["key"], EXAMPLES["nonce"]]

@@ -4,24 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 from edge_client.cli import main
 from tests.edge.trainers import SmallTrainer
 
 TRAINER = "tests.edge.trainers:SmallTrainer"
-
-
-@pytest.fixture(autouse=True)
-def log_configuration_stays() -> Iterator[None]:
-    """Undo what the command line sets for its own process, which here is everybody's."""
-    before = structlog.get_config()
-    yield
-    structlog.configure(**before)
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from django.utils import timezone
 
 from edge_client.backoff import Backoff
 from edge_client.device_state import DeviceStateFile, EnclavePins
@@ -14,7 +15,9 @@ from edge_client.http import ServerUnreachable
 from edge_client.round_worker import RoundWorker
 from edge_client.session import RENEW
 from edge_client.trainer import Trainer
+from qflare_protocol.cose import claimed_signer
 from qflare_protocol.errors import Refusal
+from sessions.key_rotation import rotate_identity_key
 from tests.edge.trainers import ReshapingTrainer, SmallTrainer
 from tests.people import DjangoHttp, Person
 from training.models import Participation, Round, Update
@@ -26,7 +29,7 @@ def worker_of(person: Person, trainer: type[Trainer] = SmallTrainer, http: Djang
 
     memory = DeviceStateFile(person.home)
     patient = Backoff(base_seconds=0.001, maximum_seconds=0.001, attempts=3)
-    return RoundWorker(http or person.http, person.identity, memory, make_trainer, patient)
+    return RoundWorker(http or person.http, person.keeper, memory, make_trainer, patient)
 
 
 class LosesAnswers(DjangoHttp):
@@ -73,6 +76,14 @@ def test_a_device_that_lost_power_before_its_receipt_hands_in_the_same_update(ru
     assert worker_of(alice).run(rounds=1) == 1
     assert bytes(Update.objects.get(participation__device=alice.device).receipt) == receipt
     assert DeviceStateFile(alice.home).kept_submission() is None
+
+
+def test_a_round_that_names_the_old_key_gets_an_update_under_it_after_a_rotation(running: Round, alice: Person) -> None:
+    old = alice.identity.keys.signer.fingerprint
+    alice.session().rotate_keys()
+    assert worker_of(alice).work_once()[0]
+    update = Update.objects.get(participation__device=alice.device)
+    assert claimed_signer(bytes(update.manifest)) == old != alice.identity.keys.signer.fingerprint
 
 
 def test_a_kept_update_for_a_closed_round_is_dropped(running: Round, alice: Person) -> None:
@@ -223,3 +234,36 @@ def test_a_slow_device_clock_does_not_make_good_evidence_look_future(running: Ro
     worker = worker_of(alice)
     worker._session._clock = lambda: time.time() - 4000
     assert worker.work_once()[0]
+
+
+class Forger(DjangoHttp):
+    """Answers every handshake itself, in the clear."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__()
+        self._code = code
+
+    def send(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Any:
+        if path != "/api/challenge":
+            return super().send(method, path, body, headers)
+        problem = {"type": f"urn:qflare:problem:{self._code}", "status": 409, "title": "", "detail": "forged"}
+        return httpx.Response(409, headers={"Content-Type": "application/problem+json"}, json=problem)
+
+
+@pytest.mark.parametrize("code", ["round-closed", "not-invited", "malformed-message", "already-submitted"])
+def test_a_forged_answer_to_a_handshake_does_not_cost_the_update(running: Round, alice: Person, code: str) -> None:
+    memory = DeviceStateFile(alice.home)
+    memory.keep_submission(b"a sealed update")
+    with pytest.raises((ServerUnreachable, Refusal)):
+        worker_of(alice, http=Forger(code))._hand_in()
+    assert memory.kept_submission() == b"a sealed update"
+
+
+def test_a_lost_receipt_is_signed_anew_after_the_servers_identity_was_rotated(running: Round, alice: Person) -> None:
+    with pytest.raises(ServerUnreachable):
+        worker_of(alice, http=LosesAnswers(20)).work_once()
+    old = alice.identity.identity.fingerprint
+    rotate_identity_key("ML-DSA-44", reason="test", actor="operator:root", now=timezone.now())
+    assert worker_of(alice)._hand_in()
+    assert alice.identity.identity.fingerprint != old
+    assert DeviceStateFile(alice.home).kept_submission() is None

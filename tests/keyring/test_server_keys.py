@@ -58,7 +58,7 @@ def test_a_private_key_copied_to_another_row_does_not_open(monkeypatch: pytest.M
 
 def test_a_retired_key_is_replaced_and_still_known() -> None:
     old = services.server_verifier("log")
-    ServerKey.objects.update(retired_at=datetime.now(UTC))
+    ServerKey.objects.update(retired_at=datetime.now(UTC), wrapped_private=None)
     new = services.server_verifier("log")
     assert new != old
     assert services.server_signer("log").verifier == new

@@ -14,7 +14,7 @@ BEGIN = START * BUCKET_SECONDS
 
 
 def chain():
-    return EpochChain(START, b"c" * 32)
+    return EpochChain(START, b"c" * 32, b"r" * 32)
 
 
 def refused(call):
@@ -53,10 +53,10 @@ def test_a_chain_never_goes_back(epochs):
 def test_the_previous_key_dies_after_thirty_seconds():
     end = BEGIN + BUCKET_SECONDS + GRACE_SECONDS
     moved = chain().advance(START + 1, now=BEGIN + BUCKET_SECONDS)
-    assert moved.traffic_key(START, now=end - 0.1) == chain().derive_key("traffic")
-    refused(lambda: moved.traffic_key(START, now=end))
-    assert moved.without_stale_keys(now=end).previous_traffic_key is None
-    assert moved.without_stale_keys(now=end - 0.1) is moved
+    assert moved.traffic_key(START, 0, now=end - 0.1) == chain().derive_key("traffic")
+    refused(lambda: moved.traffic_key(START, 0, now=end))
+    assert moved.without_stale_keys(now=end).past == ()
+    assert moved.without_stale_keys(now=end - 0.1) == moved
 
 
 @given(st.integers(1, 5), st.floats(0, 4 * BUCKET_SECONDS))
@@ -71,9 +71,9 @@ def test_what_is_stored_after_advancing_gives_no_earlier_key(epochs, seconds):
 
 
 def test_two_epochs_on_nothing_of_the_first_is_left():
-    moved = chain().advance(START + 2, now=BEGIN)
+    moved = chain().advance(START + 2, now=BEGIN + 2 * BUCKET_SECONDS)
     for epoch in (START, START - 1, START + 3):
-        refused(lambda epoch=epoch: moved.traffic_key(epoch, now=0))
+        refused(lambda epoch=epoch: moved.traffic_key(epoch, 0, now=BEGIN + 2 * BUCKET_SECONDS))
 
 
 def test_the_stored_form_comes_back():
@@ -87,11 +87,11 @@ def test_the_stored_form_comes_back():
 @pytest.mark.parametrize(("epoch", "fits"), [(-2, False), (-1, True), (0, True), (1, True), (2, False), (10**9, False)])
 def test_a_message_may_come_from_the_buckets_around_the_clock(epoch, fits):
     now = BEGIN + BUCKET_SECONDS * 5
-    started = EpochChain(START + 4, b"c" * 32)
+    started = EpochChain(START + 4, b"c" * 32, b"r" * 32)
     if not fits:
-        refused(lambda: receive_epoch(started, START + 5 + epoch, now=now))
+        refused(lambda: receive_epoch(started, START + 5 + epoch, 0, now=now))
         return
-    moved, key = receive_epoch(started, START + 5 + epoch, now=now)
+    moved, key = receive_epoch(started, START + 5 + epoch, 0, now=now)
     assert moved.epoch == START + 5 + max(epoch, 0)
     assert key == started.advance(START + 5 + epoch, now=0).derive_key("traffic")
 
@@ -100,7 +100,7 @@ def test_a_message_may_come_from_the_buckets_around_the_clock(epoch, fits):
 def test_received_messages_never_move_the_chain_back(epoch, seconds):
     started = chain()
     try:
-        moved, _ = receive_epoch(started, epoch, now=BEGIN + seconds % 3000)
+        moved, _ = receive_epoch(started, epoch, 0, now=BEGIN + seconds % 3000)
     except Refusal as refusal:
         assert refusal.code == "epoch-expired"
     else:
@@ -114,4 +114,22 @@ def test_purposes_have_keys_of_their_own():
 def test_no_key_shows():
     moved = chain().advance(START + 1, now=BEGIN)
     assert "ccc" not in repr(chain())
-    assert repr(moved.previous_traffic_key)[2:10] not in repr(moved)
+    assert "rrr" not in repr(chain())
+    assert repr(moved.past[0].key)[2:10] not in repr(moved)
+
+
+def test_the_ratchet_key_leads_to_no_chain_key_and_stays_through_the_epochs():
+    begun = EpochChain.begin(b"R" * 64, START)
+    assert begun.chain_key == expand(b"R" * 64, "chain")
+    assert begun.ratchet_key == expand(b"R" * 64, "ratchet")
+    assert begun.advance(START + 5, now=BEGIN).ratchet_key == begun.ratchet_key != begun.chain_key
+
+
+@pytest.mark.parametrize("generation", [1, 2, 10**9 - 1])
+def test_a_message_of_another_generation_does_not_open(generation):
+    refused(lambda: receive_epoch(chain(), START, generation, now=BEGIN))
+
+
+def test_at_most_two_past_keys_are_kept():
+    moved = chain().advance(START + 9, now=0)
+    assert [key.epoch for key in moved.past] == [START + 8, START + 7]

@@ -1,5 +1,7 @@
 """The handshake M1 to M4: both sides agree on everything, or neither has a session."""
 
+import uuid
+
 import pytest
 
 from qflare_protocol import pqc
@@ -17,10 +19,10 @@ from qflare_protocol.handshake import (
     answer_challenge,
     check_clock,
     read_challenge_request,
-    read_server_time,
-    sign_server_time,
     verify_challenge_request,
 )
+from qflare_protocol.identity_succession import make_succession
+from qflare_protocol.qkd.etsi014 import QkdKey
 
 NOW = 1_772_366_400.0
 DEVICE, SESSION = b"d" * 16, b"s" * 16
@@ -43,13 +45,15 @@ def client(keys=ALICE, **changes):
     return ClientHandshake(DEVICE, keys, SERVER.verifier, **({"now": NOW, "checkpoint": None} | changes))
 
 
-def serve(message, keys=ALICE, identity=SERVER, **changes):
+def serve(message, keys=ALICE, identity=SERVER, qkd_key=None, **changes):
     """Do the server's part for M1: return M2 and what is kept."""
     request = read_challenge_request(message)
     verify_challenge_request(message, request, registered(keys))
     members = {"session_id": SESSION, "server_time": NOW, "limits": SessionLimits(), "checkpoint": "note",
-               "consistency_proof": [b"h" * 32]}  # fmt: skip
-    return answer_challenge(message, request, registered(keys), Terms(**(members | changes)), identity)
+               "consistency_proof": [b"h" * 32], "current_key": keys.signer.fingerprint}  # fmt: skip
+    ephemeral = pqc.kem("ML-KEM-1024").generate()
+    terms = Terms(**(members | changes))
+    return answer_challenge(message, request, registered(keys), terms, identity, ephemeral=ephemeral, qkd_key=qkd_key)
 
 
 def refused(code, call, *arguments, **options):
@@ -93,6 +97,8 @@ M1_CHANGES = {
     "bucket": bucket_of(NOW) + 1,
     "ephemeral_key": pqc.kem("ML-KEM-1024").generate().public,
     "checkpoint": [1, bytes(32)],
+    "server_identity": bytes(32),
+    "qkd_key_id": bytes(16),
 }
 
 
@@ -119,6 +125,8 @@ def m2_changes():
         "limits": [1, 1, 1, 1],
         "checkpoint": None,
         "consistency_proof": [],
+        "rotate_keys": True,
+        "current_key": bytes(32),
     }
 
 
@@ -167,6 +175,8 @@ def test_an_m2_out_of_form_is_refused(changes, code):
         {"limits": [1, 1, 1]}, {"limits": [0, 1, 1, 1]}, {"limits": [True, 1, 1, 1]}, {"limits": "1111"},
         {"limits": [1.0, 1, 1, 1]}, {"checkpoint": "text"}, {"checkpoint": b"\xff"}, {"checkpoint": bytes(16385)},
         {"consistency_proof": None}, {"consistency_proof": [b""] * 129}, {"consistency_proof": ["text"]},
+        {"limits": [65, 1, 1, 1]}, {"limits": [1, 2**28 + 1, 1, 1]}, {"limits": [1, 1, 4, 1]},
+        {"limits": [1, 1, 1, 3601]}, {"rotate_keys": 1}, {"rotate_keys": None}, {"current_key": bytes(31)},
         {"epoch": -1}, {"epoch": 1.5}, {"server_time": True}, {"server_time": "now"},
     ],
 )  # fmt: skip
@@ -177,7 +187,7 @@ def test_terms_out_of_form_make_no_session(changes, monkeypatch):
     transcript = digest("M1 M2", digest("M1", handshake.request), digest("M2", forged))
     kept = PendingHandshake(
         pending.suite, transcript, pending.epoch, pending.ephemeral_secret, pending.registered_secret,
-        pending.ephemeral_private,
+        pending.ephemeral_private, None,
     )  # fmt: skip
     _, ciphertext, confirmation = handshake.respond(forged)
     final, _ = accept_response(kept, ciphertext, confirmation)
@@ -261,16 +271,47 @@ def test_a_request_is_bounded():
 def test_clocks_may_differ_by_one_bucket():
     request = read_challenge_request(client().request)
     for seconds in (-300, 0, 300):
-        check_clock(request, now=NOW + seconds)
+        check_clock(request.bucket, now=NOW + seconds)
     for seconds in (-301, 600):
-        refused("clock-skew", check_clock, request, now=NOW + seconds)
+        refused("clock-skew", check_clock, request.bucket, now=NOW + seconds)
 
 
-def test_the_signed_server_time_is_for_the_message_that_was_refused():
-    signed = sign_server_time(SERVER, bound_to=b"M1", now=NOW + 0.5)
-    assert read_server_time(SERVER.verifier, signed, bound_to=b"M1") == NOW + 0.5
-    refused("invalid-signature", read_server_time, SERVER.verifier, signed, bound_to=b"M1 again")
-    refused("invalid-signature", read_server_time, OTHER_SERVER.verifier, signed, bound_to=b"M1")
+QKD = QkdKey(uuid.UUID(int=7), b"q" * 32)
+
+
+def test_a_qkd_key_enters_the_root_as_one_more_secret():
+    handshake = client(qkd=QKD)
+    assert read_challenge_request(handshake.request).qkd_key_id == QKD.key_id.bytes
+    answer, pending = serve(handshake.request, qkd_key=QKD.key)
+    _, ciphertext, confirmation = handshake.respond(answer)
+    final, chain = accept_response(PendingHandshake.from_bytes(pending.to_bytes()), ciphertext, confirmation)
+    assert handshake.establish(final).chain == chain
+
+
+@pytest.mark.parametrize(("device", "server"), [(QKD, None), (None, QKD.key), (QKD, b"p" * 32), (QKD, bytes(32))])
+def test_sides_with_different_qkd_keys_have_no_session(device, server):
+    handshake = client(qkd=device)
+    answer, pending = serve(handshake.request, qkd_key=server)
+    _, ciphertext, confirmation = handshake.respond(answer)
+    refused("authentication-failed", accept_response, pending, ciphertext, confirmation)
+
+
+def test_the_kem_secrets_are_needed_beside_the_qkd_key():
+    """Whoever holds the QKD key but not the device's registered KEM key gets nowhere."""
+    handshake = client(DeviceKeys(ALICE.suite, MALLORY.kem, ALICE.signer), qkd=QKD)
+    answer, pending = serve(handshake.request, qkd_key=QKD.key)
+    _, ciphertext, confirmation = handshake.respond(answer)
+    refused("authentication-failed", accept_response, pending, ciphertext, confirmation)
+
+
+def test_a_rotated_server_identity_is_followed_to_the_key_that_signed_m2():
+    statement = make_succession(SERVER, OTHER_SERVER, rotated_at=int(NOW))
+    handshake = client()
+    answer, pending = serve(handshake.request, identity=OTHER_SERVER)
+    refused("invalid-signature", client().respond, answer)
+    _, ciphertext, confirmation = handshake.respond(answer, [statement])
+    final, _ = accept_response(pending, ciphertext, confirmation)
+    assert handshake.establish(final).server_identity == OTHER_SERVER.verifier
 
 
 @pytest.mark.parametrize("value", [[1], [1, bytes(31)], [-1, bytes(32)], [True, bytes(32)], "1", {}])

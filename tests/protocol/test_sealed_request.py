@@ -14,6 +14,7 @@ from qflare_protocol.sealed_request import (
     RequestOpener,
     SealedAnswer,
     Target,
+    new_salt,
     open_answer,
     seal_answer,
     seal_request,
@@ -25,6 +26,7 @@ TARGET = Target("POST", "/api/work?a=1", "application/cbor", 5)
 numbers = st.builds(
     MessageNumber,
     st.binary(min_size=16, max_size=16),
+    st.integers(0, 10**9 - 1),
     st.integers(0, 10**12 - 1),
     st.integers(1, 10**15 - 1),
     st.binary(min_size=16, max_size=16),
@@ -40,7 +42,8 @@ def opened(authorization, target, ciphertext, key=KEY, piece=2):
 
 
 def sealed(body=b"hello", **changes):
-    return seal_request(KEY, SESSION, changes.get("epoch", 7), changes.get("sequence", 1), TARGET, body)
+    number = MessageNumber(SESSION, 0, changes.get("epoch", 7), changes.get("sequence", 1), new_salt())
+    return seal_request(KEY, number, TARGET, body)
 
 
 @given(authorizations)
@@ -71,6 +74,8 @@ def test_a_header_is_canonical(authorization, position, character):
     "change",
     [
         ("epoch=7", "epoch=07"),
+        ("generation=0", "generation=00"),
+        ("generation=0, ", ""),
         ("sequence=1", "sequence=0"),
         ("sequence=1", "sequence=+1"),
         ("sequence=1", "sequence=\N{ARABIC-INDIC DIGIT ONE}"),
@@ -87,12 +92,12 @@ def test_another_spelling_of_a_header_is_refused(change):
 @given(st.binary(max_size=100), st.integers(1, 7))
 def test_a_request_opens_piece_by_piece(body, piece):
     target = replace(TARGET, length=len(body))
-    authorization, ciphertext = seal_request(KEY, SESSION, 7, 1, target, body)
+    authorization, ciphertext = seal_request(KEY, MessageNumber(SESSION, 0, 7, 1, new_salt()), target, body)
     assert len(ciphertext) == len(body)
     assert opened(authorization, target, ciphertext, piece=piece) == body
 
 
-NUMBER_CHANGES = {"session_id": b"t" * 16, "epoch": 8, "sequence": 2, "salt": bytes(16)}
+NUMBER_CHANGES = {"session_id": b"t" * 16, "generation": 1, "epoch": 8, "sequence": 2, "salt": bytes(16)}
 TARGET_CHANGES = {"method": "PUT", "path": "/api/work", "content_type": "", "length": 6}
 
 
@@ -187,5 +192,5 @@ def test_the_digest_of_a_request_names_its_number_target_and_tag():
 
 def test_the_header_has_the_documented_form():
     authorization, _ = sealed()
-    form = r"QFLARE1 session=(73){16}, epoch=7, sequence=1, salt=[0-9a-f]{32}, tag=[0-9a-f]{32}"
+    form = r"QFLARE1 session=(73){16}, generation=0, epoch=7, sequence=1, salt=[0-9a-f]{32}, tag=[0-9a-f]{32}"
     assert re.fullmatch(form, authorization.to_header())

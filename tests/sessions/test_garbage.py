@@ -80,8 +80,8 @@ def test_garbage_in_a_signed_structure_is_refused(mallory, member):
 
 @pytest.mark.parametrize("path", SEALED)
 def test_garbage_sealed_in_a_session_is_refused(alice, path, settings):
-    settings.QFLARE_SESSION_LIMITS = {"requests": 10**6}
     line = alice.line()
+    settings.QFLARE_SESSION_LIMITS = {"requests": 10**6}  # raised behind the device's back, which would refuse it
 
     @EXAMPLES
     @given(

@@ -9,13 +9,14 @@ import time_machine
 
 from audit.models import Event
 from audit.services import sequence_log
+from edge_client.handshaking import Handshaker
 from edge_client.http import CBOR
-from edge_client.session import DeviceSession
 from qflare_protocol.cose import sign1, unverified_payload
 from qflare_protocol.encoding import encode
 from qflare_protocol.errors import Refusal
-from qflare_protocol.handshake import SeenCheckpoint, read_server_time
+from qflare_protocol.handshake import SeenCheckpoint
 from qflare_protocol.merkle import EMPTY_ROOT
+from qflare_protocol.server_time import read_server_time
 from sessions.models import Session, SessionState
 from sessions.services import suspend_device, sweep_sessions
 from tests.people import OPERATOR, assert_refused, cbor, nothing_changed, third_message
@@ -331,6 +332,6 @@ class TestUnsealedEndpoints:
 
 def test_a_server_that_insists_on_a_wrong_clock_ends_in_its_refusal(alice, monkeypatch):
     session = alice.session(clock=lambda: 1.0)
-    monkeypatch.setattr(DeviceSession, "server_time", lambda self: 1.0)
+    monkeypatch.setattr(Handshaker, "server_time", lambda self: 1.0)
     with pytest.raises(Refusal, match="clock-skew"):
         session.post("/api/work", {})

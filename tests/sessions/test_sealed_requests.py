@@ -12,15 +12,14 @@ import time_machine
 from audit.models import Event
 from devices.models import Device
 from edge_client.http import CBOR
-from keyring.envelope import EnvelopeError
 from qflare_protocol.cose import verify1
 from qflare_protocol.encoding import encode
 from qflare_protocol.epochs import BUCKET_SECONDS, GRACE_SECONDS, bucket_of
 from qflare_protocol.errors import Refusal
-from qflare_protocol.handshake import read_server_time
 from qflare_protocol.sealed_request import CONTENT_TYPE_HEADER, SEALED_MEDIA_TYPE
+from qflare_protocol.server_time import read_server_time, request_reference
 from sessions.models import Exchange, Session, SessionState
-from sessions.services import request_reference, revoke_device, suspend_device, sweep_sessions
+from sessions.services import revoke_device, suspend_device, sweep_sessions
 from tests.people import OPERATOR, assert_refused, enrol, nothing_changed, opened
 
 pytestmark = pytest.mark.django_db
@@ -220,6 +219,8 @@ def test_the_sweep_moves_an_idle_chain_on_and_the_session_stays_usable(noon, lin
 
 def test_the_sweep_ends_a_chain_whose_epochs_are_used_up(noon, line):
     sweep_sessions(now=NOON + timedelta(seconds=3 * BUCKET_SECONDS))
+    assert Session.objects.get().state == SessionState.ACTIVE, "a rekey is still taken"
+    sweep_sessions(now=NOON + timedelta(seconds=4 * BUCKET_SECONDS))
     session = Session.objects.get()
     assert (session.state, session.end_reason) == (SessionState.ENDED, "key allowance used up")
     assert session.wrapped_secret is None
@@ -277,7 +278,7 @@ def test_the_client_goes_on_over_epochs_and_limits(noon, alice):
     for _ in range(8):
         noon.shift(BUCKET_SECONDS)
         assert session.post("/api/work", {})["round"] is None
-    assert Session.objects.count() == 4
+    assert Session.objects.get().generation == 3, "one session, rekeyed after 64 requests and twice after 3 buckets"
 
 
 def test_an_unsealed_request_is_turned_away(alice):
@@ -294,13 +295,13 @@ def test_an_unsealed_request_is_turned_away(alice):
         "QFLARE1",
         "QFLARE1 ",
         "QFLARE1 session=",
-        "QFLARE1 session=00, epoch=1, sequence=1, salt=00, tag=00",
-        f"QFLARE1 session={'0' * 32}, epoch=01, sequence=1, salt={'0' * 32}, tag={'0' * 32}",
-        f"QFLARE1 session={'0' * 32}, epoch=1, sequence=0, salt={'0' * 32}, tag={'0' * 32}",
-        f"QFLARE1 session={'0' * 32}, epoch=1, sequence=1, salt={'0' * 32}, tag={'A' * 32}",
-        f"QFLARE1 session={'0' * 32}, epoch=1, sequence=1, salt={'0' * 32}, tag={'0' * 32} ",
-        f"QFLARE1 session={'0' * 32}, epoch=1, sequence=1, salt={'0' * 32}, tag={'0' * 32}, more=1",
-        f"QFLARE1 session={'0' * 32}, epoch={'9' * 13}, sequence=1, salt={'0' * 32}, tag={'0' * 32}",
+        "QFLARE1 session=00, generation=0, epoch=1, sequence=1, salt=00, tag=00",
+        f"QFLARE1 session={'0' * 32}, generation=0, epoch=01, sequence=1, salt={'0' * 32}, tag={'0' * 32}",
+        f"QFLARE1 session={'0' * 32}, generation=0, epoch=1, sequence=0, salt={'0' * 32}, tag={'0' * 32}",
+        f"QFLARE1 session={'0' * 32}, generation=0, epoch=1, sequence=1, salt={'0' * 32}, tag={'A' * 32}",
+        f"QFLARE1 session={'0' * 32}, generation=0, epoch=1, sequence=1, salt={'0' * 32}, tag={'0' * 32} ",
+        f"QFLARE1 session={'0' * 32}, generation=0, epoch=1, sequence=1, salt={'0' * 32}, tag={'0' * 32}, more=1",
+        f"QFLARE1 session={'0' * 32}, generation=0, epoch={'9' * 13}, sequence=1, salt={'0' * 32}, tag={'0' * 32}",
     ],
 )
 def test_an_authorization_header_of_another_form_is_refused(line, header):
@@ -387,5 +388,7 @@ def test_a_wrapped_key_moved_to_another_row_opens_nothing(alice):
     Session.objects.filter(id=uuid.UUID(bytes=first.session_id)).update(
         wrapped_secret=Session.objects.get(id=uuid.UUID(bytes=second.session_id)).wrapped_secret
     )
-    with pytest.raises(EnvelopeError):
-        first.send(first.seal())
+    with nothing_changed("request.refused"):
+        assert_refused(first.send(first.seal()), "session-expired")
+    refused = Event.objects.get(kind="request.refused")
+    assert (refused.payload["device"], refused.payload["reason"]) == ("alice", "session keys do not open")

@@ -105,6 +105,7 @@ def enrol(url: str, name: str, folder: Path, trainer: Trainer) -> Any:
     from edge_client.device_state import DeviceStateFile
     from edge_client.enrolment import enroll_device
     from edge_client.http import Http
+    from edge_client.identity_keeper import IdentityKeeper
     from edge_client.round_worker import RoundWorker
     from enrollment.services import issue_token
 
@@ -115,7 +116,8 @@ def enrol(url: str, name: str, folder: Path, trainer: Trainer) -> Any:
     def make_trainer(parameters: Mapping[str, Any]) -> Trainer:
         return trainer
 
-    return RoundWorker(http, identity, DeviceStateFile(folder / name), make_trainer)
+    keeper = IdentityKeeper(identity, lambda changed: None)
+    return RoundWorker(http, keeper, DeviceStateFile(folder / name), make_trainer)
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.system.running_site import ROOT, run_driver
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("whole system")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("whole system")]
 
 
 def test_a_killed_worker_and_a_killed_enclave_cost_time_and_no_update() -> None:

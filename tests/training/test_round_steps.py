@@ -51,7 +51,7 @@ def destroyed_round_keys() -> Iterator[None]:
 
 def hand_in(person: Person, change: np.ndarray, samples: int = 10) -> None:
     memory = DeviceStateFile(person.home)
-    worker = RoundWorker(person.http, person.identity, memory, lambda _: KnownUpdateTrainer({"w": change}, samples))
+    worker = RoundWorker(person.http, person.keeper, memory, lambda _: KnownUpdateTrainer({"w": change}, samples))
     assert worker.work_once()[0]
 
 

@@ -224,9 +224,10 @@ def test_a_manifest_signed_by_another_key_is_refused(line, honest, carol, mallor
 
 def test_the_manifest_of_another_device_is_refused(line, honest, carol):
     with nothing_changed():
-        assert_refused(replace(honest, person=carol).hand_in(line), "invalid-signature")
+        assert_refused(replace(honest, person=carol).hand_in(line), "not-invited")
         relayed = replace(honest, person=carol, signer=honest.person.identity.keys.signer)
         assert_refused(relayed.hand_in(line), "not-invited")
+        assert_refused(replace(honest, signer=carol.identity.keys.signer).hand_in(line), "invalid-signature")
 
 
 def test_a_device_that_was_not_invited_is_refused(running, tmp_path):

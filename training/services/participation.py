@@ -13,9 +13,9 @@ from devices.models import Device
 from enclave.services import evidence_of, live_instance
 from keyring import envelope
 from keyring.services import server_signer
-from qflare_protocol.cose import sign1
+from qflare_protocol.cose import claimed_signer, sign1, unverified_payload
 from qflare_protocol.errors import Refusal
-from qflare_protocol.manifest import Manifest, manifest_digest, verify_manifest
+from qflare_protocol.manifest import Manifest, manifest_digest, unverified_manifest, verify_manifest
 from qflare_protocol.suites import suite_by_name
 from training.blobs import pieces_of, store_blob
 from training.models import (
@@ -31,6 +31,7 @@ from training.models import (
 from training.services.rounds import event_payload
 
 MAX_MANIFEST_BYTES = 1 << 16
+RECEIPT = "update receipt"
 SHORTEST_ASK_AGAIN_SECONDS, LONGEST_ASK_AGAIN_SECONDS = 1, 30
 ASKS_PER_ROUND = 60
 WAITING = (ParticipationState.INVITED, ParticipationState.DOWNLOADED)
@@ -41,13 +42,14 @@ def work_for(device: Device, *, now: datetime) -> dict[str, Any]:
     part = (
         Participation.objects.filter(device=device, round__state=RoundState.OPEN, round__deadline_at__gt=now)
         .filter(state__in=WAITING)
-        .select_related("round__federation", "round__base_version")
+        .filter(Q(signature_key__valid_until=None) | Q(signature_key__valid_until__gt=now))
+        .select_related("round__federation", "round__base_version", "signature_key")
         .order_by("round__opened_at")
         .first()
     )
     if part is None:
         return {"round": None, "ask_again_seconds": _ask_again(device)}
-    return {"round": _assignment(part.round), "ask_again_seconds": 0}
+    return {"round": _assignment(part), "ask_again_seconds": 0}
 
 
 def _ask_again(device: Device) -> int:
@@ -59,7 +61,8 @@ def _ask_again(device: Device) -> int:
     return int(min(max(shortest // ASKS_PER_ROUND, SHORTEST_ASK_AGAIN_SECONDS), LONGEST_ASK_AGAIN_SECONDS))
 
 
-def _assignment(round_: Round) -> dict[str, Any]:
+def _assignment(part: Participation) -> dict[str, Any]:
+    round_ = part.round
     federation, base = round_.federation, round_.base_version
     return {
         "round_id": round_.id.bytes,
@@ -72,6 +75,7 @@ def _assignment(round_: Round) -> dict[str, Any]:
         "trainer": federation.trainer,
         "trainer_parameters": federation.trainer_parameters,
         "deadline": int(round_.deadline_at.timestamp()),
+        "signature_key": bytes(part.signature_key.fingerprint),
     }
 
 
@@ -144,12 +148,14 @@ def receive_update(device: Device, submission: SubmittedUpdate, *, now: datetime
     "already-submitted", "base-model-mismatch", "enclave-key-mismatch", "update-too-large",
     "digest-mismatch".
     """
-    manifest = verify_manifest(submission.manifest, device.registered_keys().verifier)
-    part = _part_of(device, manifest)
+    part = _part_of(device, unverified_manifest(submission.manifest))
+    manifest = verify_manifest(submission.manifest, part.signature_key.verifier)
     earlier = Update.objects.filter(participation=part).first()
     if earlier is not None:
-        _earlier_receipt(earlier, submission.manifest)
+        _earlier_receipt(earlier, submission.manifest, device)
         return ReceivedUpdate(part, manifest, submission.manifest, earlier.blob_digest)
+    if part.signature_key.valid_until is not None and part.signature_key.valid_until <= now:
+        raise Refusal("not-invited", "The key with which the device was invited is over; ask for work.")
     _check_against_round(manifest, part.round, now)
     blob = store_blob(
         pieces_of(submission.sealed),
@@ -164,7 +170,7 @@ def _part_of(device: Device, manifest: Manifest) -> Participation:
         raise Refusal("not-invited", "The manifest names another device than the one that sent it.")
     part = (
         Participation.objects.filter(device=device, round_id=uuid.UUID(bytes=manifest.round_id))
-        .select_related("round__federation", "round__base_version")
+        .select_related("round__federation", "round__base_version", "signature_key")
         .first()
     )
     if part is None or part.round.federation_id != uuid.UUID(bytes=manifest.federation_id):
@@ -172,10 +178,15 @@ def _part_of(device: Device, manifest: Manifest) -> Participation:
     return part
 
 
-def _earlier_receipt(earlier: Update, manifest: bytes) -> bytes:
+def _earlier_receipt(earlier: Update, manifest: bytes, device: Device) -> bytes:
+    """Return the receipt that was given; signed anew where the server's identity key was rotated since."""
     if bytes(earlier.manifest_digest) != manifest_digest(manifest):
         raise Refusal("already-submitted", "Another update of this device is in the round already; ask for work.")
-    return bytes(earlier.receipt)
+    receipt = bytes(earlier.receipt)
+    identity = server_signer("identity", suite_by_name(device.suite).signature)
+    if claimed_signer(receipt) == identity.fingerprint:
+        return receipt
+    return sign1(identity, unverified_payload(receipt, purpose=RECEIPT), purpose=RECEIPT)
 
 
 def _check_against_round(manifest: Manifest, round_: Round, now: datetime) -> None:
@@ -201,7 +212,7 @@ def record_update(device: Device, update: ReceivedUpdate, *, now: datetime) -> b
     part, manifest = update.part, update.manifest
     earlier = Update.objects.filter(participation=part).first()
     if earlier is not None:
-        return _earlier_receipt(earlier, update.signed)
+        return _earlier_receipt(earlier, update.signed, device)
     # Taking the round's row keeps it open; the second row count tells of a submission that was faster.
     open_round = Round.objects.filter(id=part.round_id, state=RoundState.OPEN)
     if not open_round.update(submissions=F("submissions")):
@@ -210,7 +221,7 @@ def record_update(device: Device, update: ReceivedUpdate, *, now: datetime) -> b
         raise Refusal("enclave-key-mismatch", "The round began anew meanwhile; ask for work and seal again.")
     waiting = Participation.objects.filter(id=part.id, state__in=WAITING)
     if not waiting.update(state=ParticipationState.SUBMITTED, submitted_at=now):
-        return _earlier_receipt(Update.objects.get(participation=part), update.signed)
+        return _earlier_receipt(Update.objects.get(participation=part), update.signed, device)
     open_round.update(submissions=F("submissions") + 1)
     receipt = _sign_receipt(device, manifest, update.signed, now)
     Update.objects.create(
@@ -246,4 +257,4 @@ def _sign_receipt(device: Device, manifest: Manifest, signed: bytes, now: dateti
         "received_at": int(now.timestamp()),
     }
     identity = server_signer("identity", suite_by_name(device.suite).signature)
-    return sign1(identity, payload, purpose="update receipt")
+    return sign1(identity, payload, purpose=RECEIPT)

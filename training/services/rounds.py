@@ -12,7 +12,6 @@ from django.db import IntegrityError, transaction
 from django.db.models import F
 
 from audit.services import record_event
-from devices.models import Device
 from enclave.services import retire_instance
 from qflare_protocol.cose import Verifier
 from qflare_protocol.encoding import decode, encode
@@ -57,9 +56,12 @@ def open_round(federation_id: uuid.UUID, *, actor: str, now: datetime) -> Round:
                 "too-few-updates",
                 f"{len(members)} devices are active; the policy needs updates of {policy.minimum_updates}. Enrol more.",
             )
-        roster = _roster_of(members)
+        keys = [device.current_signature_key() for device in members]
+        roster = [RosterEntry(key.device_id.bytes, key.verifier) for key in keys]
         opened = _create_round(federation, number, roster, now)
-        Participation.objects.bulk_create(Participation(round=opened, device=device) for device in members)
+        Participation.objects.bulk_create(
+            Participation(round=opened, device_id=key.device_id, signature_key=key) for key in keys
+        )
         record_event(
             "round.created",
             actor=actor,
@@ -112,10 +114,6 @@ def _create_round(federation: Federation, number: int, roster: list[RosterEntry]
             )
     except IntegrityError as error:
         raise Refusal("conflict", ALREADY_RUNNING) from error
-
-
-def _roster_of(members: list[Device]) -> list[RosterEntry]:
-    return [RosterEntry(device.id.bytes, device.registered_keys().verifier) for device in members]
 
 
 def roster_entries(round_: Round) -> list[RosterEntry]:

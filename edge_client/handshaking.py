@@ -1,0 +1,228 @@
+"""How a device opens a session: the handshake, its clock, a QKD key where one is wanted, the log it witnesses."""
+
+import base64
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from edge_client.device_state import DeviceStateFile
+from edge_client.http import Http, ServerUnreachable
+from edge_client.identity_keeper import IdentityKeeper
+from edge_client.qkd import OFF, QkdSettings, device_kme_client
+from qflare_protocol.checkpoint import verify_checkpoint
+from qflare_protocol.cose import Verifier
+from qflare_protocol.device_keys import DeviceKeys
+from qflare_protocol.errors import Refusal
+from qflare_protocol.fields import bytes_field
+from qflare_protocol.handshake import ClientHandshake, EstablishedSession, SeenCheckpoint
+from qflare_protocol.identity_succession import MAX_STATEMENT_BYTES, MAX_STATEMENTS, follow_succession
+from qflare_protocol.merkle import verify_consistency
+from qflare_protocol.qkd import QkdUnavailable, QkdUse
+from qflare_protocol.qkd.etsi014 import QkdKey
+from qflare_protocol.qkd.key_request import make_qkd_key_request, read_qkd_key_notice
+from qflare_protocol.server_time import read_server_time
+
+log = structlog.get_logger(__name__)
+
+LOG_SIGNATURE_ALGORITHM = "ML-DSA-44"
+SILENT_LOG_SECONDS = 600
+LONGEST_OVERLAP_SECONDS = 30 * 86_400
+HANDSHAKES = 3
+START_AGAIN = frozenset({"handshake-expired", "handshake-used", "qkd-key-refused"})
+FINAL = frozenset(
+    {
+        "authentication-failed", "device-suspended", "suite-refused", "server-not-authenticated", "invalid-key",
+        "invalid-signature", "malformed-message", "clock-skew", "log-inconsistent", "proof-refused", "qkd-required",
+        "algorithm-unavailable",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OpenedSession:
+    """What a handshake gave, and the keys with which the device proved itself in it."""
+
+    terms: EstablishedSession
+    keys: DeviceKeys
+
+
+class Handshaker:
+    """Shakes hands for one device; remembers how far its clock is off."""
+
+    def __init__(
+        self,
+        http: Http,
+        keeper: IdentityKeeper,
+        memory: DeviceStateFile,
+        clock: Callable[[], float] = time.time,
+        qkd: QkdSettings = OFF,
+    ) -> None:
+        self._http, self._keeper, self._memory, self._clock, self._qkd = http, keeper, memory, clock, qkd
+        self._clock_offset = 0.0
+
+    def server_time(self) -> float:
+        """Return the server's Unix time as far as it is known: the device's clock may be wrong."""
+        return self._clock() + self._clock_offset
+
+    def shake_hands(self) -> OpenedSession:
+        """Open a session with the keys the server knows as current.
+
+        Where the answer to a registration of new keys was lost, the handshake tells what became of it.
+        Raises `Refusal`, `ServerUnreachable`.
+        """
+        for _ in range(HANDSHAKES):
+            try:
+                return self._with_current_keys()
+            except Refusal as refusal:
+                if refusal.code not in START_AGAIN | FINAL:
+                    raise ServerUnreachable(f"the handshake was answered with {refusal.code}") from refusal
+                if refusal.code in FINAL:
+                    raise
+                log.info("handshake_begun_anew", because=refusal.code)
+        raise ServerUnreachable(f"{HANDSHAKES} handshakes came to nothing")
+
+    def _with_current_keys(self) -> OpenedSession:
+        following = self._keeper.identity.next_keys
+        try:
+            opened = self._with_right_clock(self._keeper.identity.keys)
+        except Refusal as refusal:
+            if refusal.code != "authentication-failed" or following is None:
+                raise
+            opened = self._with_right_clock(following)
+            self._promote_next_keys()
+        if opened.terms.current_key == opened.keys.signer.fingerprint:
+            self._keeper.pin_server(opened.terms.server_identity)
+            return opened
+        if following is None or opened.terms.current_key != following.signer.fingerprint:
+            detail = "Somebody else has registered new keys for this device with its old ones; have it revoked."
+            raise Refusal("authentication-failed", detail)
+        self._promote_next_keys()
+        self._keeper.pin_server(opened.terms.server_identity)
+        return self._with_right_clock(following)
+
+    def _promote_next_keys(self) -> None:
+        until = int(self.server_time()) + LONGEST_OVERLAP_SECONDS  # the server's word on it was lost
+        self._keeper.promote_next_keys(old_valid_until=until, now=self.server_time())
+        log.info("new_keys_found_registered")
+
+    def _with_right_clock(self, keys: DeviceKeys) -> OpenedSession:
+        """Shake hands; a wrong clock is set by the server's signed time, once."""
+        try:
+            return self._shake_once(keys)
+        except _WrongClock as wrong:
+            self._clock_offset = wrong.server_time - self._clock()
+            log.warning("clock_corrected", offset_seconds=round(self._clock_offset))
+        try:
+            return self._shake_once(keys)
+        except _WrongClock as wrong:
+            raise wrong.refusal from wrong
+
+    def _shake_once(self, keys: DeviceKeys) -> OpenedSession:
+        identity, now = self._keeper.identity, self.server_time()
+        seen = self._memory.state.checkpoint
+        qkd = self._qkd_key(keys)
+        handshake = ClientHandshake(identity.device_id, keys, identity.identity, now=now, checkpoint=seen, qkd=qkd)
+        answer = self._post_signed("/api/challenge", handshake.request)
+        session_id, ciphertext, confirmation = handshake.respond(bytes_field(answer, "answer"), succession_of(answer))
+        message = {"session_id": session_id, "ciphertext": ciphertext, "confirmation": confirmation}
+        confirmed = self._http.post_cbor("/api/authenticate", message)
+        terms = handshake.establish(bytes_field(confirmed, "confirmation"))
+        self._clock_offset += terms.clock_offset
+        self._witness(terms, seen)
+        log.info("session_opened", session=terms.session_id.hex()[:8], suite=terms.suite, qkd=qkd is not None)
+        return OpenedSession(terms, keys)
+
+    def _post_signed(self, path: str, request: bytes) -> dict[str, Any]:
+        """Post a signed message; a refusal for its time comes as `_WrongClock` with the server's signed time."""
+        try:
+            return self._http.post_cbor(path, {"request": request})
+        except Refusal as refusal:
+            if refusal.code == "clock-skew":
+                raise self._wrong_clock(refusal, request) from refusal
+            raise
+
+    def _wrong_clock(self, refusal: Refusal, message: bytes) -> "_WrongClock | Refusal":
+        signed, steps = refusal.extensions.get("signed_server_time"), refusal.extensions.get("identity_succession", [])
+        if not isinstance(signed, str) or not isinstance(steps, list):
+            return refusal
+        try:
+            succession = [base64.urlsafe_b64decode(step) for step in steps]
+            decoded = base64.urlsafe_b64decode(signed)
+        except (ValueError, TypeError):
+            return refusal
+        server = follow_succession(self._keeper.identity.identity, succession)
+        return _WrongClock(read_server_time(server, decoded, bound_to=message), refusal)
+
+    def _qkd_key(self, keys: DeviceKeys) -> QkdKey | None:
+        """Return a QKD key for the next handshake as far as this device's policy asks for one."""
+        if self._qkd.use == QkdUse.OFF:
+            return None
+        try:
+            return self._fetched_qkd_key(keys)
+        except (QkdUnavailable, ServerUnreachable) as failure:
+            if self._qkd.use == QkdUse.REQUIRED:
+                raise ServerUnreachable(f"no QKD key, which this device requires: {failure}") from failure
+            log.warning("qkd_unavailable", reason=str(failure))
+            return None
+
+    def _fetched_qkd_key(self, keys: DeviceKeys) -> QkdKey:
+        identity = self._keeper.identity
+        request = make_qkd_key_request(
+            identity.device_id, keys.signer, identity.identity, sae_id=self._qkd.sae_id, now=self.server_time()
+        )
+        answer = self._post_signed("/api/request_qkey", request)
+        server = follow_succession(identity.identity, succession_of(answer))
+        notice = read_qkd_key_notice(bytes_field(answer, "answer"), request, server)
+        kme = device_kme_client(self._qkd)
+        if kme is None:
+            raise QkdUnavailable("This device has no key management entity.")
+        return _key_named(kme.dec_keys(notice.sae_id, [notice.key_id]), notice.key_id)
+
+    def _witness(self, terms: EstablishedSession, seen: SeenCheckpoint | None) -> None:
+        """Demand that the server's log extends the one seen last. Raises `Refusal("log-inconsistent")`."""
+        if terms.checkpoint is None:
+            if seen is not None:
+                raise Refusal("log-inconsistent", "The server shows no checkpoint, but this device has seen one.")
+            return
+        identity = self._keeper.identity
+        verifier = Verifier(LOG_SIGNATURE_ALGORITHM, identity.log_key)
+        signed = verify_checkpoint(terms.checkpoint, verifier, identity.log_origin)
+        current, age_seconds = signed.checkpoint, self.server_time() - signed.timestamp
+        if age_seconds > SILENT_LOG_SECONDS:
+            log.warning(
+                "log_silent", age_seconds=round(age_seconds), note="the server's log has not been signed lately"
+            )
+        if seen is not None:
+            try:
+                verify_consistency(seen.size, seen.root, current.size, current.root, terms.consistency_proof)
+            except Refusal as refusal:
+                detail = f"The server's log does not extend the {seen.size} entries this device has seen."
+                raise Refusal("log-inconsistent", detail) from refusal
+        self._memory.remember(checkpoint=SeenCheckpoint(current.size, current.root))
+
+
+class _WrongClock(Exception):  # noqa: N818 - internal turn of the handshake, not an error
+    def __init__(self, server_time: float, refusal: Refusal) -> None:
+        super().__init__("The device clock is wrong.")
+        self.server_time, self.refusal = server_time, refusal
+
+
+def succession_of(answer: dict[str, Any]) -> list[bytes]:
+    """Return the identity succession beside a signed answer. Raises `Refusal("malformed-message")`."""
+    steps = answer.get("succession", [])
+    if not isinstance(steps, list) or len(steps) > MAX_STATEMENTS:
+        raise Refusal("malformed-message", "The identity succession must be a short list.")
+    if not all(isinstance(step, bytes) and len(step) <= MAX_STATEMENT_BYTES for step in steps):
+        raise Refusal("malformed-message", "The identity succession must consist of byte strings.")
+    return steps
+
+
+def _key_named(keys: list[QkdKey], key_id: uuid.UUID) -> QkdKey:
+    for key in keys:
+        if key.key_id == key_id:
+            return key
+    raise QkdUnavailable("The KME gave another key than the one asked for.")

@@ -1,0 +1,27 @@
+"""What the server signs as itself towards devices: its current identity key, and its time."""
+
+import base64
+from collections.abc import Sequence
+from datetime import datetime
+
+from keyring.services import server_signer
+from qflare_protocol.cose import Signer
+from qflare_protocol.errors import Refusal
+from qflare_protocol.server_time import sign_server_time
+from qflare_protocol.suites import suite_by_name
+
+
+def server_identity(suite: str) -> Signer:
+    """Return the server's current identity key for devices of a suite."""
+    return server_signer("identity", suite_by_name(suite).signature)
+
+
+def with_server_time(
+    refusal: Refusal, suite: str, message: bytes, *, now: datetime, succession: Sequence[bytes] = ()
+) -> Refusal:
+    """Add the signed server time for a message that is refused for its time, and who signed it where that changed."""
+    signed = sign_server_time(server_identity(suite), bound_to=message, now=now.timestamp())
+    refusal.extensions["signed_server_time"] = base64.urlsafe_b64encode(signed).decode()
+    if succession:
+        refusal.extensions["identity_succession"] = [base64.urlsafe_b64encode(step).decode() for step in succession]
+    return refusal
