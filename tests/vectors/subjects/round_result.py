@@ -1,0 +1,85 @@
+"""The signed result of a round, and the digest of its roster."""
+
+from typing import Any
+
+from qflare_protocol.cose import Signer, sign1
+from qflare_protocol.encoding import encode
+from qflare_protocol.round_result import (
+    NORM_ABOVE_BOUND,
+    RosterEntry,
+    RoundResult,
+    Scores,
+    UpdateVerdict,
+    result_digest,
+    roster_digest,
+    sign_result,
+    verify_result,
+)
+from tests.vectors.parties import FEDERATION_ID, ROUND_ID, new_signer, signer_values, verifier_of
+from tests.vectors.vector_file import Case, Receiver, Refused, VectorFile
+
+NAME = "three accepted, two rejected"
+DEVICES = [bytes([number]) * 16 for number in range(1, 6)]
+
+
+def make() -> VectorFile:
+    """Make the file."""
+    signer = new_signer()
+    roster = [RosterEntry(device, signer.verifier) for device in DEVICES]  # one key for all keeps the file small
+    rows = sorted([entry.device_id, entry.verifier.algorithm, entry.verifier.fingerprint] for entry in roster)
+    result = _result(roster_digest(roster))
+    values: dict[str, Any] = {"signature_algorithm": signer.algorithm, **signer_values("result", signer)}
+    values |= {"roster": encode(rows)}
+    values |= {"devices": DEVICES, "payload": encode(result.to_map()), "result": sign_result(result, signer)}
+    case = Case(NAME, values)
+    case.step("digest", "roster_digest", label="round roster", inputs=["roster"])
+    signed = {"label": "round result", "algorithm": signer.algorithm, "key": "result_public"}
+    case.step("sign1", structure="result", **signed)
+    case.step("digest", "result_digest", label="signed round result", inputs=["result"])
+    purpose = "A round's result as the enclave signs it, with its verdicts, and the digest of the round's roster."
+    return VectorFile(purpose, "12 Round results", [case], _refusals(result, signer))
+
+
+def _result(roster: bytes) -> RoundResult:
+    scores = Scores(norm=1.25, norm_ratio=1.0, cosine=0.5, weight=0.25)
+    far = Scores(norm=12.5, norm_ratio=10.0, cosine=0.0, weight=0.0)
+    verdicts = [UpdateVerdict(device, device * 4, device * 2, accepted=True, scores=scores) for device in DEVICES[:3]]
+    sentence = "The update's norm is above the bound over the median norm."
+    rejected = (
+        UpdateVerdict(DEVICES[3], DEVICES[3] * 4, DEVICES[3] * 2, False, NORM_ABOVE_BOUND, sentence, far),
+        UpdateVerdict(DEVICES[4], DEVICES[4] * 4, None, False, "invalid-signature"),
+    )
+    return RoundResult(
+        ROUND_ID, FEDERATION_ID, enclave_key_id=bytes(range(32)), base_model_digest=bytes(range(32, 64)),
+        model_digest=bytes(range(64, 96)), model_bytes=4096, rule="weighted-mean", policy_digest=bytes(range(64)),
+        roster_digest=roster, sample_total=480, verdicts=(*verdicts, *rejected),
+    )  # fmt: skip
+
+
+def _refusals(result: RoundResult, signer: Signer) -> list[Refused]:
+    payload, stranger = result.to_map(), new_signer()
+
+    def signed(key: Signer = signer, **changes: Any) -> dict[str, Any]:
+        return {"result": sign1(key, payload | changes, purpose="round result")}
+
+    without_reason = [payload["verdicts"][3] | {"reason": None}]
+    rows = [
+        ("signed by another key", "invalid-signature", signed(stranger)),
+        ("signed for another purpose", "invalid-signature",
+         {"result": sign1(signer, payload, purpose="update manifest")}),
+        ("no samples", "malformed-message", signed(sample_total=0)),
+        ("a rejection without a reason", "malformed-message", signed(verdicts=without_reason)),
+    ]  # fmt: skip
+    return [Refused(name, "device reads the result", code, row, of=NAME) for name, code, row in rows]
+
+
+def _read(values: dict[str, Any]) -> None:
+    result = verify_result(values["result"], verifier_of(values, "result"))
+    assert encode(result.to_map()) == values["payload"]
+    assert [verdict.device_id for verdict in result.accepted] == values["devices"][:3]
+    assert result_digest(values["result"]) == values["result_digest"]
+    roster = [RosterEntry(device, verifier_of(values, "result")) for device in values["devices"]]
+    assert roster_digest(roster[::-1]) == result.roster_digest == values["roster_digest"]
+
+
+RECEIVERS: dict[str, Receiver] = {"device reads the result": _read}
