@@ -1,4 +1,6 @@
-"""`python -m bench.handshake`: the server's CPU time for a handshake beside the primitives and SQL it is made of.
+"""`python -m bench.handshake`: the server's CPU time for a handshake, and for a sealed request in its session.
+
+Each stands beside the primitives and SQL it is made of.
 
 The reference is what no implementation can leave out: the public-key operations by themselves, and the
 SQL statements of such a handshake by themselves, run and committed without the object mapper.
@@ -18,7 +20,7 @@ MOST_TIMES, MOST_CHALLENGE_SECONDS, MOST_MODEL_CHECK_SECONDS = 1.5, 5e-3, 10e-3
 
 PRIMITIVES = (
     "verify M1", "encapsulate to ephemeral key", "encapsulate to registered key", "ephemeral keygen", "sign M2",
-    "decapsulate",
+    "hash M1 and M2", "decapsulate",
 )  # fmt: skip
 
 Statement = tuple[str, Any]
@@ -41,6 +43,7 @@ def measure(repetitions: int) -> tuple[list[Figure], list[str]]:
     with steady():
         for _ in range(repetitions):
             peer.shake_hands(watch)
+            peer.send_request(watch)
             _replay(_statements_of_a_handshake(peer), watch)
             peer.run_primitives(watch)
             peer.check_model_signature(watch)
@@ -69,6 +72,7 @@ def _statements_of_a_handshake(peer: Any) -> dict[str, list[Statement]]:
     recorder = Recorder()
     with transaction.atomic(), connection.execute_wrapper(recorder):
         peer.shake_hands(Stopwatch(), before_each=recorder.begin)
+        peer.send_request(Stopwatch(), before_each=recorder.begin)
         transaction.set_rollback(True)
     return recorder.statements
 
@@ -108,6 +112,12 @@ def _figures(seconds: dict[str, float]) -> list[Figure]:
             seconds["decapsulate"] + seconds["SQL of authenticate"],
         ),
         Figure(
+            "sealed request of 1 KiB",
+            seconds["request"],
+            "open, seal and SQL",
+            seconds["open and seal"] + seconds["SQL of request"],
+        ),
+        Figure(
             "check a model's signature",
             seconds["check model"],
             "ML-DSA verify",
@@ -118,7 +128,7 @@ def _figures(seconds: dict[str, float]) -> list[Figure]:
 
 
 def _notes(seconds: dict[str, float]) -> list[str]:
-    parts = (*PRIMITIVES, "SQL of challenge", "SQL of authenticate")
+    parts = (*PRIMITIVES, "SQL of challenge", "SQL of authenticate", "open and seal", "SQL of request")
     return [f"{name}: {seconds[name] * 1e3:.3f} ms" for name in parts]
 
 

@@ -1,6 +1,7 @@
 """The registry of devices: who may take part, with which keys, in which state."""
 
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar
@@ -54,20 +55,7 @@ class Device(models.Model):
 
     def key_sets(self, now: datetime) -> list["KeySet"]:
         """Return the key sets that are valid now, the current one first and those in their overlap after it."""
-        public: dict[int, dict[str, bytes]] = {}
-        until: dict[int, datetime | None] = {}
-        for key in self.keys.all():
-            if key.valid_until is None or key.valid_until > now:
-                public.setdefault(key.version, {})[key.purpose] = bytes(key.public_key)
-                until[key.version] = key.valid_until
-        return [
-            KeySet(
-                version,
-                RegisteredKeys(self.suite, keys[KeyPurpose.KEM], keys[KeyPurpose.SIGNATURE]),
-                until[version],
-            )
-            for version, keys in sorted(public.items(), reverse=True)
-        ]
+        return _key_sets(self.suite, self.keys.valid(now).order_by())
 
     def registered_keys(self) -> RegisteredKeys:
         """Return the current public keys of the device."""
@@ -75,10 +63,10 @@ class Device(models.Model):
         return RegisteredKeys(self.suite, live[KeyPurpose.KEM], live[KeyPurpose.SIGNATURE])
 
     @classmethod
-    def with_valid_keys(cls, now: datetime) -> "models.QuerySet[Device]":
-        """Return devices with those of their keys prefetched that are valid now, however many there have been."""
-        valid = DeviceKey.objects.filter(Q(valid_until=None) | Q(valid_until__gt=now))
-        return cls.objects.prefetch_related(models.Prefetch("keys", queryset=valid))
+    def with_key_sets(cls, device_id: uuid.UUID, now: datetime) -> "tuple[Device, list[KeySet]] | None":
+        """Return a device and its valid key sets in one query, or None where it is unknown."""
+        keys = list(DeviceKey.objects.valid(now).filter(device_id=device_id).select_related("device").order_by())
+        return (keys[0].device, _key_sets(keys[0].device.suite, keys)) if keys else None
 
     def current_signature_key(self) -> "DeviceKey":
         """Return the row of the device's current signature key."""
@@ -96,6 +84,22 @@ class KeySet:
     version: int
     keys: RegisteredKeys
     valid_until: datetime | None
+    sessions_opened: int
+
+
+def _key_sets(suite: str, keys: "Iterable[DeviceKey]") -> list[KeySet]:
+    rows: dict[int, dict[str, DeviceKey]] = {}
+    for key in keys:
+        rows.setdefault(key.version, {})[key.purpose] = key
+    return [
+        KeySet(
+            version,
+            RegisteredKeys(suite, bytes(row[KeyPurpose.KEM].public_key), bytes(row[KeyPurpose.SIGNATURE].public_key)),
+            row[KeyPurpose.SIGNATURE].valid_until,
+            row[KeyPurpose.SIGNATURE].sessions_opened,
+        )
+        for version, row in sorted(rows.items(), reverse=True)
+    ]
 
 
 class KeyPurpose(models.TextChoices):
@@ -103,6 +107,14 @@ class KeyPurpose(models.TextChoices):
 
     KEM = "kem", "Key encapsulation"
     SIGNATURE = "signature", "Signature"
+
+
+class DeviceKeyQuerySet(models.QuerySet["DeviceKey"]):
+    """Reads that several services share."""
+
+    def valid(self, now: datetime) -> "DeviceKeyQuerySet":
+        """Keys that are valid now: the current ones and those in their overlap."""
+        return self.filter(Q(valid_until=None) | Q(valid_until__gt=now))
 
 
 class DeviceKey(models.Model):
@@ -120,6 +132,8 @@ class DeviceKey(models.Model):
     valid_from = models.DateTimeField()
     valid_until = models.DateTimeField(null=True, blank=True)
     sessions_opened = models.PositiveBigIntegerField(default=0)
+
+    objects = DeviceKeyQuerySet.as_manager()
 
     class Meta:
         ordering = ("device", "purpose", "-version")

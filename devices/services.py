@@ -9,7 +9,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import F, Max, Q
 
 from audit.services import record_event
-from devices.models import Device, DeviceKey, DeviceState, KeyPurpose
+from devices.models import Device, DeviceKey, DeviceState, KeyPurpose, KeySet
 from qflare_protocol.cose import key_fingerprint
 from qflare_protocol.device_keys import RegisteredKeys
 from qflare_protocol.errors import Refusal
@@ -104,13 +104,20 @@ def demand_key_rotation(device_id: uuid.UUID, *, reason: str, actor: str, now: d
     return device
 
 
-def note_keys_used(device_id: uuid.UUID, version: int, *, now: datetime) -> None:
-    """Count a handshake that a key version authenticated; at the limit of uses new keys fall due."""
+def check_key_use(device: Device, current: KeySet, *, now: datetime) -> bool:
+    """Return whether the device must register new keys; the handshake that reaches the limit of uses makes them due."""
+    if device.must_rotate_keys(now):
+        return True
+    if current.sessions_opened + 1 < settings.QFLARE_DEVICE_KEYS["sessions"]:
+        return False
+    Device.objects.filter(id=device.id, keys_due_at__gt=now).update(keys_due_at=now)
+    return True
+
+
+def note_keys_used(device_id: uuid.UUID, version: int) -> None:
+    """Count a handshake that a key version authenticated."""
     used = DeviceKey.objects.filter(device_id=device_id, purpose=KeyPurpose.SIGNATURE, version=version)
     used.update(sessions_opened=F("sessions_opened") + 1)
-    limit = settings.QFLARE_DEVICE_KEYS["sessions"]
-    if used.filter(valid_until=None, sessions_opened__gte=limit).exists():
-        Device.objects.filter(id=device_id, keys_due_at__gt=now).update(keys_due_at=now)
 
 
 def _due(now: datetime) -> datetime:

@@ -50,9 +50,9 @@ def reserve_qkd_key(message: bytes, *, now: datetime) -> QkdKeyAnswer:
     "device-suspended", "server-not-authenticated", "clock-skew", "qkd-unavailable".
     """
     request = read_qkd_key_request(message)
-    device, _ = authenticated_device(
+    device = authenticated_device(
         request.device_id, request.signer, lambda keys: verify_qkd_key_request(message, keys.verifier), now=now
-    )
+    ).device
     identity = server_identity(device.suite)
     succession = identity_succession(request.server_identity, identity.verifier)
     try:

@@ -11,7 +11,6 @@ from typing import Any
 from django.db import transaction
 
 from audit.services import record_event
-from devices.models import Device
 from keyring import envelope
 from qflare_protocol import rekey
 from qflare_protocol.cose import Verifier
@@ -92,8 +91,7 @@ def _context(session: Session, *, device_offers: bool) -> rekey.RekeyContext:
 
 def _device_key(session: Session, now: datetime) -> Verifier:
     """Return the signature key that opened the session."""
-    device = Device.with_valid_keys(now).get(id=session.device_id)
-    for key_set in device.key_sets(now):
+    for key_set in session.device.key_sets(now):
         if key_set.version == session.key_version:
             return key_set.keys.verifier
     raise Refusal("session-expired", "The keys that opened this session are over; start a new handshake.")

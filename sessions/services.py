@@ -51,12 +51,13 @@ def challenge_device(message: bytes, *, now: datetime) -> ChallengeAnswer:
     "qkd-key-refused", "qkd-required".
     """
     request = handshake.read_challenge_request(message)
-    device, key_set = authenticated_device(
+    authenticated = authenticated_device(
         request.device_id,
         request.signer,
         lambda keys: handshake.verify_challenge_request(message, request, keys),
         now=now,
     )
+    device = authenticated.device
     identity = server_identity(device.suite)
     succession = identity_succession(request.server_identity, identity.verifier)
     try:
@@ -67,47 +68,47 @@ def challenge_device(message: bytes, *, now: datetime) -> ChallengeAnswer:
     if Session.objects.filter(challenge_digest=challenge_digest).exists():
         raise _replayed_challenge(device)
     checkpoint, proof = _witnessed_checkpoint(device, request.checkpoint)
-    session_id = uuid.uuid4()
     terms = handshake.Terms(
-        session_id=session_id.bytes,
+        session_id=uuid.uuid4().bytes,
         server_time=now.timestamp(),
         limits=session_limits(),
         checkpoint=checkpoint,
         consistency_proof=proof,
-        current_key=device.registered_keys().verifier.fingerprint,
-        rotate_keys=device.must_rotate_keys(now),
+        current_key=authenticated.current.keys.verifier.fingerprint,
+        rotate_keys=devices.check_key_use(device, authenticated.current, now=now),
     )
     with transaction.atomic():
         qkd_key = take_reserved_key(device, request.qkd_key_id, now=now)
         answer, pending = handshake.answer_challenge(
             message,
             request,
-            key_set.keys,
+            authenticated.signed_with.keys,
             terms,
             identity,
             ephemeral=fresh_key_pair(suite_by_name(device.suite).ephemeral_kem),
             qkd_key=qkd_key,
         )
         session = Session(
-            id=session_id,
+            id=uuid.UUID(bytes=terms.session_id),
             device=device,
-            suite=pending.suite,
             challenge_digest=challenge_digest,
-            key_version=key_set.version,
+            key_version=authenticated.signed_with.version,
             identity_fingerprint=identity.fingerprint,
             qkd=qkd_key is not None,
-            first_epoch=pending.epoch,
-            epoch=pending.epoch,
-            challenged_at=now,
-            expires_at=now + CHALLENGE_LIFETIME,
         )
-        session.wrapped_secret = envelope.wrap(pending.to_bytes(), **session.envelope())
-        try:
-            with transaction.atomic():
-                session.save(force_insert=True)
-        except IntegrityError as error:
-            raise _replayed_challenge(device) from error
+        _keep_pending(session, pending, now)
     return ChallengeAnswer(answer, succession)
+
+
+def _keep_pending(session: Session, pending: handshake.PendingHandshake, now: datetime) -> None:
+    session.suite = pending.suite
+    session.first_epoch = session.epoch = pending.epoch
+    session.challenged_at, session.expires_at = now, now + CHALLENGE_LIFETIME
+    session.wrapped_secret = envelope.wrap(pending.to_bytes(), **session.envelope())
+    try:
+        session.save(force_insert=True)
+    except IntegrityError as error:  # the same M1 was faster in another process
+        raise _replayed_challenge(session.device) from error
 
 
 def _replayed_challenge(device: Device) -> Refusal:
@@ -135,9 +136,9 @@ def activate_session(session_id: uuid.UUID, ciphertext: bytes, confirmation: byt
     """
     with transaction.atomic():
         session, answer = _activate(session_id, ciphertext, confirmation, now)
+        devices.note_keys_used(session.device_id, session.key_version)
     # Not in that transaction: the device's row would be locked for as long as the session's.
     devices.note_device_seen(session.device, now=now)
-    devices.note_keys_used(session.device_id, session.key_version, now=now)
     return answer
 
 

@@ -86,13 +86,14 @@ def test_the_handshake_is_measured_on_a_site_of_its_own():
     command = [sys.executable, "-m", "bench.handshake", "--repetitions", "1", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=240)
     report = json.loads(done.stdout)
-    whole, challenge, authenticate, model = report["figures"]
-    assert [figure["name"] for figure in (whole, challenge, authenticate)] == [
+    whole, challenge, authenticate, request, model = report["figures"]
+    assert [figure["name"] for figure in (whole, challenge, authenticate, request)] == [
         "challenge and authenticate",
         "challenge",
         "authenticate",
+        "sealed request of 1 KiB",
     ]
     assert all(math.isfinite(figure["ratio"]) and figure["ratio"] > 0 for figure in report["figures"])
     assert whole["milliseconds"] == pytest.approx(challenge["milliseconds"] + authenticate["milliseconds"])
     assert model["most_milliseconds"] == 10
-    assert len(report["notes"]) == len(handshake.PRIMITIVES) + 2
+    assert len(report["notes"]) == len(handshake.PRIMITIVES) + 4

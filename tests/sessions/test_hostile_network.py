@@ -24,7 +24,7 @@ from edge_client.session import DeviceSession
 from qflare_protocol import sealed_request
 from qflare_protocol.errors import Refusal
 from qflare_protocol.pqc import KeyPair
-from sessions import exchanges, rekeying, services
+from sessions import rekeying, sealed_views, services
 from sessions.models import Session, SessionState
 from sessions.services import load_chain, sweep_sessions
 from tests.people import DjangoHttp, Person, enrol
@@ -90,14 +90,14 @@ class Ledger:
         self.message_keys: dict[bytes, tuple[Any, ...]] = {}
         self.ephemeral_keys: set[bytes] = set()
 
-    def accepting(self, accept: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(opened: Any, **options: Any) -> Any:
-            answer = accept(opened, **options)
+    def answering(self, store: Callable[..., None]) -> Callable[..., None]:
+        """Note an accepted request when its answer is stored: a refused one leaves nothing and may come again."""
+
+        def wrapped(opened: Any, answer: Any) -> None:
             number = (opened.session_id, opened.authorization.number.sequence)
-            if answer is None:
-                assert number not in self.accepted, "a sequence number was accepted twice"
-                self.accepted.add(number)
-            return answer
+            assert number not in self.accepted, "a sequence number was accepted twice"
+            self.accepted.add(number)
+            store(opened, answer)
 
         return wrapped
 
@@ -203,8 +203,7 @@ class HostileNetwork(RuleBasedStateMachine):
 @pytest.fixture
 def ledger(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
     kept = Ledger()
-    monkeypatch.setattr(exchanges, "accept_request", kept.accepting(exchanges.accept_request))
-    monkeypatch.setattr("sessions.sealed_views.accept_request", exchanges.accept_request)
+    monkeypatch.setattr(sealed_views, "store_answer", kept.answering(sealed_views.store_answer))
     monkeypatch.setattr(sealed_request, "_message_key", kept.deriving(sealed_request._message_key))
     making = kept.making(services.fresh_key_pair)
     monkeypatch.setattr(services, "fresh_key_pair", making)
