@@ -118,6 +118,8 @@ def show_report(console: Console, report: DemoReport) -> None:
     console.print(closing_table(report.rounds))
     verified = "verified" if report.log_verified else "NOT verified"
     console.print(f"Log: {report.log_entries} entries, exported and {verified} offline.", highlight=False)
+    qkd = f", {report.sessions.with_qkd} with a simulated QKD key" if report.sessions.qkd_demanded else ""
+    console.print(f"Sessions: {report.sessions.active}{qkd}.", highlight=False)
     memory = report.peak_memory_bytes / 2**20
     console.print(
         f"{report.wall_seconds:.1f} s, peak memory {memory:.0f} MiB, {report.profile} profile.", highlight=False

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from django.conf import settings
 
+from qflare_site.demo.qkd import sae_environment
 from qflare_site.demo.settings import HONEST_TRAINER, POISONED_TRAINER, is_poisoned
 from qflare_site.processes import ONE_THREAD
 
@@ -30,8 +31,8 @@ class _Running:
 class Fleet:
     """The running devices; as a context manager they are ended at its end."""
 
-    def __init__(self, server: str, folder: Path) -> None:
-        self._server, self._folder = server, folder
+    def __init__(self, server: str, folder: Path, *, qkd: bool = False) -> None:
+        self._server, self._folder, self._qkd = server, folder, qkd
         self._running: list[_Running] = []
 
     def __enter__(self) -> "Fleet":
@@ -57,10 +58,11 @@ class Fleet:
             *("--trainer", POISONED_TRAINER if is_poisoned(name) else HONEST_TRAINER),
             *("--option", f"shard={shard}", "--longest-wait", "5"),
         ]
+        environment = {**os.environ, **ONE_THREAD, **(sae_environment(name) if self._qkd else {})}
         log = home / "log"
         with log.open("wb") as output:
             process = subprocess.Popen(  # noqa: S603 - the command line is our own
-                command, cwd=settings.BASE_DIR, env={**os.environ, **ONE_THREAD}, stdout=output, stderr=output
+                command, cwd=settings.BASE_DIR, env=environment, stdout=output, stderr=output
             )
         self._running.append(_Running(name, process, log))
 

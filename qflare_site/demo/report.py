@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from qflare_site.demo.settings import HONEST_REJECTIONS_ALLOWED, NEEDED_ACCURACY, is_poisoned
+from sessions.models import Session
 from training.models import Federation, Participation, ParticipationState, Round, RoundState, RoundStep
 
 
@@ -48,6 +49,21 @@ def _read_round(round_: Round) -> RoundReport:
 
 
 @dataclass(frozen=True)
+class SessionCount:
+    """The sessions that were active, and how many of them had a QKD key in their root."""
+
+    active: int
+    with_qkd: int
+    qkd_demanded: bool
+
+
+def count_sessions(*, qkd_demanded: bool) -> SessionCount:
+    """Count the sessions of the run."""
+    activated = Session.objects.exclude(activated_at=None)
+    return SessionCount(activated.count(), activated.filter(qkd=True).count(), qkd_demanded)
+
+
+@dataclass(frozen=True)
 class DemoReport:
     """A whole run; `failures` says what was not shown, in sentences."""
 
@@ -58,6 +74,7 @@ class DemoReport:
     log_entries: int
     wall_seconds: float
     peak_memory_bytes: int
+    sessions: SessionCount
 
     def failures(self) -> list[str]:
         """Return why the run is not a success; empty for a success."""
@@ -66,6 +83,7 @@ class DemoReport:
             *self._inaccurate(),
             *self._poison_accepted(),
             *self._honest_rejected(),
+            *self._without_qkd(),
             *self._log(),
         ]
 
@@ -96,6 +114,10 @@ class DemoReport:
             for name, count in counts.items()
             if count > HONEST_REJECTIONS_ALLOWED
         ]
+
+    def _without_qkd(self) -> list[str]:
+        bare = self.sessions.active - self.sessions.with_qkd
+        return [f"{bare} sessions had no QKD key."] if self.sessions.qkd_demanded and bare else []
 
     def _log(self) -> list[str]:
         return [] if self.log_verified else ["The exported log did not verify offline."]

@@ -20,10 +20,12 @@ from audit.models import Entry
 from audit.services import log_verifier_key, sequence_log
 from devices.models import Device
 from enrollment.services import issue_token
+from qflare_protocol.qkd import QkdUse
 from qflare_site.demo.display import Display, Moment, states_of
 from qflare_site.demo.fleet import Fleet
 from qflare_site.demo.report import read_rounds
 from qflare_site.demo.settings import FEDERATION, HONEST_TRAINER, OPEN_EVERY_SECONDS, ROUND_SECONDS, DemoSettings
+from sessions.qkd import set_qkd_policy
 from training.models import Federation, FederationState, Participation, Round
 from training.services.federations import create_federation, schedule_rounds
 
@@ -54,6 +56,8 @@ class Scenario:
     def train(self, fleet: Fleet) -> None:
         """Create the federation, enrol the fleet and wait for the planned rounds and their evaluation."""
         self._federation = self._create_federation()
+        if self._demo.qkd:
+            set_qkd_policy("", QkdUse.REQUIRED, actor=ACTOR, now=timezone.now())
         names = self._demo.device_names()
         shards = random.Random(self._demo.seed).sample(range(len(names)), len(names))  # noqa: S311 - a demo's seed
         tokens = [issue_token(actor=ACTOR, now=timezone.now(), device_name=name).text for name in names]

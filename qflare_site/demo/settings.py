@@ -24,6 +24,7 @@ class DemoSettings:
     poisoned: int = 2
     rounds: int = 5
     seed: int = 1
+    qkd: bool = False
 
     def __post_init__(self) -> None:
         if not 3 <= self.devices <= 100:

@@ -4,7 +4,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -14,9 +14,11 @@ from django.conf import settings
 from psycopg import sql
 from redis import Redis
 
+from qflare_site.demo.qkd import simulated_kmes
 from qflare_site.demo.settings import DemoSettings
 
 MAINTENANCE_DATABASE = "postgres"
+_NOT_INHERITED = ("QFLARE_KEK_FILE", "QFLARE_ENCLAVE_DIR", "BLOB_URL", "QFLARE_QKD_", "QFLARE_EDGE_QKD")
 
 
 @dataclass
@@ -36,13 +38,15 @@ def demo_stage(demo: DemoSettings, *, keep: bool) -> Iterator[Stage]:
     folder.mkdir(mode=0o700, parents=True)
     environment = {**os.environ, **_rates(demo), "QFLARE_DATA_DIR": str(folder), "QFLARE_INSECURE_HTTP": "1"}
     environment |= {"QFLARE_KEK_PROVIDER": "file", "QFLARE_ACKNOWLEDGE_FILE_KEK": "1"}  # thrown away at the end
-    for inherited in ("QFLARE_KEK_FILE", "QFLARE_ENCLAVE_DIR", "BLOB_URL"):
-        environment.pop(inherited, None)
+    environment = {name: value for name, value in environment.items() if not name.startswith(_NOT_INHERITED)}
     try:
         if settings.PROFILE == "services":
             environment |= _create_services(name)
-        stage = Stage(environment, folder, keep_files=keep)
-        yield stage
+        with ExitStack() as running:
+            if demo.qkd:
+                environment |= running.enter_context(simulated_kmes(folder, demo.device_names()))
+            stage = Stage(environment, folder, keep_files=keep)
+            yield stage
     finally:
         if settings.PROFILE == "services" and not keep:
             _drop_services(name)

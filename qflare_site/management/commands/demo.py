@@ -19,7 +19,7 @@ from rich.console import Console
 from qflare_site.demo.display import Display, show_report
 from qflare_site.demo.fleet import DeviceDied, Fleet
 from qflare_site.demo.memory import PeakMemory
-from qflare_site.demo.report import DemoReport, read_rounds
+from qflare_site.demo.report import DemoReport, count_sessions, read_rounds
 from qflare_site.demo.scenario import DemoStuck, Scenario, console_for_demo, create_demo_operator
 from qflare_site.demo.settings import DemoSettings
 from qflare_site.demo.stage import demo_stage
@@ -35,6 +35,9 @@ class Command(BaseCommand):
         parser.add_argument("--poisoned", type=int, default=2, help="how many of them attack (default 2)")
         parser.add_argument("--rounds", type=int, default=5, help="rounds to train, 3 to 100 (default 5)")
         parser.add_argument("--seed", type=int, default=1, help="seed of data split and training (default 1)")
+        parser.add_argument(
+            "--qkd", action="store_true", help="mix a key of a SIMULATED quantum key distribution into every session"
+        )
         parser.add_argument("--json", type=Path, metavar="FILE", help="write the report to this file")
         parser.add_argument("--keep", action="store_true", help="keep the site running at the end, to look around")
         # Set by the command itself when it runs again inside the environment of its own stage.
@@ -42,7 +45,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            demo = DemoSettings(options["devices"], options["poisoned"], options["rounds"], options["seed"])
+            demo = DemoSettings(**{name: options[name] for name in ("devices", "poisoned", "rounds", "seed", "qkd")})
         except ValueError as error:
             raise CommandError(str(error)) from error
         if options["on_stage"] is None:
@@ -76,7 +79,7 @@ def _perform(demo: DemoSettings, console: Console, started_at: float, json_file:
         console.print(_introduction(demo), highlight=False)
         stack.callback(group.stop)
         group.start()
-        with Display(console) as display, Fleet(group.url, settings.QFLARE_DATA_DIR / "devices") as fleet:
+        with Display(console) as display, Fleet(group.url, settings.QFLARE_DATA_DIR / "devices", qkd=demo.qkd) as fleet:
             scenario = Scenario(demo, group.url, display)
             scenario.train(fleet)
         verified, entries, words = scenario.verify_log()
@@ -90,6 +93,7 @@ def _perform(demo: DemoSettings, console: Console, started_at: float, json_file:
             entries,
             time.time() - started_at,
             memory.peak_bytes,
+            count_sessions(qkd_demanded=demo.qkd),
         )
         show_report(console, report)
         if json_file:
@@ -99,12 +103,13 @@ def _perform(demo: DemoSettings, console: Console, started_at: float, json_file:
 
 
 def _introduction(demo: DemoSettings) -> str:
+    quantum = "\nEvery session also has a key of a SIMULATED quantum key distribution in its root." if demo.qkd else ""
     return (
         f"QFLARE demo on the {settings.PROFILE} profile: {demo.devices} devices, {demo.poisoned} of them simulated "
         f"attackers (sign flip times five), {demo.rounds} rounds, seed {demo.seed}.\n"
         f"All devices share this address, so limits by address are the defaults times {demo.devices}: "
         f"enrolment {os.environ['QFLARE_RATE_ENROLMENT']}, challenges {os.environ['QFLARE_RATE_CHALLENGE']}, "
-        f"submissions {os.environ['QFLARE_RATE_SUBMISSION']}, downloads {os.environ['QFLARE_RATE_DOWNLOAD']}."
+        f"submissions {os.environ['QFLARE_RATE_SUBMISSION']}, downloads {os.environ['QFLARE_RATE_DOWNLOAD']}.{quantum}"
     )
 
 
