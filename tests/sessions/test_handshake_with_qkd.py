@@ -15,6 +15,7 @@ from qflare_protocol.errors import Refusal
 from qflare_protocol.qkd import QkdUse
 from qflare_protocol.qkd.etsi014 import QkdKey
 from qflare_protocol.qkd.key_request import make_qkd_key_request, read_qkd_key_notice
+from sessions import qkd_keys
 from sessions.models import ReservedQkdKey, Session
 from sessions.qkd import set_qkd_policy
 from sessions.services import sweep_sessions
@@ -103,6 +104,20 @@ def test_the_same_request_names_the_same_key_and_a_new_one_ends_it(person, site)
     assert second.key_id != first.key_id
     assert_refused(challenge(person, first.key_id), "qkd-key-refused")
     assert challenge(person, second.key_id).status_code == 200
+
+
+def test_the_same_request_twice_at_once_names_the_same_key(person, site, monkeypatch) -> None:
+    request, fetch, notices = request_of(person), qkd_keys._fetched_key, []
+
+    def while_another_is_served(*arguments):
+        monkeypatch.setattr(qkd_keys, "_fetched_key", fetch)
+        notices.append(reserved(person, request))
+        return fetch(*arguments)
+
+    monkeypatch.setattr(qkd_keys, "_fetched_key", while_another_is_served)
+    notices.append(reserved(person, request))
+    assert notices[0].key_id == notices[1].key_id
+    assert challenge(person, notices[0].key_id).status_code == 200
 
 
 def test_a_stranger_draws_no_keys(person, site, mallory) -> None:
