@@ -13,7 +13,7 @@ from qflare_protocol.errors import CATALOGUE, TYPE_PREFIX, Refusal
 
 CBOR = "application/cbor"
 PROBLEM = "application/problem+json"
-MAX_ANSWER_BYTES = 16 << 20
+MAX_ANSWER_BYTES = 65 << 20  # the largest answer there is carries a round's result (docs/protocol.md, section 12)
 RETRY_STATUSES = frozenset({429, 500, 502, 503, 504})
 
 

@@ -106,12 +106,17 @@ export class Client {
     }
   }
 
+  /** M1 and M3 are answered once: where an answer was lost the whole handshake is made anew. */
   async #shakeHandsWith(keys) {
+    return this.http.retrying(() => this.#shakeHandsOnce(keys));
+  }
+
+  async #shakeHandsOnce(keys) {
     const [handshake, challenge] = await this.#challenge(keys);
     const response = handshake.answer(challenge);
     this.#checkCurrentKey(handshake.m2.current_key, keys);
     this.clock.set(handshake.m2.server_time);
-    const secrets = handshake.finish(await this.http.post('/api/authenticate', response));
+    const secrets = handshake.finish(await this.http.postOnce('/api/authenticate', response));
     this.device.identityKey = handshake.identityKey;
     this.device.checkpoint = handshake.checkpoint;
     this.device.save();
@@ -123,14 +128,14 @@ export class Client {
   async #challenge(keys) {
     let handshake = new Handshake(this.device, keys, this.clock.bucket());
     try {
-      return [handshake, await this.http.post('/api/challenge', handshake.begin())];
+      return [handshake, await this.http.postOnce('/api/challenge', handshake.begin())];
     } catch (error) {
       if (!(error instanceof Refusal) || error.code !== 'clock-skew') throw error;
       this.clock.set(signedServerTime(error, this.device.identityKey, handshake.m1));
     }
     this.say(`the clock is set by ${Math.round(this.clock.offsetMilliseconds / 1000)} s, on the server's signature`);
     handshake = new Handshake(this.device, keys, this.clock.bucket());
-    return [handshake, await this.http.post('/api/challenge', handshake.begin())];
+    return [handshake, await this.http.postOnce('/api/challenge', handshake.begin())];
   }
 
   #checkCurrentKey(currentKey, keys) {

@@ -9,7 +9,7 @@ import { Refusal } from './refusal.js';
 const RETRIED = new Set([429, 500, 502, 503, 504]);
 const ATTEMPTS = 8;
 const TIMEOUT_MILLISECONDS = 120_000;
-const UNSEALED_BYTES = 64 * 1024;
+const UNSEALED_BYTES = 7 * 1024 * 1024;
 
 /** An HTTP answer. @typedef {{status: number, headers: Headers, body: Uint8Array}} Answer */
 
@@ -35,13 +35,16 @@ export class Http {
     }
   }
 
-  /** Post an unsealed CBOR map and return the decoded answer. */
+  /** Post an unsealed CBOR map and return the decoded answer; the same bytes again while an answer is lost. */
   async post(path, map) {
+    return this.retrying(() => this.postOnce(path, map));
+  }
+
+  /** Post an unsealed CBOR map that the server answers once. */
+  async postOnce(path, map) {
     const headers = { 'Content-Type': 'application/cbor' };
-    const answer = await this.retrying(() =>
-      this.exchange('POST', path, { headers, body: encode(map) }).then(accepted),
-    );
-    return decode(answer.body);
+    const answer = await this.exchange('POST', path, { headers, body: encode(map) });
+    return decode(accepted(answer).body);
   }
 
   /** Fetch a blob of a known size. */

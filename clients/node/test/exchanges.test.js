@@ -172,6 +172,12 @@ test('what may pass is tried again, after Retry-After', async () => {
   await answering(answers, async (http) => assert.deepEqual(await http.post('/api/x', new Map()), mapOf({ a: 1 })));
 });
 
+test('what the server answers once is sent once', async () => {
+  await answering([[503, { 'Retry-After': '0' }, problem('service-unavailable')]], async (http) => {
+    await assert.rejects(http.postOnce('/api/challenge', new Map()), { code: 'service-unavailable' });
+  });
+});
+
 test('a refusal is final, with its code and detail', async () => {
   await answering([[403, {}, problem('token-used')]], async (http) => {
     await assert.rejects(http.post('/api/enroll', new Map()), {
