@@ -57,11 +57,6 @@ class Device(models.Model):
         """Return the key sets that are valid now, the current one first and those in their overlap after it."""
         return _key_sets(self.suite, self.keys.valid(now).order_by())
 
-    def registered_keys(self) -> RegisteredKeys:
-        """Return the current public keys of the device."""
-        live = {key.purpose: bytes(key.public_key) for key in self.keys.all() if key.valid_until is None}
-        return RegisteredKeys(self.suite, live[KeyPurpose.KEM], live[KeyPurpose.SIGNATURE])
-
     @classmethod
     def with_key_sets(cls, device_id: uuid.UUID, now: datetime) -> "tuple[Device, list[KeySet]] | None":
         """Return a device and its valid key sets in one query, or None where it is unknown."""

@@ -104,13 +104,17 @@ def demand_key_rotation(device_id: uuid.UUID, *, reason: str, actor: str, now: d
     return device
 
 
-def check_key_use(device: Device, current: KeySet, *, now: datetime) -> bool:
-    """Return whether the device must register new keys; the handshake that reaches the limit of uses makes them due."""
+@transaction.atomic
+def make_keys_due_by_use(device: Device, current: KeySet, *, now: datetime) -> bool:
+    """Make new keys due with the handshake that reaches the limit of uses; return whether they are due at all."""
     if device.must_rotate_keys(now):
         return True
-    if current.sessions_opened + 1 < settings.QFLARE_DEVICE_KEYS["sessions"]:
+    limit = settings.QFLARE_DEVICE_KEYS["sessions"]
+    if current.sessions_opened + 1 < limit:
         return False
-    Device.objects.filter(id=device.id, keys_due_at__gt=now).update(keys_due_at=now)
+    if Device.objects.filter(id=device.id, keys_due_at__gt=now).update(keys_due_at=now):
+        payload = {"device_id": str(device.id), "device": device.name, "sessions": limit}
+        record_event("device.keys_due", actor="system", payload=payload)
     return True
 
 

@@ -42,6 +42,10 @@ FINAL = frozenset(
 )  # fmt: skip
 
 
+class UnvouchedRefusal(Refusal):
+    """A refusal, or an answer that does not hold, for which no key of the server vouches: anybody can send it."""
+
+
 @dataclass(frozen=True)
 class OpenedSession:
     """What a handshake gave, and the keys with which the device proved itself in it."""
@@ -72,7 +76,7 @@ class Handshaker:
         """Open a session with the keys the server knows as current.
 
         Where the answer to a registration of new keys was lost, the handshake tells what became of it.
-        Raises `Refusal`, `ServerUnreachable`.
+        Raises `UnvouchedRefusal` until the server has proved itself, then `Refusal`; `ServerUnreachable`.
         """
         for _ in range(HANDSHAKES):
             try:
@@ -126,15 +130,23 @@ class Handshaker:
         seen = self._memory.state.checkpoint
         qkd = self._qkd_key(keys)
         handshake = ClientHandshake(identity.device_id, keys, identity.identity, now=now, checkpoint=seen, qkd=qkd)
-        answer = self._post_signed("/api/challenge", handshake.request)
-        session_id, ciphertext, confirmation = handshake.respond(bytes_field(answer, "answer"), succession_of(answer))
-        message = {"session_id": session_id, "ciphertext": ciphertext, "confirmation": confirmation}
-        confirmed = self._http.post_cbor("/api/authenticate", message)
-        terms = handshake.establish(bytes_field(confirmed, "confirmation"))
+        try:
+            terms = self._established(handshake)
+        except Refusal as refusal:
+            if refusal.code == "algorithm-unavailable":
+                raise
+            raise UnvouchedRefusal(refusal.code, refusal.detail) from refusal
         self._clock_offset += terms.clock_offset
         self._witness(terms, seen)
         log.info("session_opened", session=terms.session_id.hex()[:8], suite=terms.suite, qkd=qkd is not None)
         return OpenedSession(terms, keys)
+
+    def _established(self, handshake: ClientHandshake) -> EstablishedSession:
+        answer = self._post_signed("/api/challenge", handshake.request)
+        session_id, ciphertext, confirmation = handshake.respond(bytes_field(answer, "answer"), succession_of(answer))
+        message = {"session_id": session_id, "ciphertext": ciphertext, "confirmation": confirmation}
+        confirmed = self._http.post_cbor("/api/authenticate", message)
+        return handshake.establish(bytes_field(confirmed, "confirmation"))
 
     def _post_signed(self, path: str, request: bytes) -> dict[str, Any]:
         """Post a signed message; a refusal for its time comes as `_WrongClock` with the server's signed time."""

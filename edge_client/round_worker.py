@@ -13,7 +13,8 @@ import structlog
 from edge_client.backoff import Backoff, retrying
 from edge_client.device_state import DeviceStateFile
 from edge_client.enclave_trust import EnclaveTrust
-from edge_client.http import Http
+from edge_client.handshaking import UnvouchedRefusal
+from edge_client.http import Http, ServerUnreachable
 from edge_client.identity_keeper import IdentityKeeper
 from edge_client.qkd import OFF, QkdSettings
 from edge_client.session import DeviceSession, SealedRefusal
@@ -106,6 +107,7 @@ class RoundWorker:
         self._trust = EnclaveTrust(memory)
         self._make_trainer = make_trainer
         self._backoff = backoff or Backoff()
+        self._waits_outside = False
 
     @property
     def device_id(self) -> bytes:
@@ -115,10 +117,11 @@ class RoundWorker:
     def run(self, *, rounds: int | None = None, sleep: Callable[[float], None] = time.sleep) -> int:
         """Work until `rounds` updates are handed in, for ever without; return how many were.
 
-        A server that is away is waited for. Raises `Refusal` only for what waiting cannot mend, such
-        as a revoked device, an enclave that is not trusted or a log that was rewritten.
+        A server that is away is waited for; without `rounds`, so is one that does not let the device in, since
+        that may be forged on the way or mended by an operator. Raises `Refusal` for what waiting cannot mend,
+        such as an enclave that is not trusted or a log that was rewritten.
         """
-        done = 0
+        done, self._waits_outside = 0, rounds is None
         if self._memory.kept_submission() is not None:
             done += self._hand_in()
         while rounds is None or done < rounds:
@@ -131,12 +134,25 @@ class RoundWorker:
 
     def work_once(self) -> tuple[bool, float]:
         """Ask for work and do it; return whether an update was handed in, and when to ask again, seconds."""
-        answer = retrying(lambda: self._session.post("/api/work", {}), backoff=self._backoff, what="ask for work")
+        answer = self._asked(lambda: self._session.post("/api/work", {}), "ask for work")
         if answer.get("round") is None:
             return False, float(unsigned_field(answer, "ask_again_seconds", 3600))
         assignment = Assignment.from_wire(answer["round"])
         self._memory.keep_submission(self._make_submission(assignment))
         return self._hand_in(), 0.0
+
+    def _asked(self, ask: Callable[[], dict[str, Any]], what: str) -> dict[str, Any]:
+        """Ask in the session until there is an answer."""
+
+        def once() -> dict[str, Any]:
+            try:
+                return ask()
+            except UnvouchedRefusal as refusal:
+                if not self._waits_outside:
+                    raise
+                raise ServerUnreachable(f"not let in, {refusal.code}: {refusal.detail}") from refusal
+
+        return retrying(once, backoff=self._backoff, what=what)
 
     def _make_submission(self, assignment: Assignment) -> bytes:
         appraisal = self._trust.appraise(
@@ -157,7 +173,7 @@ class RoundWorker:
     def _download_base(self, assignment: Assignment) -> Tensors:
         federation = uuid.UUID(bytes=assignment.federation_id)
         path = f"/api/global_model?federation={federation}&version={assignment.base_version}"
-        answer = retrying(lambda: self._session.get(path), backoff=self._backoff, what="global model")
+        answer = self._asked(lambda: self._session.get(path), "global model")
         members = require_map(answer, _MODEL, "global model")
         if (members["version"], members["digest"]) != (assignment.base_version, assignment.base_model_digest):
             raise Refusal("base-model-mismatch", "The server names another base model than the round's.")
@@ -236,10 +252,8 @@ class RoundWorker:
         if body is None:
             return False
         try:
-            answer = retrying(
-                lambda: self._session.request("POST", "/api/submit_model", body, UPDATE_MEDIA_TYPE),
-                backoff=self._backoff,
-                what="submission",
+            answer = self._asked(
+                lambda: self._session.request("POST", "/api/submit_model", body, UPDATE_MEDIA_TYPE), "submission"
             )
         except Refusal as refusal:
             # What is not sealed may be anybody's word, and must not cost the update (protocol 8.2).

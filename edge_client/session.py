@@ -9,7 +9,7 @@ import httpx
 import structlog
 
 from edge_client.device_state import DeviceStateFile
-from edge_client.handshaking import Handshaker
+from edge_client.handshaking import Handshaker, UnvouchedRefusal
 from edge_client.http import CBOR, Http, ServerUnreachable, answered_map, raise_for_problem
 from edge_client.identity_keeper import IdentityKeeper
 from edge_client.key_renewal import rekey_session, rotate_keys
@@ -36,8 +36,11 @@ from qflare_protocol.sealed_request import (
 log = structlog.get_logger(__name__)
 
 RENEW = frozenset(
-    {"session-expired", "session-limit-reached", "epoch-expired", "request-not-authentic", "sequence-too-old"}
-)
+    {
+        "session-expired", "session-limit-reached", "epoch-expired", "request-not-authentic", "sequence-too-old",
+        "answer-not-authentic",
+    }
+)  # fmt: skip
 RESENDS = 1
 
 
@@ -101,8 +104,8 @@ class DeviceSession:
                 session.transfer_bytes += len(body)
                 return self._exchange(session, method, path, body, content_type)
             except Refusal as refusal:
-                if renewed and isinstance(refusal, _UnsealedRefusal):
-                    detail = f"an unsealed answer said {refusal.code} again, right after a handshake"
+                if renewed and isinstance(refusal, UnvouchedRefusal):
+                    detail = f"{refusal.code} again, right after a handshake, and no key vouches for it"
                     raise ServerUnreachable(detail) from refusal
                 if renewed or refusal.code not in RENEW | {"key-rotation-required"}:
                     raise
@@ -239,8 +242,11 @@ class DeviceSession:
         response = self._send_same(method, path, sealed, headers)
         if response.headers.get("Content-Type") != SEALED_MEDIA_TYPE:
             _raise_for_unsealed(response)
-        answer = _sealed_answer(response.status_code, response.headers, response.content)
-        plain = open_answer(key, authorization, answer)
+        try:
+            answer = _sealed_answer(response.status_code, response.headers, response.content)
+            plain = open_answer(key, authorization, answer)
+        except Refusal as refusal:
+            raise UnvouchedRefusal(refusal.code, refusal.detail) from refusal
         try:
             raise_for_problem(answer.status, answer.content_type, plain, response.headers)
         except Refusal as refusal:
@@ -261,10 +267,6 @@ class SealedRefusal(Refusal):
     """A refusal that was opened under the session's key: the server's own word, and nobody else's."""
 
 
-class _UnsealedRefusal(Refusal):
-    """A refusal, with a code of `RENEW`, that the session's key does not vouch for."""
-
-
 def _raise_for_unsealed(response: httpx.Response) -> None:
     """An answer outside the session is nobody's word: it may make us shake hands again, and nothing else."""
     content_type = response.headers.get("Content-Type", "")
@@ -272,7 +274,7 @@ def _raise_for_unsealed(response: httpx.Response) -> None:
         raise_for_problem(response.status_code, content_type, response.content, response.headers)
     except Refusal as refusal:
         if refusal.code in RENEW:
-            raise _UnsealedRefusal(refusal.code, refusal.detail) from refusal
+            raise UnvouchedRefusal(refusal.code, refusal.detail) from refusal
         raise ServerUnreachable(f"an unsealed answer said {refusal.code}: {refusal.detail}") from refusal
     raise ServerUnreachable("an answer came unsealed")
 

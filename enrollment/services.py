@@ -13,14 +13,13 @@ from devices.models import Device, DeviceState
 from devices.services import reenrol_device, register_device
 from enrollment.models import EnrolmentAttempt, EnrolmentToken
 from keyring import envelope
-from keyring.services import identity_succession, server_signer, server_verifier
+from keyring.services import SignedAnswer, identity_succession, server_identity, server_verifier
 from qflare_protocol import enrolment
-from qflare_protocol.cose import Signer
 from qflare_protocol.device_keys import RegisteredKeys
 from qflare_protocol.encoding import digest
 from qflare_protocol.errors import Refusal
 from qflare_protocol.kdf import equal
-from qflare_protocol.suites import largest_begin_bytes, suite_by_name
+from qflare_protocol.suites import largest_begin_bytes
 
 TOKEN_LIFETIME = timedelta(hours=24)
 MAX_TOKEN_LIFETIME = timedelta(days=30)
@@ -65,7 +64,7 @@ def issue_token(
         raise Refusal("suite-refused", f"The suite is not in use at this site, which has {in_use}.")
     if not timedelta(0) < lifetime <= MAX_TOKEN_LIFETIME:
         raise Refusal("conflict", f"A token lives between a second and {MAX_TOKEN_LIFETIME.days} days.")
-    token = enrolment.EnrolmentToken.generate(_identity_of(suite).fingerprint)
+    token = enrolment.EnrolmentToken.generate(server_identity(suite).fingerprint)
     reenrols = None if reenrols_id is None else _revoked_device(reenrols_id)
     device_name = reenrols.name if reenrols else device_name
     group = reenrols.group if reenrols else group
@@ -118,10 +117,6 @@ def revoke_token(token_id: uuid.UUID, *, actor: str, now: datetime) -> None:
     record_event("token.revoked", actor=actor, payload={"token_id": str(token_id)})
 
 
-def _identity_of(suite: str) -> Signer:
-    return server_signer("identity", suite_by_name(suite).signature)
-
-
 def _revoked_device(device_id: uuid.UUID) -> Device:
     device = Device.objects.filter(id=device_id, state=DeviceState.REVOKED).first()
     if device is None:
@@ -129,20 +124,12 @@ def _revoked_device(device_id: uuid.UUID) -> Device:
     return device
 
 
-@dataclass(frozen=True)
-class EnrolmentAnswer:
-    """E2, and the statements that lead from the identity key the token pins to the one that signed it."""
-
-    message: bytes
-    succession: list[bytes]
-
-
 def begin_limit() -> int:
     """Return how many bytes E1 may have here: 64 KiB, or what the largest suite in use needs."""
     return largest_begin_bytes(settings.QFLARE_SUITES)
 
 
-def begin_enrolment(message: bytes, *, now: datetime) -> EnrolmentAnswer:
+def begin_enrolment(message: bytes, *, now: datetime) -> SignedAnswer:
     """Answer E1 with E2; the token stays usable until `finish_enrolment`.
 
     Raises `Refusal`: those of `enrolment.read_begin`, "token-unknown", "token-used",
@@ -158,7 +145,7 @@ def begin_enrolment(message: bytes, *, now: datetime) -> EnrolmentAnswer:
         raise Refusal("device-name-taken", f"A device named {begin.name} is already enrolled; choose another name.")
     attempt_id = uuid.uuid4()
     expires_at = now + ATTEMPT_LIFETIME
-    identity = _identity_of(token.suite)
+    identity = server_identity(token.suite)
     challenge = enrolment.make_challenge(
         message, begin, identity=identity, attempt=attempt_id.bytes, expires_at=int(expires_at.timestamp())
     )
@@ -174,7 +161,7 @@ def begin_enrolment(message: bytes, *, now: datetime) -> EnrolmentAnswer:
             wrapped_state=envelope.wrap(challenge.secret_state, **_envelope_of(attempt_id)),
             expires_at=expires_at,
         )
-    return EnrolmentAnswer(challenge.message, identity_succession(bytes(token.identity_fingerprint), identity.verifier))
+    return SignedAnswer(challenge.message, identity_succession(bytes(token.identity_fingerprint), identity.verifier))
 
 
 def finish_enrolment(attempt_id: bytes, sealed_token: bytes, *, now: datetime) -> bytes:
@@ -194,9 +181,9 @@ def finish_enrolment(attempt_id: bytes, sealed_token: bytes, *, now: datetime) -
             raise Refusal("enrolment-refused", "The enrolment challenge has expired; start the enrolment again.")
         if attempt.confirmation is not None:
             return _repeated_confirmation(attempt, finish_digest)
-        if bytes(attempt.identity_fingerprint) != _identity_of(attempt.suite).fingerprint:
+        if bytes(attempt.identity_fingerprint) != server_identity(attempt.suite).fingerprint:
             raise Refusal("enrolment-refused", "The server's identity key was rotated; start the enrolment again.")
-        state = envelope.unwrap(bytes(attempt.wrapped_state), **_envelope_of(attempt.id))
+        state = _unwrapped_state(attempt)
         _check_proof(attempt.token, enrolment.open_finish(state, sealed_token))
         _check_token(attempt.token, attempt.device_name, attempt.suite, now)
         device = _use_token(attempt, now)
@@ -204,6 +191,13 @@ def finish_enrolment(attempt_id: bytes, sealed_token: bytes, *, now: datetime) -
         attempt.finish_digest, attempt.wrapped_state = finish_digest, None
         attempt.save(update_fields=("confirmation", "finish_digest", "wrapped_state"))
         return attempt.confirmation
+
+
+def _unwrapped_state(attempt: EnrolmentAttempt) -> bytes:
+    try:
+        return envelope.unwrap(bytes(attempt.wrapped_state), **_envelope_of(attempt.id))
+    except envelope.EnvelopeError as error:
+        raise Refusal("enrolment-refused", "The challenge's keys are lost; start the enrolment again.") from error
 
 
 def _repeated_confirmation(attempt: EnrolmentAttempt, finish_digest: bytes) -> bytes:
@@ -226,6 +220,8 @@ def _check_token(token: EnrolmentToken, name: str, suite: str, now: datetime) ->
         raise _with_token_event(refusal, token)
     if token.suite != suite:
         raise Refusal("suite-refused", f"The token was issued for the suite {token.suite}.")
+    if suite not in settings.QFLARE_SUITES:
+        raise Refusal("suite-refused", f"The suite {suite} is not in use here any more; ask for a new token.")
 
 
 def _refused_token(token: EnrolmentToken, state: str) -> Refusal:
@@ -253,7 +249,7 @@ def _use_token(attempt: EnrolmentAttempt, now: datetime) -> Device:
 
 
 def _confirm(device: Device, state: bytes, sealed_token: bytes) -> bytes:
-    identity = _identity_of(device.suite)
+    identity = server_identity(device.suite)
     payload = {
         "device_id": device.id.bytes,
         "name": device.name,

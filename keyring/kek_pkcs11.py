@@ -160,6 +160,18 @@ class _Library:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.inherited = False
+        self._refused_pin: str | None = None
+        self._reason = ""
+
+    def check_pin(self) -> None:
+        """Raise `KekError` for a PIN that the token has refused already: a few more attempts would lock it."""
+        if self._refused_pin == settings.QFLARE_PKCS11_PIN:
+            raise KekError(f"The token refuses QFLARE_PKCS11_PIN: {self._reason}. Restart this process with another.")
+
+    def refuse_pin(self, reason: str) -> KekError:
+        """Remember that the token refuses the PIN in the settings; return the error that says so."""
+        self._refused_pin, self._reason = settings.QFLARE_PKCS11_PIN, reason
+        return KekError(f"The token refuses QFLARE_PKCS11_PIN: {reason}.")
 
     def load(self) -> Any:
         library = pkcs11.lib(settings.QFLARE_PKCS11_MODULE)
@@ -190,11 +202,12 @@ def _session(*, writable: bool = False) -> Iterator[Any]:
     if missing := missing_settings():
         raise KekError(f"The pkcs11 provider needs {', '.join(missing)}.")
     with _LIBRARY.lock:
+        _LIBRARY.check_pin()
         try:
             token = _LIBRARY.load().get_token(token_label=settings.QFLARE_PKCS11_TOKEN)
             with token.open(rw=writable, user_pin=settings.QFLARE_PKCS11_PIN) as session:
                 yield session
         except (pkcs11.PinIncorrect, pkcs11.PinInvalid, pkcs11.PinLenRange, pkcs11.PinLocked) as error:
-            raise KekError(f"The token refuses QFLARE_PKCS11_PIN: {type(error).__name__}.") from None
+            raise _LIBRARY.refuse_pin(type(error).__name__) from None
         except (pkcs11.PKCS11Error, RuntimeError, OSError) as error:
             raise KekError(f"The PKCS#11 token cannot be used: {type(error).__name__}.") from error

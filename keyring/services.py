@@ -1,6 +1,7 @@
 """The verbs of the keyring."""
 
 import uuid
+from dataclasses import dataclass
 from datetime import datetime
 
 from django.db import IntegrityError, transaction
@@ -13,6 +14,7 @@ from qflare_protocol.cose import Signer, Verifier, key_fingerprint
 from qflare_protocol.errors import Refusal
 from qflare_protocol.identity_succession import MAX_STATEMENTS, make_succession
 from qflare_protocol.pqc import KeyPair
+from qflare_protocol.suites import suite_by_name
 
 DEFAULT_ALGORITHM = "ML-DSA-44"
 
@@ -36,6 +38,19 @@ def server_signer(purpose: str, algorithm: str = DEFAULT_ALGORITHM) -> Signer:
     return signer
 
 
+@dataclass(frozen=True)
+class SignedAnswer:
+    """What the identity key signed, and the statements that lead to it from the key which the peer pins."""
+
+    message: bytes
+    succession: list[bytes]
+
+
+def server_identity(suite: str) -> Signer:
+    """Return the server's current identity key for peers of a suite. Raises as `server_signer`."""
+    return server_signer("identity", suite_by_name(suite).signature)
+
+
 def server_verifier(purpose: str, algorithm: str = DEFAULT_ALGORITHM) -> Verifier:
     """Return the public half of the server's current key, made on first use; needs no KEK once it exists."""
     row = _current_key(purpose, algorithm)
@@ -52,7 +67,8 @@ def server_verifiers(purpose: str) -> list[Verifier]:
 def rotate_server_key(purpose: str, algorithm: str, *, now: datetime) -> tuple[Verifier, Verifier]:
     """Replace the current key of a purpose by a new one; return the public halves, old and new.
 
-    The old key signs its successor and its private half is destroyed. The caller records the event.
+    The old key signs its successor and its private half is destroyed. The caller records the event. Raises
+    `Refusal("conflict")` where somebody else rotates it at this moment, or a device could not follow so far.
     """
     old_signer = server_signer(purpose, algorithm)
     live = ServerKey.objects.filter(purpose=KeyPurpose(purpose), algorithm=algorithm, retired_at=None)

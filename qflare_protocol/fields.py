@@ -54,8 +54,11 @@ def require_map(value: object, keys: frozenset[str], what: str) -> Mapping[str, 
 
 
 def bytes_field(message: Mapping[str, Any], key: str, length: int | None = None, maximum: int = 1 << 20) -> bytes:
-    """Return a byte string member of exactly `length` bytes, or else of at most `maximum`."""
-    value = message[key]
+    """Return a byte string member of exactly `length` bytes, or else of at most `maximum`.
+
+    Like the other readers of a member it raises `Refusal("malformed-message")` also where there is none.
+    """
+    value = message.get(key)
     if length is not None:
         return exact_bytes(value, length, what=f"field {key}")
     if not isinstance(value, bytes) or len(value) > maximum:
@@ -65,17 +68,17 @@ def bytes_field(message: Mapping[str, Any], key: str, length: int | None = None,
 
 def text_field(message: Mapping[str, Any], key: str, maximum: int = 200) -> str:
     """Return a text member of 1 to `maximum` characters."""
-    return short_text(message[key], maximum, what=f"field {key}")
+    return short_text(message.get(key), maximum, what=f"field {key}")
 
 
 def unsigned_field(message: Mapping[str, Any], key: str, maximum: int = 2**63 - 1) -> int:
     """Return a whole-number member from 0 to `maximum`; booleans and floats are refused."""
-    return whole_number(message[key], 0, maximum, what=f"field {key}")
+    return whole_number(message.get(key), 0, maximum, what=f"field {key}")
 
 
 def boolean_field(message: Mapping[str, Any], key: str) -> bool:
     """Return a true or false member. Raises `Refusal("malformed-message")` for anything else."""
-    value = message[key]
+    value = message.get(key)
     if not isinstance(value, bool):
         raise Refusal("malformed-message", f"The field {key} must be true or false.")
     return value

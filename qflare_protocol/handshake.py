@@ -2,13 +2,13 @@
 
 Three encapsulations enter the root: to the device's ephemeral key (forward secrecy), to its
 registered key (authenticates the device) and to the server's ephemeral key; a QKD key, where there is
-one, enters as a fourth input. KEMs do not fail but
-return another secret, so neither side believes anything before the confirmation MACs.
+one, enters as a fourth input. KEMs do not fail but return another secret, so neither side believes
+anything before the confirmation MACs.
 """
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qflare_protocol import pqc
@@ -154,6 +154,10 @@ class PendingHandshake:
     ephemeral_private: bytes = field(repr=False)
     qkd_key: bytes | None = field(repr=False)
 
+    def with_qkd_key(self, key: bytes | None) -> "PendingHandshake":
+        """Return the state of a handshake whose root also has this QKD key (32 bytes), or none."""
+        return replace(self, qkd_key=key)
+
     def to_bytes(self) -> bytes:
         """Serialise for storage under a wrapping key."""
         secret_parts = [self.ephemeral_secret, self.registered_secret, self.ephemeral_private, self.qkd_key]
@@ -173,12 +177,11 @@ def answer_challenge(
     identity: Signer,
     *,
     ephemeral: KeyPair,
-    qkd_key: bytes | None = None,
 ) -> tuple[bytes, PendingHandshake]:
     """Return M2 and the state to keep; `request` must have passed `verify_challenge_request`.
 
-    `ephemeral` is a fresh key pair of the suite's ephemeral KEM, used for nothing else; `qkd_key` is the
-    key that `request.qkd_key_id` names.
+    `ephemeral` is a fresh key pair of the suite's ephemeral KEM, used for nothing else. Where
+    `request.qkd_key_id` names a QKD key, it is added to the state (`PendingHandshake.with_qkd_key`).
     """
     suite = suite_by_name(registered.suite)
     ephemeral_secret, ephemeral_ciphertext = pqc.kem(suite.ephemeral_kem).encapsulate(request.ephemeral_key)
@@ -201,7 +204,7 @@ def answer_challenge(
     }
     answer = sign1(identity, payload, purpose="M2", bound_to=digest("M1", message))
     transcript = digest("M1 M2", digest("M1", message), digest("M2", answer))
-    secret_parts = (ephemeral_secret, registered_secret, ephemeral.private, qkd_key)
+    secret_parts = (ephemeral_secret, registered_secret, ephemeral.private, None)
     return answer, PendingHandshake(suite.name, transcript, epoch, *secret_parts)
 
 
@@ -293,18 +296,24 @@ class ClientHandshake:
         return bytes_field(self._answer, "session_id", ID_BYTES), ciphertext, confirmation
 
     def establish(self, confirmation: bytes) -> EstablishedSession:
-        """Return the session when M4's MAC holds. Raises `Refusal("server-not-authenticated")`."""
+        """Return the session when M4's MAC holds.
+
+        Raises `Refusal`: "server-not-authenticated", "malformed-message" for terms out of form.
+        """
         if not self._root or not equal(confirmation, _confirmation(self._root, "server", self._transcript)):
             raise Refusal("server-not-authenticated", "The server's confirmation does not hold; start a new handshake.")
         answer, root = self._answer, self._root
         self._root = self._ephemeral_private = b""
-        checkpoint = answer["checkpoint"]
+        checkpoint, epoch = answer["checkpoint"], unsigned_field(answer, "epoch")
+        server_time = unsigned_field(answer, "server_time") / 1000
+        if epoch != bucket_of(server_time):
+            raise Refusal("malformed-message", "The session's first epoch is not that of the server's time.")
         return EstablishedSession(
             bytes_field(answer, "session_id", ID_BYTES),
             text_field(answer, "suite"),
-            EpochChain.begin(root, unsigned_field(answer, "epoch")),
+            EpochChain.begin(root, epoch),
             _limits_from_wire(answer["limits"]),
-            unsigned_field(answer, "server_time") / 1000 - self._now,
+            server_time - self._now,
             None if checkpoint is None else _note_from_wire(answer),
             _proof_from_wire(answer["consistency_proof"]),
             boolean_field(answer, "rotate_keys"),

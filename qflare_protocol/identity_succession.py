@@ -49,7 +49,15 @@ def follow_succession(pinned: Verifier, statements: Sequence[bytes]) -> Verifier
 
     Raises `Refusal("server-not-authenticated")` for a chain that does not hold at every step.
     """
-    return _follow(pinned, statements)
+    if len(statements) > MAX_STATEMENTS:
+        raise _not_authenticated(f"The server's identity has more than {MAX_STATEMENTS} successors.")
+    identity = pinned
+    for statement in statements:
+        try:
+            identity = _successor(identity, statement)
+        except Refusal as refusal:
+            raise _not_authenticated("The succession of the server's identity keys does not hold.") from refusal
+    return identity
 
 
 def resolve_identity(fingerprint: bytes, identity: Verifier, statements: Sequence[bytes]) -> Verifier:
@@ -63,21 +71,9 @@ def resolve_identity(fingerprint: bytes, identity: Verifier, statements: Sequenc
     else:
         members = _succession_members(statements[0])
         origin = Verifier(text_field(members, "algorithm", 40), bytes_field(members, "predecessor_key"))
-        first, reached = origin.fingerprint, _follow(origin, statements)
+        first, reached = origin.fingerprint, follow_succession(origin, statements)
     if first != fingerprint or reached != identity:
         raise _not_authenticated("The server's identity key is not the one this token pins, nor its successor.")
-    return identity
-
-
-def _follow(pinned: Verifier, statements: Sequence[bytes]) -> Verifier:
-    if len(statements) > MAX_STATEMENTS:
-        raise _not_authenticated(f"The server's identity has more than {MAX_STATEMENTS} successors.")
-    identity = pinned
-    for statement in statements:
-        try:
-            identity = _successor(identity, statement)
-        except Refusal as refusal:
-            raise _not_authenticated("The succession of the server's identity keys does not hold.") from refusal
     return identity
 
 

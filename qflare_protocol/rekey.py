@@ -126,8 +126,8 @@ def _checked(context: RekeyContext, payload: Mapping[str, Any]) -> Mapping[str, 
 def _first_epoch(context: RekeyContext, *, offered: int, answered: int) -> int:
     """The new generation begins in the epoch that the server stated; the old one may have moved on by one since."""
     epoch = answered if device_offers(context.generation) else offered
-    if epoch < context.chain.epoch - 1:
-        raise Refusal("rekey-refused", "The rekey states an epoch that is over; start a new handshake.")
+    if abs(epoch - context.chain.epoch) > 1:
+        raise Refusal("rekey-refused", "The rekey states an epoch that is over or far ahead; start a new handshake.")
     return epoch
 
 

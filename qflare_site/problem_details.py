@@ -13,6 +13,7 @@ from rest_framework import exceptions
 from rest_framework.request import Request
 
 from audit.services import record_event
+from keyring.envelope import EnvelopeError
 from keyring.kek import KekError
 from qflare_protocol.errors import Refusal
 from qflare_site.throttling import within_limit
@@ -37,6 +38,7 @@ _REFUSALS: tuple[tuple[type[Exception], str, str], ...] = (
     (IntegrityError, "conflict", "The change conflicts with what is recorded; read the current state and try again."),
     (OperationalError, "service-unavailable", "The database is not available; ask again in a few seconds."),
     (KekError, "service-unavailable", "The key that secrets rest under is out of reach; ask again in a minute."),
+    (EnvelopeError, "service-unavailable", "A secret that this needs does not open at the server; tell its operator."),
     (BrokerError, "service-unavailable", "The task queue is not available; ask again in a few seconds."),
 )
 

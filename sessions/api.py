@@ -2,15 +2,15 @@
 
 import uuid
 
-from django.conf import settings
 from django.utils import timezone
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from devices.media_types import CborView
+from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import bytes_field, require_map
 from qflare_protocol.key_rotation import RotationRequest
-from qflare_protocol.suites import largest_begin_bytes
+from qflare_protocol.suites import SUITES, largest_begin_bytes
 from sessions.key_rotation import begin_key_rotation, finish_key_rotation
 from sessions.qkd_keys import reserve_qkd_key
 from sessions.rekeying import answer_rekey, finish_rekey, offer_rekey
@@ -20,6 +20,7 @@ from sessions.services import activate_session, challenge_device, end_session
 _CHALLENGE = frozenset({"request"})
 _REKEY_OFFER, _REKEY_ANSWER = frozenset({"offer"}), frozenset({"answer", "confirmation"})
 _ROTATION_BEGIN, _ROTATION_FINISH = frozenset({"begin", "authorization"}), frozenset({"attempt", "confirmation"})
+_TELLING = frozenset({"invalid-signature", "rekey-refused", "key-rotation-refused"})
 AUTHORIZATION_BYTES = 32 * 1024
 _RESPONSE = frozenset({"session_id", "ciphertext", "confirmation"})
 
@@ -64,11 +65,22 @@ class CloseSessionView(SealedView):
         return Response({})
 
 
-class RekeyView(SealedView):
-    """One step of a rekey: the device's offer, its wish for the server's, or its answer to that."""
+class KeyRenewalView(SealedView):
+    """An endpoint that renews keys: as in a handshake, what does not verify there is an event."""
 
     renews_keys = True
     rate_limit_scope = "challenge"
+
+    def handle_exception(self, exc: Exception) -> Response:
+        """Have the log tell of a refusal that a thief of the session's keys meets."""
+        if isinstance(exc, Refusal) and exc.code in _TELLING and exc.audit_event is None:
+            device = self.request.user
+            exc.with_event("request.refused", actor=device.actor, device=device.name, reason=exc.code)
+        return super().handle_exception(exc)
+
+
+class RekeyView(KeyRenewalView):
+    """One step of a rekey: the device's offer, its wish for the server's, or its answer to that."""
 
     def post(self, request: Request) -> Response:
         message, now = opened_cbor(request), timezone.now()
@@ -83,16 +95,11 @@ class RekeyView(SealedView):
         return Response({"offer": offer_rekey(session_id, now=now)})
 
 
-class RotateKeysView(SealedView):
+class RotateKeysView(KeyRenewalView):
     """K1 is answered with K2, and K3 with K4."""
 
-    renews_keys = True
-    rate_limit_scope = "challenge"
-
-    @property
-    def max_body_bytes(self) -> int:
-        """As much as K1 may need for the suites in use: both new keys, and the authorization beside them."""
-        return largest_begin_bytes(settings.QFLARE_SUITES) + AUTHORIZATION_BYTES
+    # Of every suite there is: a device of one that is not in use any more rotates its keys still.
+    max_body_bytes = largest_begin_bytes(SUITES) + AUTHORIZATION_BYTES
 
     def post(self, request: Request) -> Response:
         message, now = opened_cbor(request), timezone.now()

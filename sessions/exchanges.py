@@ -25,7 +25,7 @@ from qflare_protocol.sealed_request import (
 )
 from qflare_protocol.server_time import request_reference
 from sessions.models import Exchange, Session
-from sessions.server_identity import with_server_time
+from sessions.server_time import with_server_time
 from sessions.services import load_chain, session_limits, store_chain
 
 PIECE_BYTES = 1 << 20

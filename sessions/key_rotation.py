@@ -9,13 +9,12 @@ from audit.services import record_event
 from devices.models import Device
 from devices.services import rotate_device_keys
 from keyring import envelope
-from keyring.services import rotate_server_key
+from keyring.services import rotate_server_key, server_identity
 from qflare_protocol import key_rotation
 from qflare_protocol.device_keys import RegisteredKeys
 from qflare_protocol.errors import Refusal
-from sessions.models import KeyRotationAttempt, Session, SessionState
-from sessions.server_identity import server_identity
-from sessions.services import end_all_sessions
+from sessions.models import KeyRotationAttempt, Session
+from sessions.services import end_all_sessions, keys_of_session
 
 ATTEMPT_LIFETIME = timedelta(minutes=2)
 
@@ -29,8 +28,9 @@ def begin_key_rotation(
     The old key that authorises is the one that opened the session. Raises `Refusal`: those of
     `qflare_protocol.key_rotation.read_rotation`, "session-expired".
     """
+    session = Session.objects.select_related("device").get(id=session_id)
     new = key_rotation.read_rotation(
-        request, device_id=device.id.bytes, session_id=session_id.bytes, registered=_session_keys(session_id, now)
+        request, device_id=device.id.bytes, session_id=session_id.bytes, registered=keys_of_session(session, now)
     )
     attempt_id = uuid.uuid4()
     challenge = key_rotation.make_rotation_challenge(
@@ -48,15 +48,6 @@ def begin_key_rotation(
     return challenge.message
 
 
-def _session_keys(session_id: uuid.UUID, now: datetime) -> RegisteredKeys:
-    session = Session.objects.select_related("device").filter(id=session_id, state=SessionState.ACTIVE).first()
-    if session is not None:
-        for key_set in session.device.key_sets(now):
-            if key_set.version == session.key_version:
-                return key_set.keys
-    raise Refusal("session-expired", "The keys that opened this session are over; start a new handshake.")
-
-
 @transaction.atomic
 def finish_key_rotation(device: Device, attempt_id: bytes, confirmation: bytes, *, now: datetime) -> bytes:
     """Answer K3 with K4: from here on the new keys are the device's current ones.
@@ -67,7 +58,10 @@ def finish_key_rotation(device: Device, attempt_id: bytes, confirmation: bytes, 
     attempt = attempts.filter(id=uuid.UUID(bytes=attempt_id), expires_at__gt=now).first()
     if attempt is None:
         raise Refusal("key-rotation-refused", "There is no such rotation, or it has expired; start it again.")
-    state = envelope.unwrap(bytes(attempt.wrapped_state), **KeyRotationAttempt.envelope(attempt.id))
+    try:
+        state = envelope.unwrap(bytes(attempt.wrapped_state), **KeyRotationAttempt.envelope(attempt.id))
+    except envelope.EnvelopeError as error:
+        raise Refusal("key-rotation-refused", "The rotation's keys are lost; start it again.") from error
     key_rotation.check_rotation_response(state, confirmation)
     new = RegisteredKeys(device.suite, bytes(attempt.kem_key), bytes(attempt.signature_key))
     overlap_ends = rotate_device_keys(device.id, new, now=now)

@@ -12,7 +12,7 @@ from qflare_protocol.errors import Refusal
 from qflare_protocol.qkd import KmeClient, QkdUse
 from sessions.models import QkdPolicy
 
-SERVER_TIMEOUT_SECONDS = 3.0  # a web thread waits that long at most
+SERVER_TIMEOUT_SECONDS = 3.0  # for the KME's answer; connecting may take as long for each of its addresses
 
 
 def server_kme_client() -> KmeClient | None:

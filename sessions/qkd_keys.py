@@ -1,7 +1,6 @@
 """The verbs of QKD keys: reserve one for a device's next handshake, take it once, forget the rest."""
 
 import uuid
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
@@ -11,11 +10,10 @@ from django.db import IntegrityError, transaction
 from audit.services import record_event
 from devices.models import Device
 from keyring import envelope
-from keyring.services import identity_succession
+from keyring.services import SignedAnswer
 from qflare_protocol.encoding import digest
 from qflare_protocol.epochs import BUCKET_SECONDS
 from qflare_protocol.errors import Refusal
-from qflare_protocol.handshake import check_clock
 from qflare_protocol.qkd import QkdUnavailable, QkdUse
 from qflare_protocol.qkd.etsi014 import QkdKey
 from qflare_protocol.qkd.key_request import (
@@ -28,43 +26,29 @@ from qflare_protocol.qkd.key_request import (
 from sessions.device_authentication import authenticated_device
 from sessions.models import ReservedQkdKey
 from sessions.qkd import qkd_policy_of, server_kme_client
-from sessions.server_identity import server_identity, with_server_time
 
 log = structlog.get_logger(__name__)
 
 KEY_LIFETIME = timedelta(seconds=4 * BUCKET_SECONDS)  # longer than Q1 stays acceptable, so that a repeated one is known
 
 
-@dataclass(frozen=True)
-class QkdKeyAnswer:
-    """Q2, and the statements that lead from the identity key the device pins to the one that signed it."""
-
-    message: bytes
-    succession: list[bytes]
-
-
-def reserve_qkd_key(message: bytes, *, now: datetime) -> QkdKeyAnswer:
+def reserve_qkd_key(message: bytes, *, now: datetime) -> SignedAnswer:
     """Answer Q1 with Q2: fetch a key for the device at the server's KME and keep it, wrapped, for its handshake.
 
     The same Q1 again names the same key. Raises `Refusal`: "malformed-message", "authentication-failed",
     "device-suspended", "server-not-authenticated", "clock-skew", "qkd-unavailable".
     """
     request = read_qkd_key_request(message)
-    device = authenticated_device(
-        request.device_id, request.signer, lambda keys: verify_qkd_key_request(message, keys.verifier), now=now
-    ).device
-    identity = server_identity(device.suite)
-    succession = identity_succession(request.server_identity, identity.verifier)
-    try:
-        check_clock(request.bucket, now=now.timestamp())
-    except Refusal as refusal:
-        raise with_server_time(refusal, device.suite, message, now=now, succession=succession) from None
+    authenticated = authenticated_device(
+        message, request, lambda keys: verify_qkd_key_request(message, keys.verifier), now=now
+    )
+    device = authenticated.device
     request_digest = digest("QKD key request", message)
     reserved = ReservedQkdKey.objects.filter(request_digest=request_digest).first()
     if reserved is None:
         reserved = _reserve(device, request, request_digest, now)
     notice = QkdKeyNotice(reserved.key_id, settings.QFLARE_QKD_SAE_ID, int(reserved.expires_at.timestamp()))
-    return QkdKeyAnswer(answer_qkd_key_request(message, notice, identity), succession)
+    return SignedAnswer(answer_qkd_key_request(message, notice, authenticated.identity), authenticated.succession)
 
 
 def _reserve(device: Device, request: QkdKeyRequest, request_digest: bytes, now: datetime) -> ReservedQkdKey:
@@ -122,11 +106,19 @@ def take_reserved_key(device: Device, key_id: bytes | None, *, now: datetime) ->
     kept = device.reserved_qkd_keys.select_for_update(of=("self",)).filter(wrapped_key__isnull=False)
     row = kept.filter(key_id=uuid.UUID(bytes=key_id), expires_at__gt=now).first()
     if row is None:
-        raise Refusal("qkd-key-refused", "The QKD key is not kept for this device (any more); ask for another.")
-    key = envelope.unwrap(bytes(row.wrapped_key), **ReservedQkdKey.envelope(row.id))
+        raise _refused_key(device)
+    try:
+        key = envelope.unwrap(bytes(row.wrapped_key), **ReservedQkdKey.envelope(row.id))
+    except envelope.EnvelopeError as error:
+        raise _refused_key(device) from error
     row.wrapped_key = None
     row.save(update_fields=("wrapped_key",))
     return key
+
+
+def _refused_key(device: Device) -> Refusal:
+    refusal = Refusal("qkd-key-refused", "The QKD key is not kept for this device (any more); ask for another.")
+    return refusal.with_event("session.refused", actor=device.actor, device=device.name, reason=refusal.code)
 
 
 def forget_qkd_keys(*, now: datetime) -> None:

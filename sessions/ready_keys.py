@@ -38,11 +38,14 @@ class ReadyKeys:
         return pair
 
     def _start_maker(self) -> None:
-        if self._maker is None:
+        if not self._has_maker():
             with self._starting:
-                if self._maker is None:
+                if not self._has_maker():
                     self._maker = threading.Thread(target=self._make, name=f"ready keys {self._kem}", daemon=True)
                     self._maker.start()
+
+    def _has_maker(self) -> bool:
+        return self._maker is not None and self._maker.is_alive()
 
     def _make(self) -> None:
         while self._wanted.wait():
@@ -56,7 +59,10 @@ _STORES: dict[str, ReadyKeys] = {}
 
 def fresh_key_pair(kem: str) -> KeyPair:
     """Return a key pair of a KEM that nobody has used. Raises `Refusal("algorithm-unavailable")`."""
-    return _STORES.setdefault(kem, ReadyKeys(kem)).take()
+    store = _STORES.get(kem)
+    if store is None:
+        store = _STORES.setdefault(kem, ReadyKeys(kem))  # atomic: two threads end with the same one
+    return store.take()
 
 
 os.register_at_fork(after_in_child=_STORES.clear)

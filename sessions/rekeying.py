@@ -12,15 +12,14 @@ from django.db import transaction
 
 from audit.services import record_event
 from keyring import envelope
+from keyring.services import server_identity
 from qflare_protocol import rekey
-from qflare_protocol.cose import Verifier
 from qflare_protocol.epochs import EpochChain
 from qflare_protocol.errors import Refusal
 from qflare_protocol.suites import suite_by_name
 from sessions.models import Session, SessionState
 from sessions.ready_keys import fresh_key_pair
-from sessions.server_identity import server_identity
-from sessions.services import load_chain, store_chain
+from sessions.services import keys_of_session, load_chain, store_chain
 
 OFFER_LIFETIME = timedelta(seconds=60)
 _COLUMN = "wrapped_offer"
@@ -30,13 +29,13 @@ _COLUMN = "wrapped_offer"
 def answer_rekey(session_id: uuid.UUID, offer: bytes, *, now: datetime) -> dict[str, Any]:
     """Answer the device's offer and begin the next generation.
 
-    Raises `Refusal`: "rekey-refused" out of turn, those of `qflare_protocol.rekey.answer_offer`.
+    Raises `Refusal`: "session-expired", "rekey-refused" out of turn, those of `qflare_protocol.rekey.answer_offer`.
     """
-    session = _open_session(session_id)
+    session = _locked_session(session_id)
     context = _context(session, device_offers=True)
     identity = server_identity(session.suite)
     answer, renewal = rekey.answer_offer(
-        context, offer, _device_key(session, now), identity, epoch=context.chain.epoch, now=now.timestamp()
+        context, offer, keys_of_session(session, now).verifier, identity, epoch=context.chain.epoch, now=now.timestamp()
     )
     _begin_generation(session, renewal.chain)
     return {"answer": answer, "confirmation": renewal.confirmation}
@@ -46,9 +45,9 @@ def answer_rekey(session_id: uuid.UUID, offer: bytes, *, now: datetime) -> dict[
 def offer_rekey(session_id: uuid.UUID, *, now: datetime) -> bytes:
     """Return the server's signed offer for the next generation, which waits a minute for its answer.
 
-    Raises `Refusal("rekey-refused")` out of turn.
+    Raises `Refusal`: "session-expired", "rekey-refused" out of turn.
     """
-    session = _open_session(session_id)
+    session = _locked_session(session_id)
     context = _context(session, device_offers=False)
     ephemeral = fresh_key_pair(suite_by_name(session.suite).ephemeral_kem)
     offer = rekey.make_offer(context, ephemeral, server_identity(session.suite), epoch=context.chain.epoch)
@@ -62,18 +61,21 @@ def offer_rekey(session_id: uuid.UUID, *, now: datetime) -> bytes:
 def finish_rekey(session_id: uuid.UUID, answer: bytes, confirmation: bytes, *, now: datetime) -> None:
     """Begin the next generation with the device's answer to the server's offer.
 
-    Raises `Refusal`: "rekey-refused" without a living offer, those of `qflare_protocol.rekey.accept_answer`.
+    Raises `Refusal`: "session-expired", "rekey-refused" without a living offer, those of
+    `qflare_protocol.rekey.accept_answer`.
     """
-    session = _open_session(session_id)
+    session = _locked_session(session_id)
     context = _context(session, device_offers=False)
     if session.wrapped_offer is None or session.offer_expires_at <= now:
         raise Refusal("rekey-refused", "There is no offer to answer, or it has expired; ask for one.")
     offer = rekey.RekeyOffer.from_bytes(envelope.unwrap(bytes(session.wrapped_offer), **session.envelope(_COLUMN)))
-    chain = rekey.accept_answer(context, offer, answer, _device_key(session, now), confirmation, now=now.timestamp())
+    chain = rekey.accept_answer(
+        context, offer, answer, keys_of_session(session, now).verifier, confirmation, now=now.timestamp()
+    )
     _begin_generation(session, chain)
 
 
-def _open_session(session_id: uuid.UUID) -> Session:
+def _locked_session(session_id: uuid.UUID) -> Session:
     sessions = Session.objects.select_for_update(of=("self",)).select_related("device")
     session = sessions.filter(id=session_id, state=SessionState.ACTIVE).first()
     if session is None:
@@ -87,14 +89,6 @@ def _context(session: Session, *, device_offers: bool) -> rekey.RekeyContext:
         side = "server's" if device_offers else "device's"
         raise Refusal("rekey-refused", f"It is the {side} turn to offer for generation {context.generation}.")
     return context
-
-
-def _device_key(session: Session, now: datetime) -> Verifier:
-    """Return the signature key that opened the session."""
-    for key_set in session.device.key_sets(now):
-        if key_set.version == session.key_version:
-            return key_set.keys.verifier
-    raise Refusal("session-expired", "The keys that opened this session are over; start a new handshake.")
 
 
 def _begin_generation(session: Session, chain: EpochChain) -> None:

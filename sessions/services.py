@@ -1,7 +1,6 @@
 """The verbs of the handshake: challenge a device, activate its session, end it."""
 
 import uuid
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,8 +11,9 @@ from audit.services import consistency_proof, current_checkpoint, record_event, 
 from devices import services as devices
 from devices.models import Device, DeviceState
 from keyring import envelope
-from keyring.services import identity_succession
+from keyring.services import SignedAnswer, server_identity
 from qflare_protocol import handshake
+from qflare_protocol.device_keys import RegisteredKeys
 from qflare_protocol.encoding import digest
 from qflare_protocol.epochs import EpochChain, SessionLimits, bucket_of
 from qflare_protocol.errors import Refusal
@@ -24,7 +24,6 @@ from sessions.device_authentication import authenticated_device
 from sessions.models import Exchange, KeyRotationAttempt, Session, SessionState
 from sessions.qkd_keys import forget_qkd_keys, take_reserved_key
 from sessions.ready_keys import fresh_key_pair
-from sessions.server_identity import server_identity, with_server_time
 
 CHALLENGE_LIFETIME = timedelta(seconds=60)
 KEPT_AFTER_END = timedelta(days=1)  # longer than any M1 stays acceptable, so that a replayed one is known
@@ -35,15 +34,7 @@ def session_limits() -> SessionLimits:
     return SessionLimits(**settings.QFLARE_SESSION_LIMITS)
 
 
-@dataclass(frozen=True)
-class ChallengeAnswer:
-    """M2, and the statements that lead from the identity key the device pins to the one that signed it."""
-
-    message: bytes
-    succession: list[bytes]
-
-
-def challenge_device(message: bytes, *, now: datetime) -> ChallengeAnswer:
+def challenge_device(message: bytes, *, now: datetime) -> SignedAnswer:
     """Answer M1 with M2 and keep a pending session for a minute.
 
     Raises `Refusal`: "malformed-message", "authentication-failed", "device-suspended", "suite-refused",
@@ -52,18 +43,9 @@ def challenge_device(message: bytes, *, now: datetime) -> ChallengeAnswer:
     """
     request = handshake.read_challenge_request(message)
     authenticated = authenticated_device(
-        request.device_id,
-        request.signer,
-        lambda keys: handshake.verify_challenge_request(message, request, keys),
-        now=now,
+        message, request, lambda keys: handshake.verify_challenge_request(message, request, keys), now=now
     )
     device = authenticated.device
-    identity = server_identity(device.suite)
-    succession = identity_succession(request.server_identity, identity.verifier)
-    try:
-        handshake.check_clock(request.bucket, now=now.timestamp())
-    except Refusal as refusal:
-        raise with_server_time(refusal, device.suite, message, now=now, succession=succession) from None
     challenge_digest = digest("M1", message)
     if Session.objects.filter(challenge_digest=challenge_digest).exists():
         raise _replayed_challenge(device)
@@ -75,33 +57,31 @@ def challenge_device(message: bytes, *, now: datetime) -> ChallengeAnswer:
         checkpoint=checkpoint,
         consistency_proof=proof,
         current_key=authenticated.current.keys.verifier.fingerprint,
-        rotate_keys=devices.check_key_use(device, authenticated.current, now=now),
+        rotate_keys=devices.make_keys_due_by_use(device, authenticated.current, now=now),
+    )
+    answer, pending = handshake.answer_challenge(
+        message,
+        request,
+        authenticated.signed_with.keys,
+        terms,
+        authenticated.identity,
+        ephemeral=fresh_key_pair(suite_by_name(device.suite).ephemeral_kem),
+    )
+    session = Session(
+        id=uuid.UUID(bytes=terms.session_id),
+        device=device,
+        challenge_digest=challenge_digest,
+        key_version=authenticated.signed_with.version,
+        identity_fingerprint=authenticated.identity.fingerprint,
     )
     with transaction.atomic():
         qkd_key = take_reserved_key(device, request.qkd_key_id, now=now)
-        answer, pending = handshake.answer_challenge(
-            message,
-            request,
-            authenticated.signed_with.keys,
-            terms,
-            identity,
-            ephemeral=fresh_key_pair(suite_by_name(device.suite).ephemeral_kem),
-            qkd_key=qkd_key,
-        )
-        session = Session(
-            id=uuid.UUID(bytes=terms.session_id),
-            device=device,
-            challenge_digest=challenge_digest,
-            key_version=authenticated.signed_with.version,
-            identity_fingerprint=identity.fingerprint,
-            qkd=qkd_key is not None,
-        )
-        _keep_pending(session, pending, now)
-    return ChallengeAnswer(answer, succession)
+        _keep_pending(session, pending.with_qkd_key(qkd_key), now)
+    return SignedAnswer(answer, authenticated.succession)
 
 
 def _keep_pending(session: Session, pending: handshake.PendingHandshake, now: datetime) -> None:
-    session.suite = pending.suite
+    session.suite, session.qkd = pending.suite, pending.qkd_key is not None
     session.first_epoch = session.epoch = pending.epoch
     session.challenged_at, session.expires_at = now, now + CHALLENGE_LIFETIME
     session.wrapped_secret = envelope.wrap(pending.to_bytes(), **session.envelope())
@@ -132,7 +112,8 @@ def _witnessed_checkpoint(device: Device, seen: SeenCheckpoint | None) -> tuple[
 def activate_session(session_id: uuid.UUID, ciphertext: bytes, confirmation: bytes, *, now: datetime) -> bytes:
     """Answer M3 with M4's MAC; from here on the session is active.
 
-    Raises `Refusal`: "handshake-expired", "handshake-used", "authentication-failed".
+    Raises `Refusal`: "handshake-expired", "handshake-used", "authentication-failed", "malformed-message"
+    for a ciphertext of the wrong length or form.
     """
     with transaction.atomic():
         session, answer = _activate(session_id, ciphertext, confirmation, now)
@@ -166,7 +147,7 @@ def _activate(session_id: uuid.UUID, ciphertext: bytes, confirmation: bytes, now
     session.expires_at = now + timedelta(seconds=session_limits().lifetime_seconds)
     store_chain(session, chain)
     session.save(update_fields=("state", "activated_at", "expires_at", "wrapped_secret", "epoch", "past_until"))
-    record_event("session.opened", actor=session.device.actor, payload=_payload(session) | _proofs(session))
+    record_event("session.opened", actor=session.device.actor, payload=_payload(session) | _what_was_proved(session))
     return session, answer
 
 
@@ -198,7 +179,15 @@ def load_chain(session: Session) -> EpochChain:
     return chain
 
 
-def _proofs(session: Session) -> dict[str, Any]:
+def keys_of_session(session: Session, now: datetime) -> RegisteredKeys:
+    """Return the device's keys that opened the session. Raises `Refusal("session-expired")` when they are over."""
+    for key_set in session.device.key_sets(now):
+        if key_set.version == session.key_version:
+            return key_set.keys
+    raise Refusal("session-expired", "The keys that opened this session are over; start a new handshake.")
+
+
+def _what_was_proved(session: Session) -> dict[str, Any]:
     return {"suite": session.suite, "key_version": session.key_version, "qkd": session.qkd}
 
 
@@ -235,12 +224,13 @@ def suspend_device(device_id: uuid.UUID, *, reason: str, actor: str, now: dateti
 
 
 @transaction.atomic
-def end_all_sessions(*, reason: str, actor: str, now: datetime) -> None:
-    """End every session there is: each device shakes hands anew."""
+def end_all_sessions(*, reason: str, actor: str, now: datetime) -> int:
+    """End every session there is: each device shakes hands anew. Return how many ended."""
     ended = _end(Session.objects.all(), reason, now)
     if ended:
         payload = {"device": "every device", "count": ended, "reason": reason}
         record_event("sessions.ended", actor=actor, payload=payload)
+    return ended
 
 
 def _end_sessions_of(device: Device, reason: str, actor: str, now: datetime) -> None:
@@ -274,20 +264,31 @@ def _lock_sessions(sessions: models.QuerySet[Session] | models.Manager[Session])
 
 
 def sweep_sessions(*, now: datetime) -> None:
-    """Forget what is over: keys of expired sessions, unanswered offers, old epochs of idle sessions, old rows."""
-    with transaction.atomic():
-        _end(Session.objects.filter(expires_at__lte=now), "expired", now)
-        Session.objects.filter(ended_at__lte=now - KEPT_AFTER_END).delete()
-        Session.objects.filter(offer_expires_at__lte=now).update(wrapped_offer=None, offer_expires_at=None)
-        KeyRotationAttempt.objects.filter(expires_at__lte=now).delete()
-        forget_qkd_keys(now=now)
+    """Forget what is over: keys of expired sessions, unanswered offers, old epochs of idle sessions, old rows.
+
+    One transaction a step: held together, the rows of one step would be locked while the next waits for its own.
+    """
+    _end_expired(now)
+    Session.objects.filter(ended_at__lte=now - KEPT_AFTER_END).delete()
+    Session.objects.filter(offer_expires_at__lte=now).update(wrapped_offer=None, offer_expires_at=None)
+    KeyRotationAttempt.objects.filter(expires_at__lte=now).delete()
+    forget_qkd_keys(now=now)
     stale = models.Q(epoch__lt=bucket_of(now.timestamp())) | models.Q(past_until__lte=now)
     idle = Session.objects.filter(stale, state=SessionState.ACTIVE)
     for session_id in idle.values_list("id", flat=True):
         with transaction.atomic():
-            session = Session.objects.select_for_update().filter(id=session_id, state=SessionState.ACTIVE).first()
+            held = Session.objects.select_for_update(of=("self",)).select_related("device")
+            session = held.filter(id=session_id, state=SessionState.ACTIVE).first()
             if session is not None:
                 _advance_idle(session, now)
+
+
+@transaction.atomic
+def _end_expired(now: datetime) -> None:
+    ended = _end(Session.objects.filter(expires_at__lte=now), "expired", now)
+    if ended:
+        payload = {"device": "several devices", "count": ended, "reason": "expired"}
+        record_event("sessions.ended", actor="system", payload=payload)
 
 
 def empty_write_ahead_log() -> None:
@@ -303,12 +304,12 @@ def empty_write_ahead_log() -> None:
 def _advance_idle(session: Session, now: datetime) -> None:
     current = bucket_of(now.timestamp())
     if current - session.first_epoch > session_limits().epochs:  # one bucket more, in which a rekey is still taken
-        _end(Session.objects.filter(id=session.id), "key allowance used up", now)
+        end_session(session.id, reason="key allowance used up", actor="system", now=now)
         return
     try:
         chain = load_chain(session)
     except Refusal:
-        _end(Session.objects.filter(id=session.id), "keys lost", now)
+        end_session(session.id, reason="keys lost", actor="system", now=now)
         return
     store_chain(session, chain.advance(max(chain.epoch, current), now=now.timestamp()))
     session.save(update_fields=("wrapped_secret", "epoch", "past_until"))

@@ -27,7 +27,8 @@ class KmeClient:
 
     `sae_certificate` and `sae_key` are PEM files, the key without a passphrase; `ca` is the PEM file
     of the only authority that is believed, and the host name of the URL must be the certificate's.
-    `timeout` bounds each request, in seconds. Every failure is `QkdUnavailable`, from the constructor too.
+    `timeout` bounds a request from its connection on, in seconds, and before that the connection to each address
+    of the host. Every failure is `QkdUnavailable`, from the constructor too.
     """
 
     def __init__(

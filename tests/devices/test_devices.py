@@ -72,7 +72,8 @@ def test_a_device_has_one_live_key_of_each_purpose(alice):
     with pytest.raises(IntegrityError), transaction.atomic():
         key.save()
     keys = alice.identity.keys
-    assert alice.device.registered_keys() == RegisteredKeys(keys.suite, keys.kem.public, keys.signer.public)
+    current = alice.device.key_sets(timezone.now())[0].keys
+    assert current == RegisteredKeys(keys.suite, keys.kem.public, keys.signer.public)
 
 
 @pytest.mark.parametrize("values", [{"state": "unknown"}, {"name": ""}])
@@ -82,7 +83,7 @@ def test_the_database_refuses_a_device_out_of_form(alice, values):
 
 
 def test_registering_a_taken_name_or_key_leaves_nothing(alice):
-    keys = alice.device.registered_keys()
+    keys = alice.device.key_sets(timezone.now())[0].keys
     fresh = generate_device_keypair(keys.suite)
     with nothing_changed():
         with pytest.raises(Refusal, match="device-name-taken"), transaction.atomic():

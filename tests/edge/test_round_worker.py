@@ -1,7 +1,7 @@
 """A device's work: check the enclave before sealing, hand in once, go on after a crash."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +9,21 @@ import httpx
 import pytest
 from django.utils import timezone
 
+from devices.services import resume_device, suspend_device
 from edge_client.backoff import Backoff
 from edge_client.device_state import DeviceStateFile, EnclavePins
-from edge_client.http import ServerUnreachable
+from edge_client.handshaking import UnvouchedRefusal
+from edge_client.http import CBOR, ServerUnreachable
 from edge_client.round_worker import RoundWorker
 from edge_client.session import RENEW
 from edge_client.trainer import Trainer
 from qflare_protocol.cose import claimed_signer
+from qflare_protocol.encoding import encode
 from qflare_protocol.errors import Refusal
+from qflare_protocol.sealed_request import SALT_HEADER, SEALED_MEDIA_TYPE
 from sessions.key_rotation import rotate_identity_key
 from tests.edge.trainers import ReshapingTrainer, SmallTrainer
-from tests.people import DjangoHttp, Person
+from tests.people import OPERATOR, DjangoHttp, Person
 from training.models import Participation, Round, Update
 
 
@@ -185,7 +189,7 @@ class CallsSessionsOver(DjangoHttp):
         return httpx.Response(problem["status"], headers=headers, json=problem)
 
 
-@pytest.mark.parametrize("code", sorted(RENEW))
+@pytest.mark.parametrize("code", sorted(RENEW - {"answer-not-authentic"}))
 def test_forged_ends_of_the_session_cost_a_handshake_each_and_pass(running: Round, alice: Person, code: str) -> None:
     http = CallsSessionsOver(code)
     worker = worker_of(alice, http=http)
@@ -196,12 +200,81 @@ def test_forged_ends_of_the_session_cost_a_handshake_each_and_pass(running: Roun
     assert worker.run(rounds=1) == 1
 
 
+class SealsNothing(CallsSessionsOver):
+    """A man in the middle whose answers look sealed, under a key that nobody has."""
+
+    def send(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Any:
+        answer = super().send(method, path, body, headers)
+        if not self.forging or "Authorization" not in (headers or {}):
+            return answer
+        return httpx.Response(
+            200, headers={"Content-Type": SEALED_MEDIA_TYPE, SALT_HEADER: "00" * 16}, content=bytes(40)
+        )
+
+
+def test_a_forged_sealed_answer_costs_a_handshake_and_passes(running: Round, alice: Person) -> None:
+    http = SealsNothing("internal-error")
+    worker = worker_of(alice, http=http)
+    with pytest.raises(ServerUnreachable, match="answer-not-authentic again"):
+        worker.work_once()
+    http.forging = False
+    assert worker.run(rounds=1) == 1
+
+
+class OutOfWork(Exception):
+    """Ends a worker that runs for ever."""
+
+
+class MendedAfter(DjangoHttp):
+    """Carries out `mend` before the fourth handshake."""
+
+    def __init__(self, mend: Callable[[], object]) -> None:
+        super().__init__()
+        self.mend, self.handshakes = mend, 0
+
+    def send(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Any:
+        self.handshakes += path == "/api/challenge"
+        if path == "/api/challenge" and self.handshakes == 4:
+            self.mend()
+        return super().send(method, path, body, headers)
+
+
+def test_a_suspended_device_that_runs_for_ever_works_on_when_it_is_resumed(running: Round, alice: Person) -> None:
+    def sleep(seconds: float) -> None:
+        raise OutOfWork
+
+    def change(verb: Callable[..., object]) -> None:
+        verb(alice.device.id, reason="a test", actor=OPERATOR, now=timezone.now())
+
+    change(suspend_device)
+    worker = worker_of(alice, http=MendedAfter(lambda: change(resume_device)))
+    worker._backoff = Backoff(base_seconds=0.001, maximum_seconds=0.001)
+    with pytest.raises(OutOfWork):
+        worker.run(sleep=sleep)
+    assert Update.objects.filter(participation__device=alice.device).exists()
+
+
+def test_a_suspended_device_that_is_to_work_one_round_says_so(running: Round, alice: Person) -> None:
+    suspend_device(alice.device.id, reason="a test", actor=OPERATOR, now=timezone.now())
+    with pytest.raises(Refusal, match="device-suspended"):
+        worker_of(alice).run(rounds=1)
+
+
+def test_an_answer_without_its_members_does_not_stop_a_device(running: Round, alice: Person) -> None:
+    class SaysNothing(DjangoHttp):
+        def send(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Any:
+            return httpx.Response(200, headers={"Content-Type": CBOR}, content=encode({}))
+
+    with pytest.raises(UnvouchedRefusal, match="malformed-message"):
+        worker_of(alice, http=SaysNothing()).work_once()
+
+
 def test_a_forged_end_of_the_session_does_not_make_a_device_drop_its_update(running: Round, alice: Person) -> None:
     with pytest.raises(ServerUnreachable):
         worker_of(alice, http=LosesAnswers(100)).work_once()
     http = CallsSessionsOver("session-limit-reached")  # sealed, it would be the end of the update
     worker = worker_of(alice, http=http)
-    with pytest.raises(ServerUnreachable, match="unsealed"):
+    with pytest.raises(ServerUnreachable, match="no key vouches"):
         worker.run(rounds=1)
     assert DeviceStateFile(alice.home).kept_submission() is not None
     http.forging = False

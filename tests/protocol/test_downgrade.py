@@ -89,7 +89,8 @@ def serve(message: bytes) -> tuple[bytes, PendingHandshake]:
     check_clock(request.bucket, now=NOW)
     terms = Terms(uuid.uuid4().bytes, NOW, SessionLimits(), "note", [b"h" * 32], ALICE.signer.fingerprint)
     named = QKD.key if request.qkd_key_id == QKD.key_id.bytes else None
-    return answer_challenge(message, request, REGISTERED, terms, SERVER, ephemeral=KEM.generate(), qkd_key=named)
+    answer, pending = answer_challenge(message, request, REGISTERED, terms, SERVER, ephemeral=KEM.generate())
+    return answer, pending.with_qkd_key(named)
 
 
 def refused(code: str, **changes) -> Handshake:

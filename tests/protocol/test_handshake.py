@@ -53,7 +53,8 @@ def serve(message, keys=ALICE, identity=SERVER, qkd_key=None, **changes):
                "consistency_proof": [b"h" * 32], "current_key": keys.signer.fingerprint}  # fmt: skip
     ephemeral = pqc.kem("ML-KEM-1024").generate()
     terms = Terms(**(members | changes))
-    return answer_challenge(message, request, registered(keys), terms, identity, ephemeral=ephemeral, qkd_key=qkd_key)
+    answer, pending = answer_challenge(message, request, registered(keys), terms, identity, ephemeral=ephemeral)
+    return answer, pending.with_qkd_key(qkd_key)
 
 
 def refused(code, call, *arguments, **options):

@@ -88,7 +88,7 @@ def test_a_stranger_cannot_name_a_successor(alice: Person, monkeypatch) -> None:
     pair = pqc.signature(ALGORITHM).generate()
     stranger = Signer(ALGORITHM, pair.private, pair.public)
     forged = make_succession(stranger, stranger, rotated_at=1)
-    monkeypatch.setattr("sessions.services.identity_succession", lambda pinned, current: [forged])
+    monkeypatch.setattr("sessions.device_authentication.identity_succession", lambda pinned, current: [forged])
     with pytest.raises(Refusal, match="server-not-authenticated"):
         alice.session().post("/api/work", {})
 

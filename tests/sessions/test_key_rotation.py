@@ -101,7 +101,7 @@ class TestRotation:
     def test_the_keys_of_a_session_do_not_suffice(self, alice: Person, mallory: Person) -> None:
         line = alice.line()
         forged = rotation_of(alice, line, old=mallory.identity.keys)
-        with nothing_changed():
+        with nothing_changed("request.refused"):
             assert_refused(line.ask(PATH, first_message(forged)), "invalid-signature")
 
     def test_a_registered_key_is_registered_once(self, alice: Person) -> None:
@@ -116,7 +116,7 @@ class TestRotation:
             attempt, confirmation = rotation.respond(line.ask(PATH, first_message(rotation)).message["challenge"])
             clock.move_to(NOW + timedelta(seconds=120))
             message = {"attempt": attempt, "confirmation": confirmation}
-            with nothing_changed():
+            with nothing_changed("request.refused"):
                 assert_refused(line.ask(PATH, message), "key-rotation-refused")
             sweep_sessions(now=timezone.now())
         assert not KeyRotationAttempt.objects.exists()

@@ -12,11 +12,10 @@ from audit.services import record_event
 from devices.models import Device
 from enclave.services import evidence_of, live_instance
 from keyring import envelope
-from keyring.services import server_signer
+from keyring.services import server_identity
 from qflare_protocol.cose import claimed_signer, sign1, unverified_payload
 from qflare_protocol.errors import Refusal
 from qflare_protocol.manifest import Manifest, manifest_digest, unverified_manifest, verify_manifest
-from qflare_protocol.suites import suite_by_name
 from training.blobs import pieces_of, store_blob
 from training.models import (
     Federation,
@@ -183,7 +182,7 @@ def _earlier_receipt(earlier: Update, manifest: bytes, device: Device) -> bytes:
     if bytes(earlier.manifest_digest) != manifest_digest(manifest):
         raise Refusal("already-submitted", "Another update of this device is in the round already; ask for work.")
     receipt = bytes(earlier.receipt)
-    identity = server_signer("identity", suite_by_name(device.suite).signature)
+    identity = server_identity(device.suite)
     if claimed_signer(receipt) == identity.fingerprint:
         return receipt
     return sign1(identity, unverified_payload(receipt, purpose=RECEIPT), purpose=RECEIPT)
@@ -256,5 +255,5 @@ def _sign_receipt(device: Device, manifest: Manifest, signed: bytes, now: dateti
         "ciphertext_digest": manifest.ciphertext_digest,
         "received_at": int(now.timestamp()),
     }
-    identity = server_signer("identity", suite_by_name(device.suite).signature)
+    identity = server_identity(device.suite)
     return sign1(identity, payload, purpose=RECEIPT)

@@ -17,8 +17,7 @@ from keyring.management.commands.escrow_custodian import read_small
 from keyring.models import DataKey
 from keyring.shares import EscrowError
 from operator_admin.shell import shell_actor
-from sessions.models import Session, SessionState
-from sessions.services import end_session
+from sessions.services import end_all_sessions
 
 
 class Command(BaseCommand):
@@ -47,7 +46,10 @@ class Command(BaseCommand):
                     "lost": [row.scope for row in lost],
                 }
                 record_event("escrow.recovered", actor=shell_actor(), payload=payload)
-                ended = _end_sessions(lost)
+                ended = 0
+                if any(row.scope == Scope.SESSIONS for row in lost):
+                    reason = "the session keys were lost with the KEK"
+                    ended = end_all_sessions(reason=reason, actor=shell_actor(), now=timezone.now())
         except (EscrowError, KekError) as error:
             raise CommandError(str(error)) from error
         except OSError as error:
@@ -64,13 +66,3 @@ def _asked() -> list[OpenedShare]:
     while line := getpass(f"Share {len(shares) + 1} (empty when all are given): "):
         shares.append(read_opened_share(line))
     return shares
-
-
-def _end_sessions(lost: list[DataKey]) -> int:
-    """End the sessions whose keys can no longer be opened."""
-    if not any(row.scope == Scope.SESSIONS for row in lost):
-        return 0
-    ids = list(Session.objects.exclude(state=SessionState.ENDED).values_list("id", flat=True))
-    for session_id in ids:
-        end_session(session_id, reason="its keys were lost with the KEK", actor="system", now=timezone.now())
-    return len(ids)

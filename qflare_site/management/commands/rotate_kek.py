@@ -9,7 +9,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from audit.services import record_event
-from keyring import rotation as keyring
+from keyring import rotation as kek_rotation
 from keyring.columns import WrappedColumn
 from keyring.kek import KekError, ProviderName, configured_provider
 from keyring.models import KekRotation
@@ -39,12 +39,12 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Rotate, or finish what a killed run began."""
         try:
-            rotation = keyring.begin_rotation(options["to"] or configured_provider(), now=timezone.now())
-            made = keyring.switch_data_keys(rotation, now=timezone.now())
+            rotation = kek_rotation.begin_rotation(options["to"] or configured_provider(), now=timezone.now())
+            made = kek_rotation.switch_data_keys(rotation, now=timezone.now())
             self.stdout.write(f"KEK {bytes(rotation.kek_id).hex()} ({rotation.provider}); {made} new data keys")
             self._rewrap(options["grace_seconds"])
             self._finish(rotation)
-        except (KekError, keyring.RotationError) as error:
+        except (KekError, kek_rotation.RotationError) as error:
             raise CommandError(str(error)) from error
 
     def _rewrap(self, grace_seconds: float) -> None:
@@ -56,25 +56,25 @@ class Command(BaseCommand):
             if moved[str(column)] % PROGRESS_EVERY == 0:
                 self.stdout.write(f"{column}: {moved[str(column)]} values")
 
-        done, waited = keyring.rewrap_values(count), False
+        done, waited = kek_rotation.rewrap_values(count), False
         while done.values or not waited:
             self.stdout.write(f"{moved.total()} values wrapped again; waiting {grace_seconds:g} s for stragglers")
             time.sleep(grace_seconds)
-            done, waited = keyring.rewrap_values(count), True
+            done, waited = kek_rotation.rewrap_values(count), True
         for sentence in done.unreadable:
             self.stderr.write(f"Left as it is: {sentence}")
 
     def _finish(self, rotation: KekRotation) -> None:
-        kept = keyring.destroy_retired_keys(rotation)
+        kept = kek_rotation.destroy_retired_keys(rotation)
         if kept:
             names = ", ".join(str(row.id) for row in kept)
             raise CommandError(
                 f"Values still stand under the data keys {names}, so these and their KEK are kept. Mend or delete the "
                 "rows named above and run this again."
             )
-        keyring.destroy_replaced_keks(rotation)
+        kek_rotation.destroy_replaced_keks(rotation)
         with transaction.atomic():
-            payload = keyring.finish_rotation(rotation, now=timezone.now())
+            payload = kek_rotation.finish_rotation(rotation, now=timezone.now())
             if payload is not None:
                 record_event("kek.rotated", actor=shell_actor(), payload=payload)
         self.stdout.write("The old KEK is destroyed. Back up the new one now, and split the escrow anew.")

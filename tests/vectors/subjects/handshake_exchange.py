@@ -66,8 +66,9 @@ def exchanged(
         SESSION_ID, NOW, SessionLimits(), log.note if log else None, log.proof if log else [], keys.signer.fingerprint
     )
     answer, pending = answer_challenge(
-        client.request, request, registered_keys(values), terms, identity, ephemeral=server, qkd_key=qkd_key
+        client.request, request, registered_keys(values), terms, identity, ephemeral=server
     )
+    pending = pending.with_qkd_key(qkd_key)
     _, ciphertext, confirmation = client.respond(answer, _succession(values))
     final, _ = accept_response(pending, ciphertext, confirmation)
     values |= {"device_ephemeral_private": client._ephemeral_private, "server_ephemeral_private": server.private}
@@ -150,8 +151,9 @@ def _server_answers_m1(values: dict[str, Any]) -> None:
     with played_again(drawn, random_bytes=expected["nonce"]):
         message, pending = answer_challenge(
             values["m1"], request, registered_keys(values), terms, signer_of(values, "server_identity"),
-            ephemeral=ephemeral, qkd_key=values.get("qkd_key"),
+            ephemeral=ephemeral,
         )  # fmt: skip
+    pending = pending.with_qkd_key(values.get("qkd_key"))
     assert unverified_payload(message, purpose="M2") == expected
     assert (pending.ephemeral_secret, pending.registered_secret) == (values["s1"], values["s2"])
 

@@ -1,19 +1,12 @@
-"""What the server signs as itself towards devices: its current identity key, and its time."""
+"""The server's signed time, for a message that it refuses for its time."""
 
 import base64
 from collections.abc import Sequence
 from datetime import datetime
 
-from keyring.services import server_signer
-from qflare_protocol.cose import Signer
+from keyring.services import server_identity
 from qflare_protocol.errors import Refusal
 from qflare_protocol.server_time import sign_server_time
-from qflare_protocol.suites import suite_by_name
-
-
-def server_identity(suite: str) -> Signer:
-    """Return the server's current identity key for devices of a suite."""
-    return server_signer("identity", suite_by_name(suite).signature)
 
 
 def with_server_time(
