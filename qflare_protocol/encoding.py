@@ -4,6 +4,7 @@ Structures are RFC 8949 section 4.2.1 deterministic CBOR; concatenations are len
 that no two different inputs share an encoding (docs/protocol.md, "Encoding").
 """
 
+import functools
 import hashlib
 from typing import Any
 
@@ -21,6 +22,7 @@ _SIMPLE_AND_FLOATS = frozenset({20, 21, 22, 25, 26, 27})  # false, true, null; h
 _INTEGER_KEYS = range(24)
 
 
+@functools.cache
 def label(purpose: str) -> bytes:
     """Return the domain-separation label `QFLARE/1 <purpose>` as bytes."""
     return f"{PROTOCOL} {purpose}".encode("ascii")
@@ -28,7 +30,7 @@ def label(purpose: str) -> bytes:
 
 def frame(*fields: bytes) -> bytes:
     """Concatenate fields, each behind its length as 8 bytes big-endian."""
-    return b"".join(len(field).to_bytes(8, "big") + field for field in fields)
+    return b"".join([len(field).to_bytes(8, "big") + field for field in fields])
 
 
 def digest(purpose: str, *fields: bytes) -> bytes:

@@ -21,8 +21,8 @@ def expand(key: bytes, purpose: str, *context: bytes, length: int = 32) -> bytes
     if not 0 < length <= 255 * HASH_BYTES:
         raise ValueError("HKDF-Expand gives between 1 and 16,320 bytes.")
     info = frame(label(purpose), *context)
-    output, block = b"", b""
-    for counter in range(1, -(-length // HASH_BYTES) + 1):
+    output = block = hmac.digest(key, info + b"\x01", hashlib.sha3_512)
+    for counter in range(2, -(-length // HASH_BYTES) + 1):
         block = hmac.digest(key, block + info + bytes([counter]), hashlib.sha3_512)
         output += block
     return output[:length]

@@ -6,7 +6,7 @@ direction, sequence number and a fresh 16-byte salt, so that no key is ever used
 
 import re
 import secrets
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
@@ -43,8 +43,8 @@ class MessageNumber:
 
     def fields(self) -> tuple[bytes, ...]:
         """Return the five members as bytes, for derivation and authenticated data."""
-        counters = (self.generation, self.epoch, self.sequence)
-        return self.session_id, *(counter.to_bytes(8, "big") for counter in counters), self.salt
+        generation, epoch = self.generation.to_bytes(8, "big"), self.epoch.to_bytes(8, "big")
+        return self.session_id, generation, epoch, self.sequence.to_bytes(8, "big"), self.salt
 
 
 @dataclass(frozen=True)
@@ -91,15 +91,10 @@ class Authorization:
         return parsed
 
 
-@dataclass(frozen=True)
-class _MessageKey:
-    key: bytes = field(repr=False)
-    nonce: bytes = field(repr=False)
-
-
-def _message_key(traffic_key: bytes, direction: str, number: MessageNumber) -> _MessageKey:
+def _message_key(traffic_key: bytes, direction: str, number: MessageNumber) -> tuple[bytes, bytes]:
+    """Return the AES-256 key and the nonce of one message."""
     material = expand(traffic_key, direction, *number.fields(), length=44)
-    return _MessageKey(material[:32], material[32:])
+    return material[:32], material[32:]
 
 
 def _request_aad(number: MessageNumber, target: Target) -> bytes:
@@ -113,8 +108,8 @@ def new_salt() -> bytes:
 
 def seal_request(traffic_key: bytes, number: MessageNumber, target: Target, body: bytes) -> tuple[Authorization, bytes]:
     """Return the authorization and the ciphertext, which is as long as the body; the number's salt is a new one."""
-    message_key = _message_key(traffic_key, "request", number)
-    sealed = AESGCM(message_key.key).encrypt(message_key.nonce, body, _request_aad(number, target))
+    key, nonce = _message_key(traffic_key, "request", number)
+    sealed = AESGCM(key).encrypt(nonce, body, _request_aad(number, target))
     return Authorization(number, sealed[-TAG_BYTES:]), sealed[:-TAG_BYTES]
 
 
@@ -122,9 +117,9 @@ class RequestOpener:
     """Opens a sealed request piece by piece; nothing it returned may be believed before `finish`."""
 
     def __init__(self, traffic_key: bytes, authorization: Authorization, target: Target) -> None:
-        message_key = _message_key(traffic_key, "request", authorization.number)
-        mode = GCM(message_key.nonce, authorization.tag)
-        self._decryptor: CipherContext = Cipher(AES256(message_key.key), mode).decryptor()
+        key, nonce = _message_key(traffic_key, "request", authorization.number)
+        mode = GCM(nonce, authorization.tag)
+        self._decryptor: CipherContext = Cipher(AES256(key), mode).decryptor()
         aad = _request_aad(authorization.number, target)
         self._decryptor.authenticate_additional_data(aad)
         self.request_digest = digest("request digest", aad, authorization.tag)
@@ -163,11 +158,9 @@ def seal_answer(
 ) -> SealedAnswer:
     """Seal an answer to one request; its body is the ciphertext and the tag."""
     number = replace(authorization.number, salt=new_salt())
-    message_key = _message_key(traffic_key, "answer", number)
+    key, nonce = _message_key(traffic_key, "answer", number)
     aad = _answer_aad(number, authorization.tag, status, content_type, len(body))
-    return SealedAnswer(
-        status, content_type, number.salt, AESGCM(message_key.key).encrypt(message_key.nonce, body, aad)
-    )
+    return SealedAnswer(status, content_type, number.salt, AESGCM(key).encrypt(nonce, body, aad))
 
 
 def open_answer(traffic_key: bytes, authorization: Authorization, answer: SealedAnswer) -> bytes:
@@ -175,9 +168,9 @@ def open_answer(traffic_key: bytes, authorization: Authorization, answer: Sealed
     if len(answer.body) < TAG_BYTES or len(answer.salt) != SALT_BYTES:
         raise Refusal("answer-not-authentic", "The sealed answer is too short.")
     number = replace(authorization.number, salt=answer.salt)
-    message_key = _message_key(traffic_key, "answer", number)
+    key, nonce = _message_key(traffic_key, "answer", number)
     aad = _answer_aad(number, authorization.tag, answer.status, answer.content_type, len(answer.body) - TAG_BYTES)
     try:
-        return AESGCM(message_key.key).decrypt(message_key.nonce, answer.body, aad)
+        return AESGCM(key).decrypt(nonce, answer.body, aad)
     except InvalidTag as error:
         raise Refusal("answer-not-authentic", "The sealed answer does not open; start a new handshake.") from error

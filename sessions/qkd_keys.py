@@ -30,13 +30,14 @@ from sessions.qkd import qkd_policy_of, server_kme_client
 log = structlog.get_logger(__name__)
 
 KEY_LIFETIME = timedelta(seconds=4 * BUCKET_SECONDS)  # longer than Q1 stays acceptable, so that a repeated one is known
+MOST_KEYS = 30  # of one device within the lifetime of a key: the SAE whose keys are drawn is its own word
 
 
 def reserve_qkd_key(message: bytes, *, now: datetime) -> SignedAnswer:
     """Answer Q1 with Q2: fetch a key for the device at the server's KME and keep it, wrapped, for its handshake.
 
     The same Q1 again names the same key. Raises `Refusal`: "malformed-message", "authentication-failed",
-    "device-suspended", "server-not-authenticated", "clock-skew", "qkd-unavailable".
+    "device-suspended", "server-not-authenticated", "clock-skew", "qkd-unavailable", "rate-limited".
     """
     request = read_qkd_key_request(message)
     authenticated = authenticated_device(
@@ -52,6 +53,9 @@ def reserve_qkd_key(message: bytes, *, now: datetime) -> SignedAnswer:
 
 
 def _reserve(device: Device, request: QkdKeyRequest, request_digest: bytes, now: datetime) -> ReservedQkdKey:
+    if device.reserved_qkd_keys.count() >= MOST_KEYS:
+        wait = int(KEY_LIFETIME.total_seconds())
+        raise Refusal("rate-limited", "The device has drawn too many QKD keys.", retry_after_seconds=wait)
     key = _fetched_key(device, request.sae_id)
     try:
         with transaction.atomic():

@@ -120,6 +120,17 @@ def test_the_same_request_twice_at_once_names_the_same_key(person, site, monkeyp
     assert challenge(person, notices[0].key_id).status_code == 200
 
 
+def test_a_device_cannot_draw_another_saes_keys_without_end(person, site, monkeypatch) -> None:
+    monkeypatch.setattr(qkd_keys, "MOST_KEYS", 2)
+    for _ in range(2):
+        reserved(person, request_of(person))
+    with nothing_changed():
+        assert_refused(person.post_cbor("/api/request_qkey", {"request": request_of(person)}), "rate-limited")
+    with time_machine.travel(timezone.now() + timedelta(minutes=21)):
+        sweep_sessions(now=timezone.now())
+        reserved(person, request_of(person))
+
+
 def test_a_stranger_draws_no_keys(person, site, mallory) -> None:
     with nothing_changed("session.refused"):
         assert_refused(

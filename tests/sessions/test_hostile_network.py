@@ -105,7 +105,7 @@ class Ledger:
         def wrapped(traffic_key: bytes, direction: str, number: Any) -> Any:
             derived = derive(traffic_key, direction, number)
             use = (direction, *number.fields())
-            assert self.message_keys.setdefault(derived.key, use) == use, "a key serves two messages"
+            assert self.message_keys.setdefault(derived[0], use) == use, "a key serves two messages"
             return derived
 
         return wrapped
