@@ -1,5 +1,6 @@
 """What is left of sessions that are over, and revocation against a device that keeps asking."""
 
+import contextlib
 import threading
 from datetime import timedelta
 
@@ -8,8 +9,12 @@ from django.db import connection, connections
 from django.utils import timezone
 
 from devices.models import DeviceState
+from devices.services import demand_key_rotation, resume_device
+from edge_client.http import ServerUnreachable
+from qflare_protocol.errors import Refusal
+from sessions.key_rotation import rotate_identity_key
 from sessions.models import Exchange, Session, SessionState
-from sessions.services import end_session, revoke_device, sweep_sessions
+from sessions.services import end_session, revoke_device, suspend_device, sweep_sessions
 from tests.people import OPERATOR, Person, assert_refused, enrol
 
 
@@ -60,3 +65,51 @@ def test_a_revocation_wins_against_a_device_that_keeps_asking(tmp_path) -> None:
         asking.join()
     assert person.device.state == DeviceState.REVOKED
     assert not Session.objects.exclude(state=SessionState.ENDED).exists()
+
+
+def deadlocks() -> int:
+    """Return how many deadlocks PostgreSQL has counted in this database; a connection reports its own at its end."""
+    connection.close()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        return int(cursor.fetchone()[0])
+
+
+def lead_a_life(person: Person, stop: threading.Event) -> None:
+    """Open sessions, ask, rekey and rotate keys; what an operator does meanwhile may refuse any of it."""
+    session = person.session()
+    acts = [lambda: session.post("/api/work", {}), session.rekey, session.rotate_keys, session.close]
+    try:
+        while not stop.is_set():
+            for act in acts:
+                with contextlib.suppress(Refusal, ServerUnreachable):
+                    act()
+    finally:
+        connections.close_all()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_whatever_comes_at_once_no_two_transactions_wait_for_each_other(tmp_path) -> None:
+    if connection.vendor == "sqlite":
+        pytest.skip("SQLite has one writer at a time: there are no locks to take in the wrong order")
+    people = [enrol(name, tmp_path / name) for name in ("alice", "carol", "dave")]
+    before, stop = deadlocks(), threading.Event()
+    lives = [threading.Thread(target=lead_a_life, args=(person, stop)) for person in people]
+    for life in lives:
+        life.start()
+    try:
+        for turn in range(8):
+            device, now = people[turn % 3].device, timezone.now()
+            change = {"reason": "race", "actor": OPERATOR, "now": now}
+            demand_key_rotation(device.id, **change)
+            sweep_sessions(now=now + timedelta(minutes=10 * (turn % 2)))
+            suspend_device(device.id, **change)
+            resume_device(device.id, **change)
+            if turn % 4 == 3:
+                rotate_identity_key("ML-DSA-44", **change)
+    finally:
+        stop.set()
+        for life in lives:
+            life.join()
+    assert deadlocks() == before
+    assert people[0].session().post("/api/work", {})["round"] is None
