@@ -34,6 +34,10 @@ class Stopwatch:
         self._samples.setdefault(name, []).append(self._clock() - started)
         return result
 
+    def note(self, name: str, seconds: float) -> None:
+        """Add a sample that was taken in another way."""
+        self._samples.setdefault(name, []).append(seconds)
+
     def spent(self, name: str) -> float:
         """Return the seconds that all runs of an action took together."""
         return sum(self._samples.get(name, ()))
