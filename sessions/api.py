@@ -55,6 +55,7 @@ class AuthenticateView(CborView):
 class CloseSessionView(SealedView):
     """A device ends its own session; both sides forget the keys."""
 
+    ends_session = True
     renews_keys = True
 
     def post(self, request: Request) -> Response:

@@ -105,7 +105,7 @@ def _pieces(stream: IO[bytes], length: int) -> Iterator[bytes]:
 
 
 def accept_request(opened: OpenedRequest, *, now: datetime, renews_keys: bool = False) -> SealedAnswer | None:
-    """Take the request's sequence number, inside the caller's transaction.
+    """Accept the request's sequence number, inside the caller's transaction, which locks the session's row.
 
     A request that `renews_keys` is taken for one bucket more and counts for nothing: it is the way out of
     a used-up allowance.
@@ -132,7 +132,6 @@ def accept_request(opened: OpenedRequest, *, now: datetime, renews_keys: bool = 
     session.save(
         update_fields=("wrapped_secret", "epoch", "past_until", "highest_sequence", "requests", "transfer_bytes")
     )
-    session.exchanges.create(sequence=number.sequence, request_digest=opened.request_digest)
     session.exchanges.filter(sequence__lte=session.highest_sequence - SEQUENCE_WINDOW).delete()
     return None
 
@@ -166,7 +165,16 @@ def _use_allowance(session: Session, opened: OpenedRequest, *, renews_keys: bool
 
 
 def store_answer(opened: OpenedRequest, answer: SealedAnswer) -> None:
-    """Keep the sealed answer for a retry, inside the transaction that accepted the request."""
-    Exchange.objects.filter(session_id=opened.session_id, sequence=opened.authorization.number.sequence).update(
-        status=answer.status, content_type=answer.content_type, salt=answer.salt, answer=answer.body
+    """Keep the request's number and its sealed answer for a retry, inside the transaction that accepted it.
+
+    That transaction holds the session's row, so nobody else has taken the number meanwhile.
+    """
+    Exchange.objects.create(
+        session_id=opened.session_id,
+        sequence=opened.authorization.number.sequence,
+        request_digest=opened.request_digest,
+        status=answer.status,
+        content_type=answer.content_type,
+        salt=answer.salt,
+        answer=answer.body,
     )

@@ -96,10 +96,10 @@ class Exchange(models.Model):
     session = models.ForeignKey(Session, on_delete=models.CASCADE, related_name="exchanges")
     sequence = models.PositiveBigIntegerField()
     request_digest = models.BinaryField(max_length=64)
-    status = models.PositiveSmallIntegerField(null=True)
+    status = models.PositiveSmallIntegerField()
     content_type = models.CharField(max_length=100, blank=True)
-    salt = models.BinaryField(null=True, max_length=16)
-    answer = models.BinaryField(null=True)
+    salt = models.BinaryField(max_length=16)
+    answer = models.BinaryField()
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=("session", "sequence"), name="a_sequence_number_is_used_once"),)
@@ -109,7 +109,7 @@ class Exchange(models.Model):
 
     def stored_answer(self) -> SealedAnswer:
         """Return the answer that a retry of the same request receives."""
-        return SealedAnswer(self.status or 0, self.content_type, bytes(self.salt or b""), bytes(self.answer or b""))
+        return SealedAnswer(self.status, self.content_type, bytes(self.salt), bytes(self.answer))
 
 
 class KeyRotationAttempt(models.Model):

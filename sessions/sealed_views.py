@@ -103,6 +103,7 @@ class SealedView(APIView):
     parser_classes = (SealedRequestParser,)
     renderer_classes = (SealedAnswerRenderer,)
     content_negotiation_class = OnlySealed
+    ends_session = False  # the answers of a session go with it
     renews_keys = False  # what a device may do though its session's allowance is used up or its own keys are due
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
@@ -132,7 +133,8 @@ class SealedView(APIView):
                 self._require_current_keys(opened.device, now)
                 response = getattr(self, request.method.lower())(request, *self.args, **self.kwargs)
                 answer = opened.seal(response.status_code, CBOR_MEDIA_TYPE, encode(response.data))
-                store_answer(opened, answer)
+                if not self.ends_session:
+                    store_answer(opened, answer)
         # Not in that transaction: the device's row would be locked for as long as the session's.
         note_device_seen(opened.device, now=now)
         return _sealed_response(answer)
