@@ -105,14 +105,17 @@ def demand_key_rotation(device_id: uuid.UUID, *, reason: str, actor: str, now: d
 
 
 @transaction.atomic
-def make_keys_due_by_use(device: Device, current: KeySet, *, now: datetime) -> bool:
+def make_keys_due_by_use(device: Device, signed_with: KeySet, current: KeySet, *, now: datetime) -> bool:
     """Make new keys due with the handshake that reaches the limit of uses; return whether they are due at all."""
     if device.must_rotate_keys(now):
         return True
     limit = settings.QFLARE_DEVICE_KEYS["sessions"]
-    if current.sessions_opened + 1 < limit:
+    if current.sessions_opened + (signed_with.version == current.version) < limit:
         return False
-    if Device.objects.filter(id=device.id, keys_due_at__gt=now).update(keys_due_at=now):
+    # Keys that were registered at this moment have opened nothing yet.
+    still_current = DeviceKey.objects.filter(version=current.version, valid_until=None).values("device_id")
+    due = Device.objects.filter(id=device.id, id__in=still_current, keys_due_at__gt=now).update(keys_due_at=now)
+    if due:
         payload = {"device_id": str(device.id), "device": device.name, "sessions": limit}
         record_event("device.keys_due", actor="system", payload=payload)
     return True

@@ -13,6 +13,7 @@ from edge_client.device_state import DeviceStateFile
 from edge_client.http import Http, ServerUnreachable
 from edge_client.identity_keeper import IdentityKeeper
 from edge_client.qkd import OFF, QkdSettings, device_kme_client
+from qflare_protocol import pqc
 from qflare_protocol.checkpoint import verify_checkpoint
 from qflare_protocol.cose import Verifier
 from qflare_protocol.device_keys import DeviceKeys
@@ -25,6 +26,7 @@ from qflare_protocol.qkd import QkdUnavailable, QkdUse
 from qflare_protocol.qkd.etsi014 import QkdKey
 from qflare_protocol.qkd.key_request import make_qkd_key_request, read_qkd_key_notice
 from qflare_protocol.server_time import read_server_time
+from qflare_protocol.suites import suite_by_name
 
 log = structlog.get_logger(__name__)
 
@@ -123,25 +125,24 @@ class Handshaker:
         try:
             return self._shake_once(keys)
         except _WrongClock as wrong:
-            raise wrong.refusal from wrong
+            raise UnvouchedRefusal(wrong.refusal.code, wrong.refusal.detail) from wrong
 
     def _shake_once(self, keys: DeviceKeys) -> OpenedSession:
-        identity, now = self._keeper.identity, self.server_time()
+        _require_engines(keys.suite)
         seen = self._memory.state.checkpoint
-        qkd = self._qkd_key(keys)
-        handshake = ClientHandshake(identity.device_id, keys, identity.identity, now=now, checkpoint=seen, qkd=qkd)
         try:
-            terms = self._established(handshake)
+            qkd = self._qkd_key(keys)
+            terms = self._established(keys, seen, qkd)
         except Refusal as refusal:
-            if refusal.code == "algorithm-unavailable":
-                raise
             raise UnvouchedRefusal(refusal.code, refusal.detail) from refusal
         self._clock_offset += terms.clock_offset
         self._witness(terms, seen)
         log.info("session_opened", session=terms.session_id.hex()[:8], suite=terms.suite, qkd=qkd is not None)
         return OpenedSession(terms, keys)
 
-    def _established(self, handshake: ClientHandshake) -> EstablishedSession:
+    def _established(self, keys: DeviceKeys, seen: SeenCheckpoint | None, qkd: QkdKey | None) -> EstablishedSession:
+        identity, now = self._keeper.identity, self.server_time()
+        handshake = ClientHandshake(identity.device_id, keys, identity.identity, now=now, checkpoint=seen, qkd=qkd)
         answer = self._post_signed("/api/challenge", handshake.request)
         session_id, ciphertext, confirmation = handshake.respond(bytes_field(answer, "answer"), succession_of(answer))
         message = {"session_id": session_id, "ciphertext": ciphertext, "confirmation": confirmation}
@@ -177,7 +178,8 @@ class Handshaker:
             return self._fetched_qkd_key(keys)
         except (QkdUnavailable, ServerUnreachable) as failure:
             if self._qkd.use == QkdUse.REQUIRED:
-                raise ServerUnreachable(f"no QKD key, which this device requires: {failure}") from failure
+                wait = getattr(failure, "retry_after_seconds", 0.0)
+                raise ServerUnreachable(f"no QKD key, which this device requires: {failure}", wait) from failure
             log.warning("qkd_unavailable", reason=str(failure))
             return None
 
@@ -221,6 +223,14 @@ class _WrongClock(Exception):  # noqa: N818 - internal turn of the handshake, no
     def __init__(self, server_time: float, refusal: Refusal) -> None:
         super().__init__("The device clock is wrong.")
         self.server_time, self.refusal = server_time, refusal
+
+
+def _require_engines(suite_name: str) -> None:
+    """Return when this device can serve its suite. Raises `Refusal("algorithm-unavailable")`: no server can mend it."""
+    suite = suite_by_name(suite_name)
+    pqc.kem(suite.registered_kem)
+    pqc.kem(suite.ephemeral_kem)
+    pqc.signature(suite.signature)
 
 
 def succession_of(answer: dict[str, Any]) -> list[bytes]:

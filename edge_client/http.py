@@ -13,7 +13,8 @@ from qflare_protocol.errors import CATALOGUE, TYPE_PREFIX, Refusal
 
 CBOR = "application/cbor"
 PROBLEM = "application/problem+json"
-MAX_ANSWER_BYTES = 65 << 20  # the largest answer there is carries a round's result (docs/protocol.md, section 12)
+MAX_ANSWER_BYTES = 65 << 20  # the largest sealed answer carries a round's result (docs/protocol.md, section 12)
+MAX_UNSEALED_BYTES = 7 << 20  # with the longest identity succession (section 4)
 RETRY_STATUSES = frozenset({429, 500, 502, 503, 504})
 
 
@@ -52,7 +53,7 @@ class Http:
 
         Raises `ServerUnreachable` for network failures and a compressed body, which nobody asked for
         and which could be of any size, `Refusal("message-too-large")` as soon as a body has more than
-        16 MiB or, in a download, more than was announced.
+        65 MiB, a refusal more than 7 MiB or, in a download, more than was announced.
         """
         try:
             with self._client.stream(method, path, content=body, headers=dict(headers or {})) as response:
@@ -65,7 +66,7 @@ class Http:
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise ServerUnreachable("The answer is compressed, which was not asked for.")
         # A refusal may be longer than the few bytes that were announced of a blob.
-        maximum_bytes = self._maximum_bytes if response.is_success else MAX_ANSWER_BYTES
+        maximum_bytes = self._maximum_bytes if response.is_success else MAX_UNSEALED_BYTES
         body = bytearray()
         for part in response.iter_bytes():
             body += part
@@ -85,6 +86,8 @@ class Http:
         Raises `Refusal` for problem details, `ServerUnreachable` for what may pass by itself.
         """
         response = self.send("POST", path, encode(dict(message)), {"Content-Type": CBOR, "Accept": CBOR})
+        if len(response.content) > MAX_UNSEALED_BYTES:
+            raise Refusal("message-too-large", f"The server sent more than {MAX_UNSEALED_BYTES} bytes unsealed.")
         raise_for_problem(
             response.status_code, response.headers.get("Content-Type", ""), response.content, response.headers
         )
@@ -127,7 +130,7 @@ def _problem_of(content_type: str, body: bytes) -> dict[str, Any]:
         return {}
     try:
         problem = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return problem if isinstance(problem, dict) else {}
 

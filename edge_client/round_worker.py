@@ -150,7 +150,8 @@ class RoundWorker:
             except UnvouchedRefusal as refusal:
                 if not self._waits_outside:
                     raise
-                raise ServerUnreachable(f"not let in, {refusal.code}: {refusal.detail}") from refusal
+                wait = self._backoff.maximum_seconds / 2
+                raise ServerUnreachable(f"not let in, {refusal.code}: {refusal.detail}", wait) from refusal
 
         return retrying(once, backoff=self._backoff, what=what)
 
@@ -194,10 +195,14 @@ class RoundWorker:
             raise Refusal("base-model-mismatch", detail)
 
     def _download_blob(self, members: Mapping[str, Any]) -> bytes:
+        """Download once. What arrives unsealed and is not what the sealed answer named is worth another try."""
         digest, size = bytes_field(members, "blob_digest", 32), unsigned_field(members, "blob_bytes")
-        blob = self._http.download(f"/api/blobs/{digest.hex()}", maximum_bytes=size)
+        try:
+            blob = self._http.download(f"/api/blobs/{digest.hex()}", maximum_bytes=size)
+        except Refusal as refusal:
+            raise ServerUnreachable(f"the model was not delivered, {refusal.code}: {refusal.detail}") from refusal
         if blake3.blake3(blob).digest() != digest:
-            raise Refusal("digest-mismatch", "The encrypted model arrived damaged.")
+            raise ServerUnreachable("The encrypted model arrived damaged.")
         return blob
 
     def _check_provenance(self, members: Mapping[str, Any], assignment: Assignment) -> None:

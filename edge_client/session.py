@@ -239,7 +239,10 @@ class DeviceSession:
             headers |= {"Content-Type": SEALED_MEDIA_TYPE}
         if content_type:
             headers |= {CONTENT_TYPE_HEADER: content_type}
-        response = self._send_same(method, path, sealed, headers)
+        try:
+            response = self._send_same(method, path, sealed, headers)
+        except Refusal as refusal:  # of an answer that is too long: nobody vouches for it
+            raise ServerUnreachable(f"{refusal.code}: {refusal.detail}") from refusal
         if response.headers.get("Content-Type") != SEALED_MEDIA_TYPE:
             _raise_for_unsealed(response)
         try:

@@ -207,7 +207,11 @@ def _session(*, writable: bool = False) -> Iterator[Any]:
             token = _LIBRARY.load().get_token(token_label=settings.QFLARE_PKCS11_TOKEN)
             with token.open(rw=writable, user_pin=settings.QFLARE_PKCS11_PIN) as session:
                 yield session
-        except (pkcs11.PinIncorrect, pkcs11.PinInvalid, pkcs11.PinLenRange, pkcs11.PinLocked) as error:
+        except pkcs11.PinLocked:
+            raise KekError(
+                "The token refuses QFLARE_PKCS11_PIN: PinLocked. Its security officer can unlock it."
+            ) from None
+        except (pkcs11.PinIncorrect, pkcs11.PinInvalid, pkcs11.PinLenRange) as error:
             raise _LIBRARY.refuse_pin(type(error).__name__) from None
         except (pkcs11.PKCS11Error, RuntimeError, OSError) as error:
             raise KekError(f"The PKCS#11 token cannot be used: {type(error).__name__}.") from error

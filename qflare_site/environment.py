@@ -212,7 +212,7 @@ _VALIDATORS: dict[str, Callable[[Any], None]] = {
     "QFLARE_SESSION_EPOCHS": _between(1, 3),
     "QFLARE_SESSION_SECONDS": _between(1, 3600),
     "QFLARE_DEVICE_KEY_DAYS": _between(1, 3650),
-    "QFLARE_DEVICE_KEY_SESSIONS": _between(1, 10**9),
+    "QFLARE_DEVICE_KEY_SESSIONS": _between(2, 10**9),
     "QFLARE_KEY_OVERLAP_SECONDS": _between(0, 30 * 86_400),
     "QFLARE_LEASE_SECONDS": _between(2, 3600),
     "QFLARE_MAX_UPDATE_BYTES": _between(4096, 255 * 1024 * 1024),

@@ -53,7 +53,9 @@ def handle_exception(error: Exception, context: dict[str, Any]) -> HttpResponse 
     if refusal is None:
         return None
     if refusal.problem.status >= 500:
-        log.error("request.failed", code=refusal.code, error=type(error).__name__)
+        # What a key at rest refused names rows and never secrets; the caller is not told.
+        reason = str(error) if isinstance(error, EnvelopeError | KekError) else ""
+        log.error("request.failed", code=refusal.code, error=type(error).__name__, reason=reason)
     _record(refusal, context["request"])
     answer = problem_response(refusal)
     if isinstance(error, exceptions.MethodNotAllowed):

@@ -53,7 +53,7 @@ def reserve_qkd_key(message: bytes, *, now: datetime) -> SignedAnswer:
 
 
 def _reserve(device: Device, request: QkdKeyRequest, request_digest: bytes, now: datetime) -> ReservedQkdKey:
-    if device.reserved_qkd_keys.count() >= MOST_KEYS:
+    if device.reserved_qkd_keys.filter(expires_at__gt=now).count() >= MOST_KEYS:
         wait = int(KEY_LIFETIME.total_seconds())
         raise Refusal("rate-limited", "The device has drawn too many QKD keys.", retry_after_seconds=wait)
     key = _fetched_key(device, request.sae_id)

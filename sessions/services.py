@@ -57,7 +57,7 @@ def challenge_device(message: bytes, *, now: datetime) -> SignedAnswer:
         checkpoint=checkpoint,
         consistency_proof=proof,
         current_key=authenticated.current.keys.verifier.fingerprint,
-        rotate_keys=devices.make_keys_due_by_use(device, authenticated.current, now=now),
+        rotate_keys=devices.make_keys_due_by_use(device, authenticated.signed_with, authenticated.current, now=now),
     )
     answer, pending = handshake.answer_challenge(
         message,
@@ -270,7 +270,7 @@ def sweep_sessions(*, now: datetime) -> None:
     """
     _end_expired(now)
     Session.objects.filter(ended_at__lte=now - KEPT_AFTER_END).delete()
-    Session.objects.filter(offer_expires_at__lte=now).update(wrapped_offer=None, offer_expires_at=None)
+    _erase_old_offers(now)
     KeyRotationAttempt.objects.filter(expires_at__lte=now).delete()
     forget_qkd_keys(now=now)
     stale = models.Q(epoch__lt=bucket_of(now.timestamp())) | models.Q(past_until__lte=now)
@@ -285,10 +285,18 @@ def sweep_sessions(*, now: datetime) -> None:
 
 @transaction.atomic
 def _end_expired(now: datetime) -> None:
-    ended = _end(Session.objects.filter(expires_at__lte=now), "expired", now)
-    if ended:
-        payload = {"device": "several devices", "count": ended, "reason": "expired"}
-        record_event("sessions.ended", actor="system", payload=payload)
+    """End what has expired; a challenge that nobody answered was no session and makes no event."""
+    expired = Session.objects.filter(id__in=_lock_sessions(Session.objects.filter(expires_at__lte=now)))
+    over = list(expired.exclude(activated_at=None).select_related("device"))
+    _end(expired, "expired", now)
+    for session in over:
+        record_event("session.ended", actor="system", payload=_payload(session) | {"reason": "expired"})
+
+
+@transaction.atomic
+def _erase_old_offers(now: datetime) -> None:
+    waiting = Session.objects.filter(id__in=_lock_sessions(Session.objects.filter(offer_expires_at__lte=now)))
+    waiting.update(wrapped_offer=None, offer_expires_at=None)
 
 
 def empty_write_ahead_log() -> None:

@@ -11,7 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_client.http import CBOR, MAX_ANSWER_BYTES, PROBLEM, Http, ServerUnreachable, answered_map, raise_for_problem
+from edge_client.http import (
+    CBOR,
+    MAX_ANSWER_BYTES,
+    MAX_UNSEALED_BYTES,
+    PROBLEM,
+    Http,
+    ServerUnreachable,
+    answered_map,
+    raise_for_problem,
+)
 from qflare_protocol.encoding import encode
 from qflare_protocol.errors import TYPE_PREFIX, Refusal
 
@@ -99,13 +108,27 @@ def test_a_download_is_bounded():
         client(lambda request: httpx.Response(404)).download("/blob", maximum_bytes=4)
 
 
+@pytest.mark.parametrize("status", [200, 403])
+def test_an_unsealed_answer_of_more_than_7_mib_is_refused(status):
+    http = client(lambda request: httpx.Response(status, content=bytes(MAX_UNSEALED_BYTES + 1)))
+    with pytest.raises(Refusal, match="message-too-large"):
+        http.post_cbor("/api/challenge", {})
+
+
+def test_a_problem_nested_without_end_is_no_problem():
+    nested = b"[" * 200_000
+    http = client(lambda request: httpx.Response(403, headers={"Content-Type": PROBLEM}, content=nested))
+    with pytest.raises(ServerUnreachable):
+        http.post_cbor("/api/challenge", {})
+
+
 def test_a_refusal_may_be_longer_than_what_was_announced():
     http = client(lambda request: httpx.Response(403, headers={"Content-Type": PROBLEM}, content=problem()))
     with pytest.raises(Refusal, match="token-used"):
         http.download("/blob", maximum_bytes=4)
 
 
-def test_an_answer_of_16_mib_is_read_and_a_byte_more_is_not():
+def test_a_sealed_answer_of_65_mib_is_read_and_a_byte_more_is_not():
     assert len(client(lambda request: httpx.Response(200, content=bytes(MAX_ANSWER_BYTES))).send("GET", "/").content)
     with pytest.raises(Refusal, match="message-too-large"):
         client(lambda request: httpx.Response(200, content=bytes(MAX_ANSWER_BYTES + 1))).send("GET", "/")

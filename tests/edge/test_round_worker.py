@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -129,14 +128,10 @@ def test_training_code_that_changes_shapes_is_stopped_on_the_device(running: Rou
     assert not Update.objects.exists()
 
 
-def test_a_suspended_device_stops_with_the_reason(running: Round, alice: Person, tmp_path: Path) -> None:
-    from django.utils import timezone
-
-    from sessions.services import suspend_device
-
-    suspend_device(alice.device.id, reason="under review", actor="operator:root", now=timezone.now())
+def test_a_suspended_device_that_is_to_work_one_round_stops_with_the_reason(running: Round, alice: Person) -> None:
+    suspend_device(alice.device.id, reason="under review", actor=OPERATOR, now=timezone.now())
     with pytest.raises(Refusal) as refused:
-        worker_of(alice).work_once()
+        worker_of(alice).run(rounds=1)
     assert refused.value.code == "device-suspended"
 
 
@@ -151,7 +146,7 @@ def test_a_damaged_or_swapped_model_is_not_trained_from(
 
     answer = training.api.model_for
     monkeypatch.setattr(training.api, "model_for", swapped)
-    with pytest.raises(Refusal):
+    with pytest.raises((Refusal, ServerUnreachable)):
         worker_of(alice).work_once()
     assert not Update.objects.exists()
 
@@ -254,12 +249,6 @@ def test_a_suspended_device_that_runs_for_ever_works_on_when_it_is_resumed(runni
     assert Update.objects.filter(participation__device=alice.device).exists()
 
 
-def test_a_suspended_device_that_is_to_work_one_round_says_so(running: Round, alice: Person) -> None:
-    suspend_device(alice.device.id, reason="a test", actor=OPERATOR, now=timezone.now())
-    with pytest.raises(Refusal, match="device-suspended"):
-        worker_of(alice).run(rounds=1)
-
-
 def test_an_answer_without_its_members_does_not_stop_a_device(running: Round, alice: Person) -> None:
     class SaysNothing(DjangoHttp):
         def send(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Any:
@@ -330,6 +319,46 @@ def test_a_forged_answer_to_a_handshake_does_not_cost_the_update(running: Round,
     with pytest.raises((ServerUnreachable, Refusal)):
         worker_of(alice, http=Forger(code))._hand_in()
     assert memory.kept_submission() == b"a sealed update"
+
+
+@pytest.mark.parametrize("code", ["device-suspended", "algorithm-unavailable", "clock-skew", "invalid-signature"])
+def test_what_is_forged_in_a_handshake_is_nobodys_word(running: Round, alice: Person, code: str) -> None:
+    with pytest.raises(UnvouchedRefusal, match=code):
+        worker_of(alice, http=Forger(code)).work_once()
+
+
+class DeliversTooMuch(DjangoHttp):
+    """Answers one path with more than a device reads."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path, self.asked = path, list[str]()
+
+    def send(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Any:
+        if path.startswith(self.path):
+            self.asked.append(path)
+            if len(self.asked) == 1:
+                raise Refusal("message-too-large", "More than a device reads.")
+        return super().send(method, path, body, headers)
+
+
+@pytest.mark.parametrize("path", ["/api/work", "/api/global_model", "/api/blobs", "/api/submit_model"])
+def test_an_answer_without_end_is_asked_for_again(running: Round, alice: Person, path: str) -> None:
+    http = DeliversTooMuch(path)
+    assert worker_of(alice, http=http).work_once()[0]
+    assert len(http.asked) >= 2
+
+
+def test_a_model_that_arrives_damaged_is_downloaded_again(
+    running: Round, alice: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    http, download = DjangoHttp(), DjangoHttp.download
+    answers = [lambda *a, **k: b"damaged", download]
+    monkeypatch.setattr(
+        DjangoHttp, "download", lambda self, *a, **k: (answers.pop(0) if len(answers) > 1 else download)(self, *a, **k)
+    )
+    assert worker_of(alice, http=http).work_once()[0]
+    assert len(answers) == 1
 
 
 def test_a_lost_receipt_is_signed_anew_after_the_servers_identity_was_rotated(running: Round, alice: Person) -> None:

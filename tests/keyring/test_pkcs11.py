@@ -129,6 +129,15 @@ def test_a_wrong_pin_is_a_clear_error_that_repeats_no_pin(kek: Kek, settings: An
 
 
 @needs_softhsm
+def test_a_refused_pin_is_tried_once(kek: Kek, settings: Any) -> None:
+    right, settings.QFLARE_PKCS11_PIN = settings.QFLARE_PKCS11_PIN, "99999999"
+    for _ in range(20):  # a token locks after far fewer
+        assert "PinIncorrect" in refusal_of(Pkcs11Provider().keks)
+    settings.QFLARE_PKCS11_PIN = right
+    assert Pkcs11Provider().keks() == [kek]
+
+
+@needs_softhsm
 @pytest.mark.parametrize(
     ("setting", "value", "sentence"),
     [

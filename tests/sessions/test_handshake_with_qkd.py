@@ -9,6 +9,7 @@ import time_machine
 from django.utils import timezone
 
 from audit.models import Event
+from edge_client.handshaking import UnvouchedRefusal
 from edge_client.http import ServerUnreachable
 from edge_client.qkd import QkdSettings
 from qflare_protocol.errors import Refusal
@@ -18,7 +19,7 @@ from qflare_protocol.qkd.key_request import make_qkd_key_request, read_qkd_key_n
 from sessions import qkd_keys
 from sessions.models import ReservedQkdKey, Session
 from sessions.qkd import set_qkd_policy
-from sessions.services import sweep_sessions
+from sessions.services import suspend_device, sweep_sessions
 from tests import people
 from tests.people import OPERATOR, Person, assert_refused, cbor, nothing_changed
 from tests.qkd.conftest import ALICE, SERVER, clock, files, simulator
@@ -127,8 +128,13 @@ def test_a_device_cannot_draw_another_saes_keys_without_end(person, site, monkey
     with nothing_changed():
         assert_refused(person.post_cbor("/api/request_qkey", {"request": request_of(person)}), "rate-limited")
     with time_machine.travel(timezone.now() + timedelta(minutes=21)):
-        sweep_sessions(now=timezone.now())
         reserved(person, request_of(person))
+
+
+def test_what_a_suspended_device_is_told_is_nobodys_word(person, site, device) -> None:
+    suspend_device(person.device.id, reason="test", actor=OPERATOR, now=timezone.now())
+    with pytest.raises(UnvouchedRefusal, match="device-suspended"):
+        person.session(qkd=device).post("/api/work", {})
 
 
 def test_a_stranger_draws_no_keys(person, site, mallory) -> None:

@@ -193,6 +193,21 @@ class TestWhenNewKeysAreDue:
         assert versions() == [(1, True)]
         alice.session().post("/api/work", {})
         assert versions() == [(1, False), (2, True)]
+        due = Event.objects.get(kind="device.keys_due")
+        assert (due.payload["device"], due.payload["sessions"]) == ("alice", 3)
+
+    def test_a_handshake_with_earlier_keys_is_no_use_of_the_current_ones(self, alice: Person, settings) -> None:
+        settings.QFLARE_DEVICE_KEYS = settings.QFLARE_DEVICE_KEYS | {"sessions": 2}
+        earlier = alice.keeper.identity
+        alice.session().rotate_keys()
+        renewed = alice.keeper.identity
+        alice.line()
+        alice.keeper.identity = earlier
+        alice.line()
+        assert not Event.objects.filter(kind="device.keys_due").exists()
+        alice.keeper.identity = renewed
+        alice.line()
+        assert Event.objects.filter(kind="device.keys_due").exists()
 
     @pytest.mark.parametrize("reason", ["", "   "])
     def test_a_demand_has_a_reason(self, alice: Person, reason) -> None:
