@@ -401,3 +401,16 @@ def test_rates_are_measured_for_each_operation(name: str) -> None:
     assert list(measured)[0] == "keygen"
     assert len(measured) == 3
     assert all(rate > 0 for rate in measured.values())
+
+
+def test_a_key_that_was_refused_is_refused_again_and_another_one_is_not_taken_for_it() -> None:
+    """Parsed public keys are kept; what does not parse is not, and nothing but the very bytes finds one."""
+    kem, signature = pqc.kem("ML-KEM-1024"), pqc.signature("ML-DSA-44")
+    beyond_the_modulus = b"\xff" * 1536 + bytes(32)
+    for _ in range(2):
+        assert refusal_of(kem.encapsulate, beyond_the_modulus) == "invalid-key"
+    first, second = signature.generate(), signature.generate()
+    signed = signature.sign(first.private, b"m")
+    for _ in range(2):
+        signature.verify(first.public, b"m", signed)
+        assert refusal_of(signature.verify, second.public, b"m", signed) == "invalid-signature"
