@@ -10,7 +10,7 @@ from django.core.management import CommandError, call_command
 from django.urls import reverse
 from django.utils import timezone
 
-from keyring import data_keys, rotation
+from keyring import rotation
 from keyring.columns import Scope
 from keyring.custodians import make_custodian_key, read_custodian
 from keyring.escrow import split_escrow
@@ -20,22 +20,13 @@ from keyring.kek_pkcs11 import Pkcs11Provider
 from keyring.models import DataKey
 from keyring.services import server_signer
 from tests.factories import make_user
+from tests.keyring.fresh_process import kek_file, restart
 from tests.keyring.softhsm import PIN, needs_softhsm, point_at, softhsm_token
 from tests.keyring.wrapped_site import NOW, opened_values, populate_secrets
 
+__all__ = ["kek_file"]  # a fixture
+
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def kek_file(tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
-    settings.QFLARE_KEK_FILE = tmp_path / "keys" / "kek"
-    restart(monkeypatch)
-    return tmp_path / "keys" / "kek"
-
-
-def restart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_keys, "_OPEN_KEYS", data_keys._OpenKeys())
-    monkeypatch.setattr("keyring.services._SIGNERS", {})
 
 
 def status() -> str:

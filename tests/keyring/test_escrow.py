@@ -2,7 +2,6 @@
 
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -19,18 +18,14 @@ from keyring.models import DataKey, EscrowSplit
 from keyring.shares import EscrowError
 from qflare_protocol.cose import sign1, verify1
 from sessions.models import Session, SessionState
+from tests.keyring.fresh_process import kek_file, restart
 from tests.keyring.wrapped_site import NOW, opened_values, populate_secrets
+
+__all__ = ["kek_file"]  # a fixture
 
 pytestmark = pytest.mark.django_db
 
 NAMES = ("carol", "dave", "erin")
-
-
-@pytest.fixture(autouse=True)
-def kek_file(tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
-    settings.QFLARE_KEK_FILE = tmp_path / "keys" / "kek"
-    restart(monkeypatch)
-    return tmp_path / "keys" / "kek"
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +40,6 @@ def people(keys: dict[str, tuple[str, str]], tmp_path: Path) -> list[str]:
         (tmp_path / f"{name}.key").write_text(private)
         (tmp_path / f"{name}.pub").write_text(public)
     return [f"{name}={tmp_path}/{name}.pub" for name in NAMES]
-
-
-def restart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_keys, "_OPEN_KEYS", data_keys._OpenKeys())
-    monkeypatch.setattr(services, "_SIGNERS", {})
 
 
 def split(people: list[str], folder: Path, threshold: int = 2) -> str:

@@ -17,22 +17,12 @@ from keyring.envelope import unwrap, wrap
 from keyring.kek_file import FileProvider, kek_files
 from keyring.models import DataKey, KekRotation
 from sessions.models import Session
+from tests.keyring.fresh_process import kek_file, restart
 from tests.keyring.wrapped_site import NOW, opened_values, populate_secrets, raw_values
 
+__all__ = ["kek_file"]  # a fixture
+
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def kek_file(tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
-    settings.QFLARE_KEK_FILE = tmp_path / "keys" / "kek"
-    restart(monkeypatch)
-    return tmp_path / "keys" / "kek"
-
-
-def restart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget what a process remembers of data keys and signers."""
-    monkeypatch.setattr(data_keys, "_OPEN_KEYS", data_keys._OpenKeys())
-    monkeypatch.setattr("keyring.services._SIGNERS", {})
 
 
 def rotate(**options: Any) -> str:
