@@ -52,6 +52,14 @@ def test_no_token_is_issued_for_a_suite_that_is_not_in_use(suite, settings):
     assert "QF1-K1024, QF1-F976" in refused.value.detail
 
 
+def test_a_token_for_a_suite_that_went_out_of_use_is_refused(settings):
+    token = issue(suite="QF1-K1024")
+    settings.QFLARE_SUITES = ["QF1-F976"]
+    with pytest.raises(Refusal, match="not in use here any more"):
+        enroll_device(DjangoHttp(), SERVER, token.text, "carol", suite="QF1-K1024")
+    assert not Device.objects.exists()
+
+
 def test_the_form_offers_the_suites_in_use_and_begins_with_the_default(settings):
     settings.QFLARE_SUITES, settings.QFLARE_DEFAULT_SUITE = ["QF1-K1024", "QF1-F976"], "QF1-F976"
     form = IssueTokensForm()

@@ -178,7 +178,8 @@ def test_an_m2_out_of_form_is_refused(changes, code):
         {"consistency_proof": None}, {"consistency_proof": [b""] * 129}, {"consistency_proof": ["text"]},
         {"limits": [65, 1, 1, 1]}, {"limits": [1, 2**28 + 1, 1, 1]}, {"limits": [1, 1, 4, 1]},
         {"limits": [1, 1, 1, 3601]}, {"rotate_keys": 1}, {"rotate_keys": None}, {"current_key": bytes(31)},
-        {"epoch": -1}, {"epoch": 1.5}, {"server_time": True}, {"server_time": "now"},
+        {"epoch": -1}, {"epoch": 1.5}, {"epoch": 5}, {"epoch": 2**40}, {"server_time": 5},
+        {"server_time": True}, {"server_time": "now"},
     ],
 )  # fmt: skip
 def test_terms_out_of_form_make_no_session(changes, monkeypatch):

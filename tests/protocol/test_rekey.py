@@ -169,6 +169,14 @@ def test_an_epoch_that_is_over_is_refused():
     refused("rekey-refused", answer_offer, context, offer.message, DEVICE.verifier, SERVER, epoch=START + 1, now=NOW)
 
 
+def test_an_epoch_far_ahead_is_refused():
+    """A chain that began there would not move for as long as the clock has not come so far."""
+    context, key = RekeyContext(SUITE, SESSION, FIRST), KEM.generate()
+    offer = make_offer(context, key, DEVICE, epoch=START)
+    refused("rekey-refused", answer_offer, context, offer.message, DEVICE.verifier, SERVER, epoch=START + 2, now=NOW)
+    answer_offer(context, offer.message, DEVICE.verifier, SERVER, epoch=START + 1, now=NOW)
+
+
 def test_the_old_generation_is_honoured_for_thirty_seconds():
     device, _ = rekeyed(FIRST, FIRST)
     old = FIRST.derive_key("traffic")

@@ -16,6 +16,8 @@ from rest_framework.test import APIClient
 from rest_framework.views import APIView
 
 from audit.models import Event
+from keyring.envelope import EnvelopeError
+from keyring.kek import KekError
 from qflare_protocol.errors import CATALOGUE, Refusal
 from qflare_site import problem_details
 from qflare_site.models import ProcessHeartbeat
@@ -112,6 +114,8 @@ def test_every_code_of_the_catalogue_arrives_with_its_status(client, code):
         (IntegrityError("UNIQUE constraint failed: devices_device.name"), "conflict"),
         (OperationalError("connection to 10.1.2.3 refused"), "service-unavailable"),
         (BrokerError("redis://:hunter2@cache"), "service-unavailable"),
+        (EnvelopeError("devices_x.column of 7 is damaged"), "service-unavailable"),
+        (KekError("devices: the token cannot be used"), "service-unavailable"),
     ],
 )
 def test_what_django_and_drf_raise_is_translated(client, error, code):
