@@ -135,6 +135,8 @@ def _result() -> RoundResult:
         model_digest=bytes(32),
         model_bytes=1 << 20,
         rule="weighted-mean",
+        carried_in=bytes(64),
+        carried_out=bytes(64),
         policy_digest=bytes(64),
         roster_digest=bytes(64),
         sample_total=1000,

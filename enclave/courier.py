@@ -8,10 +8,12 @@ used; only sealed processes read it from then on. Whatever goes wrong with the p
 
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,19 +21,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from enclave.core.aggregation import BASE_MODEL
-from enclave.core.channel import PIECE_BYTES, Channel, ChannelClosed
+from enclave.core.channel import Channel, ChannelClosed
 from enclave.core.host import attestation_public_key, destroy_round_key, initialise_host_directory
 from enclave.core.requests import AggregateRequest, PrepareRequest, SubmittedManifest
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.attestation.evidence import EnclaveClaims, unverified_claims
+from qflare_protocol.carried_rows import CarriedRow
 from qflare_protocol.errors import CATALOGUE, Refusal
 from qflare_protocol.round_result import RosterEntry
 
 __all__ = [
     "EnclaveHost",
+    "EnclaveTask",
     "PreparedRound",
     "SealedProcess",
+    "SealedRow",
     "SealedUpdate",
     "aggregate_round",
     "attestation_public_key",
@@ -40,6 +44,7 @@ __all__ = [
     "prepare_round",
 ]
 
+COPY_BYTES = 1 << 20
 ROOT = Path(__file__).resolve().parents[1]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -91,21 +96,40 @@ class SealedUpdate:
     open_blob: OpenBlob
 
 
+@dataclass(frozen=True)
+class SealedRow:
+    """One row that the federation carries, and how to open its sealed blob for reading."""
+
+    description: CarriedRow
+    open_blob: OpenBlob
+
+
+@dataclass(frozen=True)
+class EnclaveTask:
+    """What one sealed process is started for: "prepare" or "aggregate" a round, with the open files of its blobs."""
+
+    mode: str
+    round_id: bytes
+    federation_id: bytes
+    memory_bytes: int
+    blob_descriptors: tuple[int, ...] = ()
+
+
 class SealedProcess:
     """A running sealed process; as a context manager it is dead, and waited for, at the end."""
 
-    def __init__(self, host: EnclaveHost, mode: str, round_id: bytes, memory_bytes: int) -> None:
+    def __init__(self, host: EnclaveHost, task: "EnclaveTask") -> None:
         self._deadline = time.monotonic() + host.timeout_seconds
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - a fixed command of our own
-                _command(host, mode, round_id, memory_bytes, theirs.fileno()),
+                _command(host, task, theirs.fileno()),
                 env=_environment(),
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(), *task.blob_descriptors),
             )
         self._channel = Channel(self._read, self._write)
 
@@ -184,7 +208,8 @@ def prepare_round(
     Raises `Refusal`: "enclave-failed", "sealing-refused" where the policy demands a protection that
     this host does not give, "evidence-refused" for a nonce of another length than 16 to 64 bytes.
     """
-    with SealedProcess(host, "prepare", round_id, policy.maximum_memory_bytes) as process:
+    task = EnclaveTask("prepare", round_id, federation_id, policy.maximum_memory_bytes)
+    with SealedProcess(host, task) as process:
         process.receive("ready")
         process.send(PrepareRequest(round_id, federation_id, policy, nonce).to_map())
         answer = process.receive("prepared")
@@ -204,49 +229,52 @@ def aggregate_round(
     open_base_model: OpenBlob,
     roster: Sequence[RosterEntry],
     updates: Sequence[SealedUpdate],
-    write_model: Callable[[bytes], None],
+    carried: Sequence[SealedRow] = (),
+    write_output: Callable[[str, bytes], None],
     on_step: Callable[[str, float], None] = lambda name, seconds: None,
 ) -> bytes:
     """Have the enclave aggregate the round and return its signed result.
 
-    `write_model` takes the new model piece by piece; it is to be kept only when this returns.
+    `write_output` takes the new model, as the output "model", and the new carried rows, by their names,
+    piece by piece; they are to be kept only when this returns.
     `on_step` is told the seconds of each step. Called again with the same inputs, after whatever
     crash, it gives the same model and the same result payload. Raises `Refusal`: "enclave-failed",
     "sealing-refused", "too-few-updates" (its extension `verdicts` says why), "conflict" for other
-    inputs than those that were aggregated before, "decryption-failed" for keys of other code.
+    inputs than those that were aggregated before, "decryption-failed" for keys of other code,
+    "carried-rows-lost" for carried rows of other code, policy or host.
     """
-    request = AggregateRequest(
-        round_id=round_id,
-        federation_id=federation_id,
-        policy=policy,
-        wrapped_keys=wrapped_keys,
-        base_model_digest=base_model_digest,
-        roster=tuple(roster),
-        updates=tuple(SubmittedManifest(update.device_id, update.manifest) for update in updates),
-    )
-    openers = {BASE_MODEL: open_base_model} | {index: update.open_blob for index, update in enumerate(updates)}
-    with SealedProcess(host, "aggregate", round_id, policy.maximum_memory_bytes) as process, _Blobs(openers) as blobs:
+    openers = [open_base_model, *(update.open_blob for update in updates), *(row.open_blob for row in carried)]
+    with ExitStack() as stack:
+        descriptors = [_descriptor_of(stack.enter_context(opener()), stack) for opener in openers]
+        request = AggregateRequest(
+            round_id=round_id,
+            federation_id=federation_id,
+            policy=policy,
+            wrapped_keys=wrapped_keys,
+            base_model_digest=base_model_digest,
+            roster=tuple(roster),
+            updates=tuple(SubmittedManifest(update.device_id, update.manifest) for update in updates),
+            carried=tuple(row.description for row in carried),
+            descriptors=tuple(descriptors),
+        )
         started = time.monotonic()
+        task = EnclaveTask("aggregate", round_id, federation_id, policy.maximum_memory_bytes, tuple(descriptors))
+        process = stack.enter_context(SealedProcess(host, task))
         process.receive("ready")
         on_step("seal", time.monotonic() - started)
         process.send(request.to_map())
-        return _attend(process, blobs, write_model, on_step)
+        return _attend(process, write_output, on_step)
 
 
 def _attend(
-    process: SealedProcess,
-    blobs: "_Blobs",
-    write_model: Callable[[bytes], None],
-    on_step: Callable[[str, float], None],
+    process: SealedProcess, write_output: Callable[[str, bytes], None], on_step: Callable[[str, float], None]
 ) -> bytes:
     """Serve the process until its result is there."""
     while True:
-        message = process.receive("read", "model", "step", "aggregated")
+        message = process.receive("output", "step", "aggregated")
         match message["kind"]:
-            case "read":
-                process.send({"piece": blobs.read(message["source"], message["reading"])})
-            case "model":
-                write_model(message["piece"])
+            case "output":
+                write_output(message["name"], message["piece"])
             case "step":
                 on_step(message["name"], message["seconds"])
             case _:
@@ -254,43 +282,32 @@ def _attend(
                 return result
 
 
-class _Blobs:
-    """The open blobs, one per source and reading; a blob is closed as soon as it has ended."""
-
-    def __init__(self, openers: Mapping[int, OpenBlob]) -> None:
-        self._openers = openers
-        self._open: dict[tuple[int, int], BinaryIO] = {}
-        self._stack = ExitStack()
-
-    def __enter__(self) -> "_Blobs":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stack.close()
-
-    def read(self, source: int, reading: int) -> bytes:
-        """Return the next piece, empty at the end."""
-        place = (source, reading)
-        if place not in self._open:
-            self._open[place] = self._stack.enter_context(self._openers[source]())
-        piece = self._open[place].read(PIECE_BYTES)
-        if not piece:
-            self._open[place].close()
-        return piece
+def _descriptor_of(blob: BinaryIO, stack: ExitStack) -> int:
+    """Return a blob's descriptor; one that is no file of its own is copied into a file without a name."""
+    try:
+        return blob.fileno()
+    except OSError:
+        copy = stack.enter_context(tempfile.TemporaryFile())
+        shutil.copyfileobj(blob, copy, COPY_BYTES)
+        copy.flush()
+        return copy.fileno()
 
 
-def _command(host: EnclaveHost, mode: str, round_id: bytes, memory_bytes: int, descriptor: int) -> list[str]:
-    options = {
+def _command(host: EnclaveHost, task: EnclaveTask, descriptor: int) -> list[str]:
+    options: dict[str, object] = {
         "--channel-fd": descriptor,
         "--host-directory": host.directory.resolve(),
-        "--round": round_id.hex(),
         "--uid": host.uid,
         "--gid": host.gid,
-        "--memory-bytes": memory_bytes,
+        "--memory-bytes": task.memory_bytes,
+        "--round": task.round_id.hex(),
+        "--federation": task.federation_id.hex(),
         "--parent-pid": os.getpid(),
     }
+    if task.blob_descriptors:
+        options["--blob-fds"] = ",".join(map(str, task.blob_descriptors))
     flags = [str(part) for option in options.items() for part in option]
-    return [sys.executable, "-P", "-s", "-B", "-m", "enclave.core", mode, *flags]
+    return [sys.executable, "-P", "-s", "-B", "-m", "enclave.core", task.mode, *flags]
 
 
 def _environment() -> dict[str, str]:

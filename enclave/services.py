@@ -123,13 +123,14 @@ def aggregate(
     base_model_digest: bytes,
     open_base_model: courier.OpenBlob,
     updates: Sequence[courier.SealedUpdate],
-    write_model: Callable[[bytes], None],
+    carried: Sequence[courier.SealedRow],
+    write_output: Callable[[str, bytes], None],
     on_step: Callable[[str, float], None],
 ) -> tuple[bytes, RoundResult]:
     """Run the round in a sealed successor process; return the signed result and its verified content.
 
     Raises `Refusal`: "too-few-updates", "conflict", "decryption-failed", "enclave-failed",
-    "sealing-refused", "invalid-signature".
+    "sealing-refused", "invalid-signature", "carried-rows-lost".
     """
     signed = courier.aggregate_round(
         enclave_host(),
@@ -141,7 +142,8 @@ def aggregate(
         base_model_digest=base_model_digest,
         open_base_model=open_base_model,
         updates=updates,
-        write_model=write_model,
+        carried=carried,
+        write_output=write_output,
         on_step=on_step,
     )
     result = verify_result(signed, Verifier(SIGNATURE_ALGORITHM, bytes(instance.result_public_key)))

@@ -1,19 +1,21 @@
-"""The measured policy: what an enclave will aggregate, and what it refuses to.
+"""The aggregation policy: what the enclave demands of a round and how it makes one model of its updates.
 
-The policy's digest stands in the evidence that every device checks before it seals an update, and
-in the derivation of the key that wraps the round's private keys: a changed policy is another
-enclave.
+The policy enters the evidence by its digest, so an operator cannot weaken it unseen: a changed
+policy is another enclave. This module holds its form; what each part computes, which parameters it
+takes and how many attackers it stands is in `enclave.core.rules`, which is measured with it.
 """
 
-from dataclasses import asdict, dataclass, fields
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from qflare_protocol.encoding import digest, encode
 from qflare_protocol.errors import Refusal
-from qflare_protocol.fields import exact_map, finite_number, whole_number
+from qflare_protocol.fields import exact_bytes, exact_map, finite_number, short_text, whole_number
 
 SMALLEST_MINIMUM = 3
-RULES = ("weighted-mean",)
+MAX_STAGES = 8
 PROTECTIONS = (
     "resource-limits",
     "namespaces",
@@ -31,16 +33,59 @@ PROTECTIONS = (
 
 _CODE = "policy-refused"
 _MIB = 1 << 20
+_LARGEST_PARAMETER = 1e12
+_DEVICE_ID_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of the pipeline by its name, with its parameters; what is not given has the part's default.
+
+    Raises `Refusal("policy-refused")` for values out of form.
+    """
+
+    name: str
+    parameters: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        short_text(self.name, 40, what="name of a stage", code=_CODE)
+        if not isinstance(self.parameters, Mapping) or len(self.parameters) > MAX_STAGES:
+            raise Refusal(_CODE, f"The parameters of {self.name} must be a map of at most {MAX_STAGES} numbers.")
+        for name, value in self.parameters.items():
+            short_text(name, 40, what=f"parameter of {self.name}", code=_CODE)
+            finite_number(value, -_LARGEST_PARAMETER, _LARGEST_PARAMETER, what=f"{name} of {self.name}", code=_CODE)
+        object.__setattr__(self, "parameters", dict(self.parameters))
+
+    def __hash__(self) -> int:
+        return hash((self.name, tuple(sorted(self.parameters.items()))))
+
+    def to_map(self) -> dict[str, Any]:
+        """Return the stage as a map for CBOR or JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_map(cls, value: object) -> "Stage":
+        """Read a stage strictly. Raises `Refusal("policy-refused")`."""
+        return cls(**exact_map(value, frozenset({"name", "parameters"}), what="stage", code=_CODE))
+
+
+NONE = Stage("none")
 
 
 @dataclass(frozen=True)
 class AggregationPolicy:
-    """What the enclave demands of a round. Raises `Refusal("policy-refused")` for values out of range.
+    """What the enclave demands of a round. Raises `Refusal("policy-refused")` for values out of form.
 
     - minimum_updates: fewest accepted updates that are ever aggregated, at least 3.
-    - rule: "weighted-mean", by sample counts, of the accepted updates.
-    - maximum_norm_ratio: largest norm as a multiple of the median norm, 1 to 1000.
-    - minimum_cosine: smallest cosine to the consensus of the others, -1 to 0.99.
+    - tolerated_fraction: the part of a round's updates that may come from attackers, 0 to below 0.5;
+      of n updates, floor(tolerated_fraction · n). An enclave refuses a pipeline that stands fewer.
+    - filters, pre_aggregation: stages in the order in which they run, at most 8 of each.
+    - rule: the stage that makes one update of many.
+    - history: β of the exponential average that is kept of each device's updates, 0 (none) to 0.999.
+    - server_optimiser: what is done with the aggregate before it is added to the model, or "none".
+    - noise: the noise of differential privacy, or "none".
+    - root_device: the 16-byte id, in hex, of the device whose update is a reference for the filter
+      `root-cosine` and enters no model; empty where there is none.
     - maximum_sample_count: largest sample count a device may claim, its cap of weight.
     - maximum_update_bytes: largest sealed update in bytes.
     - maximum_memory_bytes: address space of the sealed process in bytes, 512 MiB to 1 TiB.
@@ -48,9 +93,14 @@ class AggregationPolicy:
     """
 
     minimum_updates: int = SMALLEST_MINIMUM
-    rule: str = "weighted-mean"
-    maximum_norm_ratio: float = 3.0
-    minimum_cosine: float = 0.0
+    tolerated_fraction: float = 0.0
+    filters: tuple[Stage, ...] = (Stage("norm-bound"), Stage("consensus-cosine"))
+    pre_aggregation: tuple[Stage, ...] = ()
+    rule: Stage = Stage("weighted-mean")
+    history: float = 0.0
+    server_optimiser: Stage = NONE
+    noise: Stage = NONE
+    root_device: str = ""
     maximum_sample_count: int = 1_000_000
     maximum_update_bytes: int = 128 * _MIB
     maximum_memory_bytes: int = 4096 * _MIB
@@ -61,33 +111,74 @@ class AggregationPolicy:
         whole_number(self.maximum_sample_count, 1, 10**9, what="maximum_sample_count", code=_CODE)
         whole_number(self.maximum_update_bytes, 4096, 1 << 36, what="maximum_update_bytes", code=_CODE)
         whole_number(self.maximum_memory_bytes, 512 * _MIB, 1 << 40, what="maximum_memory_bytes", code=_CODE)
-        ratio = finite_number(self.maximum_norm_ratio, 1.0, 1000.0, what="maximum_norm_ratio", code=_CODE)
-        cosine = finite_number(self.minimum_cosine, -1.0, 0.99, what="minimum_cosine", code=_CODE)
-        object.__setattr__(self, "maximum_norm_ratio", ratio)  # a float always: 3 and 3.0 are one policy
-        object.__setattr__(self, "minimum_cosine", cosine)
-        if self.rule not in RULES:
-            raise Refusal(_CODE, f"The rule must be one of {', '.join(RULES)}.")
+        fraction = finite_number(self.tolerated_fraction, 0.0, 0.499, what="tolerated_fraction", code=_CODE)
+        history = finite_number(self.history, 0.0, 0.999, what="history", code=_CODE)
+        object.__setattr__(self, "tolerated_fraction", fraction)  # a float always: 0 and 0.0 are one policy
+        object.__setattr__(self, "history", history)
+        for name in ("filters", "pre_aggregation"):
+            _check_stages(name, getattr(self, name))
+        for name in ("rule", "server_optimiser", "noise"):
+            if not isinstance(getattr(self, name), Stage):
+                raise Refusal(_CODE, f"{name} must be a stage: a name with parameters.")
+        _check_root_device(self.root_device)
         _check_protections(self.required_protections)
+
+    def tolerated(self, updates: int) -> int:
+        """Return how many of that many updates may come from attackers."""
+        return math.floor(self.tolerated_fraction * updates)
+
+    @property
+    def root_device_id(self) -> bytes | None:
+        """The root device's id as bytes, where there is one."""
+        return bytes.fromhex(self.root_device) or None
 
     def to_map(self) -> dict[str, Any]:
         """Return the policy as a map for CBOR or JSON."""
-        return asdict(self) | {"required_protections": list(self.required_protections)}
+        return asdict(self) | {
+            "filters": [stage.to_map() for stage in self.filters],
+            "pre_aggregation": [stage.to_map() for stage in self.pre_aggregation],
+            "required_protections": list(self.required_protections),
+        }
 
     @classmethod
     def from_map(cls, value: object) -> "AggregationPolicy":
         """Read a policy strictly. Raises `Refusal("policy-refused")`."""
         members = dict(exact_map(value, _MEMBERS, what="aggregation policy", code=_CODE))
-        names = members.pop("required_protections")
-        if not isinstance(names, list | tuple):
-            raise Refusal(_CODE, "required_protections must be a list of names.")
-        return cls(**members, required_protections=tuple(names))
+        for name in ("filters", "pre_aggregation"):
+            members[name] = tuple(Stage.from_map(stage) for stage in _list(members[name], name))
+        for name in ("rule", "server_optimiser", "noise"):
+            members[name] = Stage.from_map(members[name])
+        members["required_protections"] = tuple(_list(members["required_protections"], "required_protections"))
+        return cls(**members)
 
     def digest(self) -> bytes:
         """Return the policy's 64-byte SHA3-512 digest."""
         return digest("aggregation policy", encode(self.to_map()))
 
 
-_MEMBERS = frozenset(field.name for field in fields(AggregationPolicy))
+_MEMBERS = frozenset(member.name for member in fields(AggregationPolicy))
+
+
+def _list(value: object, name: str) -> list[Any] | tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise Refusal(_CODE, f"{name} must be a list.")
+    return value
+
+
+def _check_stages(name: str, stages: object) -> None:
+    if not isinstance(stages, tuple) or len(stages) > MAX_STAGES or not all(isinstance(one, Stage) for one in stages):
+        raise Refusal(_CODE, f"{name} must be at most {MAX_STAGES} stages.")
+
+
+def _check_root_device(text: object) -> None:
+    if text == "":
+        return
+    try:
+        exact_bytes(bytes.fromhex(str(text)), _DEVICE_ID_BYTES, what="root_device", code=_CODE)
+    except ValueError as error:
+        raise Refusal(_CODE, "root_device must be a device id of 16 bytes in hex, or empty.") from error
+    if text != bytes.fromhex(str(text)).hex():
+        raise Refusal(_CODE, "root_device must be in lower-case hex without separators.")
 
 
 def _check_protections(names: tuple[str, ...]) -> None:

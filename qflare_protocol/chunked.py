@@ -1,6 +1,6 @@
 """Streaming, key-committing encryption of bulk bytes with constant memory.
 
-AES-256-GCM over chunks of 1 MiB in the STREAM construction (Hoang, Reyhanitabar, Rogaway, Vizar,
+AES-256-GCM over chunks of 64 KiB in the STREAM construction (Hoang, Reyhanitabar, Rogaway, Vizar,
 "Online Authenticated-Encryption and its Nonce-Reuse Misuse-Resistance", 2015, section 7):
 nonce = prefix (7 bytes) || chunk number (4, big-endian) || 1 for the last chunk, else 0. Reordered,
 dropped, added and truncated chunks do not open.
@@ -25,7 +25,7 @@ from qflare_protocol.errors import Refusal
 
 MAGIC = b"QF1S"
 KEY_BYTES = 32
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 16
 TAG_BYTES = 16
 PREFIX_BYTES = 7
 COMMITMENT_BYTES = 32
@@ -72,6 +72,15 @@ class ChunkCipher:
         """Return the chunk's plaintext. Raises `Refusal("decryption-failed")`."""
         try:
             return self._aead.decrypt(self._nonce(index, last), ciphertext, self.header)
+        except InvalidTag as error:
+            raise Refusal("decryption-failed", f"Chunk {index} of the stream is altered or out of place.") from error
+
+    def open_chunk_into(
+        self, index: int, ciphertext: bytes | bytearray | memoryview, target: memoryview, *, last: bool
+    ) -> None:
+        """Write the chunk's plaintext into a buffer of exactly its size. Raises `Refusal("decryption-failed")`."""
+        try:
+            self._aead.decrypt_into(self._nonce(index, last), ciphertext, self.header, target)
         except InvalidTag as error:
             raise Refusal("decryption-failed", f"Chunk {index} of the stream is altered or out of place.") from error
 

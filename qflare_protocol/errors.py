@@ -83,6 +83,7 @@ _ROWS = (
     # Enclave, evidence, log.
     ("evidence-refused", 403, "The enclave's evidence does not satisfy the pinned policy."),
     ("enclave-failed", 503, "The sealed enclave process failed."),
+    ("carried-rows-lost", 503, "What the federation carries from round to round does not open."),
     ("sealing-refused", 503, "The platform refused a protection that the enclave's policy demands."),
     ("too-few-updates", 422, "There are fewer acceptable updates than the policy's minimum."),
     ("proof-refused", 409, "A log proof does not verify."),

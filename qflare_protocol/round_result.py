@@ -16,9 +16,11 @@ PURPOSE = "round result"
 MAX_BYTES = 1 << 26
 NORM_ABOVE_BOUND = "norm-above-bound"
 COSINE_BELOW_MINIMUM = "cosine-below-minimum"
+ROOT_COSINE_BELOW_MINIMUM = "root-cosine-below-minimum"
 SCREENING_REASONS = {
     NORM_ABOVE_BOUND: "The update's norm is above the bound over the median norm.",
     COSINE_BELOW_MINIMUM: "The update points away from the consensus of the others.",
+    ROOT_COSINE_BELOW_MINIMUM: "The update points away from the root device's update.",
 }
 """Reasons of the screening; every other reason is a code of the error catalogue."""
 
@@ -42,19 +44,22 @@ def roster_digest(roster: Sequence[RosterEntry]) -> bytes:
 
 @dataclass(frozen=True)
 class Scores:
-    """What the screening saw: L2 norm, its ratio to the median norm, cosine to the consensus of the
-    others in -1 to 1, and the weight in the mean in 0 to 1.
+    """What the enclave saw: L2 norm, its ratio to the median norm, cosine to the consensus of the
+    others in -1 to 1, and the share in the new model in 0 to 1. The cosine is None where the policy's
+    pipeline does not look at directions.
     """
 
     norm: float
     norm_ratio: float
-    cosine: float
+    cosine: float | None
     weight: float
 
     def __post_init__(self) -> None:
         bounds = (("norm", 0, _LARGEST), ("norm_ratio", 0, _LARGEST), ("cosine", -1, 1), ("weight", 0, 1))
         for name, low, high in bounds:
-            object.__setattr__(self, name, finite_number(getattr(self, name), low, high, what=f"score {name}"))
+            value = getattr(self, name)
+            if name != "cosine" or value is not None:
+                object.__setattr__(self, name, finite_number(value, low, high, what=f"score {name}"))
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class UpdateVerdict:
 
     `manifest_digest` is 64 bytes, `ciphertext_digest` 32 (None where the manifest could not be
     read). A rejected update has a reason code and a sentence; `scores` is None where the update did
-    not get as far as the screening.
+    not get as far as the pipeline, and in rounds of differential privacy.
     """
 
     device_id: bytes
@@ -100,7 +105,9 @@ class RoundResult:
     """What the enclave did in one round; digests of models are BLAKE3 (32 bytes), others SHA3-512 (64).
 
     `sample_total` is the number of samples behind the accepted updates; verdicts are sorted by
-    device id. Raises `Refusal("malformed-message")` for values out of form.
+    device id. `carried_in` and `carried_out` are the digests of the rows that the federation carried
+    before and after the round: a round's `carried_in` is the last one's `carried_out`. Raises
+    `Refusal("malformed-message")` for values out of form.
     """
 
     round_id: bytes
@@ -113,6 +120,8 @@ class RoundResult:
     policy_digest: bytes
     roster_digest: bytes
     sample_total: int
+    carried_in: bytes
+    carried_out: bytes
     verdicts: tuple[UpdateVerdict, ...]
 
     def __post_init__(self) -> None:
@@ -154,6 +163,8 @@ _BYTE_FIELDS = {
     "model_digest": 32,
     "policy_digest": 64,
     "roster_digest": 64,
+    "carried_in": 64,
+    "carried_out": 64,
 }
 _MEMBERS = frozenset(member.name for member in fields(RoundResult))
 _VERDICT_MEMBERS = frozenset(member.name for member in fields(UpdateVerdict))

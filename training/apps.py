@@ -10,6 +10,7 @@ _KINDS = {
     "round.opened": "Round {round_number} of {federation} opened",
     "round.closed": "Round {round_number} of {federation} closed with {submissions} updates",
     "round.completed": "Round {round_number} of {federation} completed: {accepted} accepted, {rejected} rejected",
+    "federation.carried_rows_lost": "{federation} begins without the {rows} rows it carried: {reason}",
     "round.restarted": "Round {round_number} of {federation} began anew: {reason}",
     "round.failed": "Round {round_number} of {federation} failed: {reason}",
     "round.cancelled": "Round {round_number} of {federation} cancelled: {reason}",

@@ -241,6 +241,24 @@ class Update(models.Model):
         return f"update of {self.participation}"
 
 
+class CarriedRow(models.Model):
+    """What a federation carries from round to round, sealed by its enclave: histories, momentum, the last aggregate."""
+
+    federation = models.ForeignKey(Federation, on_delete=models.CASCADE, related_name="carried_rows")
+    name = models.CharField(max_length=80, help_text="See enclave.core.carried.")
+    enclave_key_id = models.BinaryField(max_length=32, help_text="The enclave that made it.")
+    blob_digest = models.CharField(max_length=64)
+    blob_bytes = models.PositiveBigIntegerField()
+    round = models.ForeignKey(Round, on_delete=models.CASCADE, related_name="+", help_text="The round that left it.")
+
+    class Meta:
+        ordering = ("federation", "name")
+        constraints = (models.UniqueConstraint(fields=("federation", "name"), name="a_row_is_carried_once"),)
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.federation}"
+
+
 class RoundStep(models.Model):
     """How long one step of a round took, for the console and the demo's table."""
 

@@ -36,6 +36,8 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--channel-fd", type=int, required=True)
     parser.add_argument("--host-directory", type=Path, required=True)
     parser.add_argument("--round", type=bytes.fromhex, required=True)
+    parser.add_argument("--federation", type=bytes.fromhex, required=True)
+    parser.add_argument("--blob-fds", type=_descriptors, default=())
     parser.add_argument("--uid", type=int, required=True)
     parser.add_argument("--gid", type=int, required=True)
     parser.add_argument("--memory-bytes", type=int, required=True)
@@ -43,26 +45,40 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def _descriptors(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(","))
+
+
 def _sealed_state(options: argparse.Namespace) -> EnclaveState:
     measurement = measure()
     with HostDirectory(options.host_directory) as host, acting_as(options.uid, options.gid):
         if options.mode == "prepare":
-            attester, decision = host.attestation_signer(), None
+            attester, decision, federation_key = host.attestation_signer(), None, None
             sealing_key = host.create_sealing_key(options.round)
         else:
             sealing_key = host.sealing_key(options.round)
             attester, decision = None, host.open_decision(options.round)
+            federation_key = host.federation_key(options.federation)
     protections = seal_process(
         SealingPlan(
             uid=options.uid,
             gid=options.gid,
             memory_bytes=options.memory_bytes,
-            keep_descriptors=frozenset({options.channel_fd} | ({decision} if decision is not None else set())),
+            keep_descriptors=frozenset({options.channel_fd, *options.blob_fds, *([decision] if decision else [])}),
             parent_pid=options.parent_pid,
         )
     )
     record = DecisionRecord(decision) if decision is not None else None
-    return EnclaveState(measurement, protections, options.memory_bytes, sealing_key, attester, record)
+    return EnclaveState(
+        measurement,
+        protections,
+        options.memory_bytes,
+        sealing_key,
+        federation_key,
+        attester,
+        record,
+        frozenset(options.blob_fds),
+    )
 
 
 def _report_failures_to(channel: Channel) -> None:

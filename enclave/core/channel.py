@@ -8,8 +8,6 @@ from qflare_protocol.encoding import decode, encode
 from qflare_protocol.errors import Refusal
 
 MAX_MESSAGE_BYTES = 1 << 26
-PIECE_BYTES = 1 << 18
-"""How much of a blob or model travels in one message."""
 
 
 class ChannelClosed(Exception):  # noqa: N818 - an event, not an error: the other side has gone

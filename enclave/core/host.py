@@ -4,6 +4,7 @@
     attestation.pub            its public key, 1312 bytes; all that a courier reads
     rounds/<round id>.key      32 random bytes, wraps the round's private keys
     rounds/<round id>.decision digests of the inputs and of the decision of its aggregation (see `DecisionRecord`)
+    federations/<id>.key       32 random bytes, seals the rows that a federation carries from round to round
 
 The sealed process opens what it needs before it seals itself and nothing afterwards.
 """
@@ -20,6 +21,7 @@ from qflare_protocol.cose import Signer
 from qflare_protocol.errors import Refusal
 
 ROUNDS = "rounds"
+FEDERATIONS = "federations"
 SEED_BYTES = 32
 ATTESTATION_PUBLIC_BYTES = 1312
 SEALING_KEY_BYTES = 32
@@ -68,6 +70,13 @@ class HostDirectory:
     def sealing_key(self, round_id: bytes) -> bytes:
         """Return the round's sealing key. Raises `Refusal("enclave-failed")` where it is gone."""
         return self._read(_key_name(round_id), SEALING_KEY_BYTES)
+
+    def federation_key(self, federation_id: bytes) -> bytes:
+        """Return the key of the rows that a federation carries, made when it has none yet."""
+        name = f"{FEDERATIONS}/{federation_id.hex()}.key"
+        if not self._exists(name):
+            self._write_once(name, os.urandom(SEALING_KEY_BYTES))
+        return self._read(name, SEALING_KEY_BYTES)
 
     def open_decision(self, round_id: bytes) -> int:
         """Return a descriptor of the round's decision record, which outlives the sealing of the process.
@@ -186,13 +195,13 @@ def initialise_host_directory(path: Path, uid: int, gid: int) -> None:
     Calling it again is cheap and reads no secret. The first call makes the attestation key in the
     calling process, which is the enclave worker: it could read the directory anyway.
     """
-    for directory in (path, path / ROUNDS):
+    for directory in (path, path / ROUNDS, path / FEDERATIONS):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
     with HostDirectory(path) as host:
         host.create_attestation_key()
     if os.geteuid() == 0:
-        for owned in (path, path / ROUNDS, path / "attestation.key", path / "attestation.pub"):
+        for owned in (path, path / ROUNDS, path / FEDERATIONS, path / "attestation.key", path / "attestation.pub"):
             if owned.exists():  # a lost key is reported where it is needed
                 os.chown(owned, uid, gid, follow_symlinks=False)
 

@@ -21,21 +21,31 @@ from qflare_protocol.encoding import decode, encode, frame, label
 from qflare_protocol.errors import Refusal
 
 NONCE_BYTES = 12
+SEED_BYTES = 32
 MAX_WRAPPED_BYTES = 1024
 
 
 @dataclass(frozen=True)
 class RoundKeys:
-    """The HPKE private key that updates are sealed to and the signer of the result."""
+    """The HPKE private key that updates are sealed to, the signer of the result, and 32 bytes that seeds come from."""
 
     hpke_private: bytes = field(repr=False)
     hpke_public: bytes
     result_signer: Signer
+    seed_key: bytes = field(repr=False)
 
     @property
     def key_id(self) -> bytes:
         """The 32-byte id of both public keys."""
         return enclave_key_id(self.hpke_public, self.result_signer.public)
+
+    def seed(self, inputs: bytes) -> bytes:
+        """Return 32 bytes that nobody outside can know and that the round's committed inputs fix.
+
+        Buckets and noise are drawn from it, so that a repeated aggregation repeats them.
+        """
+        info = frame(label("round seed"), inputs)
+        return HKDF(hashes.SHA3_512(), SEED_BYTES, salt=None, info=info).derive(self.seed_key)
 
 
 @dataclass(frozen=True)
@@ -58,12 +68,15 @@ def generate_round_keys() -> RoundKeys:
     """Make fresh keys for one round."""
     sealing = hpke.generate()
     result = pqc.signature(SIGNATURE_ALGORITHM).generate()
-    return RoundKeys(sealing.private, sealing.public, Signer(SIGNATURE_ALGORITHM, result.private, result.public))
+    signer = Signer(SIGNATURE_ALGORITHM, result.private, result.public)
+    return RoundKeys(sealing.private, sealing.public, signer, os.urandom(SEED_BYTES))
 
 
 def wrap_keys(keys: RoundKeys, context: WrappingContext) -> bytes:
     """Return the private keys encrypted for a successor with the same code, policy and round."""
-    secret = encode({"hpke_private": keys.hpke_private, "result_seed": keys.result_signer.private})
+    secret = encode(
+        {"hpke_private": keys.hpke_private, "result_seed": keys.result_signer.private, "seed_key": keys.seed_key}
+    )
     nonce = os.urandom(NONCE_BYTES)
     return nonce + context.cipher().encrypt(nonce, secret, None)
 
@@ -79,4 +92,5 @@ def unwrap_keys(wrapped: bytes, context: WrappingContext) -> RoundKeys:
     members: dict[str, Any] = decode(secret, what="wrapped keys")
     seed = members["result_seed"]
     signer = Signer(SIGNATURE_ALGORITHM, seed, pqc.signature(SIGNATURE_ALGORITHM).public_key(seed))
-    return RoundKeys(members["hpke_private"], hpke.public_key(members["hpke_private"]), signer)
+    private = members["hpke_private"]
+    return RoundKeys(private, hpke.public_key(private), signer, members["seed_key"])

@@ -5,15 +5,30 @@ from dataclasses import dataclass
 from typing import Any
 
 from qflare_protocol.aggregation_policy import AggregationPolicy
+from qflare_protocol.carried_rows import CarriedRow
 from qflare_protocol.cose import Verifier
 from qflare_protocol.errors import Refusal
-from qflare_protocol.fields import exact_bytes, exact_map, short_text
+from qflare_protocol.fields import exact_bytes, exact_map, short_text, whole_number
 from qflare_protocol.round_result import RosterEntry
 
 _PREPARE = frozenset({"kind", "round_id", "federation_id", "policy", "nonce"})
 _AGGREGATE = frozenset(
-    {"kind", "round_id", "federation_id", "policy", "wrapped_keys", "base_model_digest", "roster", "updates"}
+    {
+        "kind",
+        "round_id",
+        "federation_id",
+        "policy",
+        "wrapped_keys",
+        "base_model_digest",
+        "roster",
+        "updates",
+        "carried",
+        "descriptors",
+    }
 )
+
+MAX_CARRIED_NAME = 80
+MAX_DESCRIPTOR = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -40,7 +55,11 @@ class SubmittedManifest:
 
 @dataclass(frozen=True)
 class AggregateRequest:
-    """Aggregate one round: `updates[i]` is the update whose blob is asked for as source i."""
+    """Aggregate one round.
+
+    `carried` are all rows that the federation carries. `descriptors` are the open files of the base
+    model, of each update, and of each carried row, in that order.
+    """
 
     round_id: bytes
     federation_id: bytes
@@ -49,6 +68,8 @@ class AggregateRequest:
     base_model_digest: bytes
     roster: tuple[RosterEntry, ...]
     updates: tuple[SubmittedManifest, ...]
+    carried: tuple[CarriedRow, ...] = ()
+    descriptors: tuple[int, ...] = ()
 
     def to_map(self) -> dict[str, Any]:
         """Return the channel message."""
@@ -57,6 +78,8 @@ class AggregateRequest:
             "policy": self.policy.to_map(),
             "roster": [[entry.device_id, entry.verifier.algorithm, entry.verifier.public] for entry in self.roster],
             "updates": [[update.device_id, update.manifest] for update in self.updates],
+            "carried": [[row.name, row.enclave_key_id, row.digest] for row in self.carried],
+            "descriptors": list(self.descriptors),
         }
 
 
@@ -88,6 +111,8 @@ def _aggregate(members: Mapping[str, Any]) -> AggregateRequest:
         base_model_digest=exact_bytes(members["base_model_digest"], 32, what="base_model_digest"),
         roster=tuple(_roster_entry(row) for row in _rows(members["roster"], 3, "roster")),
         updates=tuple(_update(row) for row in _rows(members["updates"], 2, "updates")),
+        carried=tuple(_carried(row) for row in _rows(members["carried"], 3, "carried rows")),
+        descriptors=_descriptors(members["descriptors"]),
     )
 
 
@@ -98,6 +123,20 @@ def _roster_entry(row: list[Any]) -> RosterEntry:
 
 def _update(row: list[Any]) -> SubmittedManifest:
     return SubmittedManifest(exact_bytes(row[0], 16, what="update device id"), _bytes(row[1], "manifest"))
+
+
+def _carried(row: list[Any]) -> CarriedRow:
+    return CarriedRow(
+        name=short_text(row[0], MAX_CARRIED_NAME, what="name of a carried row"),
+        enclave_key_id=exact_bytes(row[1], 32, what="enclave of a carried row"),
+        digest=exact_bytes(row[2], 32, what="digest of a carried row"),
+    )
+
+
+def _descriptors(value: object) -> tuple[int, ...]:
+    if not isinstance(value, list):
+        raise Refusal("malformed-message", "The descriptors must be a list of numbers.")
+    return tuple(whole_number(number, 0, MAX_DESCRIPTOR, what="descriptor") for number in value)
 
 
 def _rows(value: object, length: int, what: str) -> list[list[Any]]:

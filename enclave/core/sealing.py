@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from enclave.core import kernel, landlock, seccomp
 
-DESCRIPTOR_LIMIT = 64
+SPARE_DESCRIPTORS = 64
 FILE_SIZE_LIMIT = 4096  # the decision record is the only file that is ever written
 
 
@@ -40,7 +40,7 @@ def seal_process(plan: SealingPlan) -> dict[str, bool]:
         "not-dumpable": _forbid_dumps,
         "no-new-privileges": lambda: kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1) == 0,
         "closed-descriptors": lambda: _close_all_but(plan.keep_descriptors),
-        "resource-limits": lambda: _limit_resources(plan.memory_bytes),
+        "resource-limits": lambda: _limit_resources(plan.memory_bytes, max(plan.keep_descriptors, default=0)),
         "landlock": _landlock,
         "seccomp": _seccomp,
     }
@@ -103,10 +103,10 @@ def _close_all_but(keep: Iterable[int]) -> bool:
     return True
 
 
-def _limit_resources(memory_bytes: int) -> bool:
+def _limit_resources(memory_bytes: int, highest_descriptor: int) -> bool:
     limits = {
         resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_NOFILE: DESCRIPTOR_LIMIT,
+        resource.RLIMIT_NOFILE: highest_descriptor + SPARE_DESCRIPTORS,
         resource.RLIMIT_NPROC: 0,
         resource.RLIMIT_FSIZE: FILE_SIZE_LIMIT,
         resource.RLIMIT_AS: memory_bytes,

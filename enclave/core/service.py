@@ -1,15 +1,18 @@
 """The sealed process's conversation with its courier: ready, one request, one answer."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import time
 from typing import Any
 
 from enclave.core.aggregation import Aggregation
+from enclave.core.carried import CarriedSeal
 from enclave.core.channel import Channel
 from enclave.core.host import DecisionRecord
 from enclave.core.keys import WrappingContext, generate_round_keys, unwrap_keys, wrap_keys
 from enclave.core.requests import AggregateRequest, PrepareRequest, read_request
+from enclave.core.rules.pipeline import Pipeline
+from enclave.core.streams import Blob, FileBlob
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.attestation import EnclaveClaims, sign_software_evidence
 from qflare_protocol.cose import Signer
@@ -20,16 +23,19 @@ from qflare_protocol.errors import Refusal
 class EnclaveState:
     """What the process holds when it begins to listen.
 
-    `attester` is there to prepare a round and `decisions` to aggregate it; `protections` is what
-    `seal_process` gave, `memory_bytes` the address space it was sealed with.
+    `attester` is there to prepare a round, `federation_key` and `decisions` to aggregate it;
+    `protections` is what `seal_process` gave, `memory_bytes` the address space it was sealed with,
+    `blob_descriptors` the open files of the round's blobs.
     """
 
     measurement: bytes
     protections: dict[str, bool]
     memory_bytes: int
     sealing_key: bytes = field(repr=False)
+    federation_key: bytes | None = field(default=None, repr=False)
     attester: Signer | None = None
     decisions: DecisionRecord | None = None
+    blob_descriptors: frozenset[int] = frozenset()
 
 
 def serve(channel: Channel, state: EnclaveState) -> None:
@@ -50,7 +56,7 @@ def _answer(channel: Channel, state: EnclaveState) -> dict[str, Any]:
     _require_sealing(request.policy, state)
     if isinstance(request, PrepareRequest):
         return _prepare(request, state)
-    return _aggregate(request, state, ChannelCourier(channel))
+    return _aggregate(request, state, channel)
 
 
 def _require_sealing(policy: AggregationPolicy, state: EnclaveState) -> None:
@@ -64,6 +70,7 @@ def _require_sealing(policy: AggregationPolicy, state: EnclaveState) -> None:
 def _prepare(request: PrepareRequest, state: EnclaveState) -> dict[str, Any]:
     if state.attester is None:
         raise Refusal("enclave-failed", "This process was not started to prepare a round.")
+    Pipeline.of(request.policy)
     keys = generate_round_keys()
     claims = EnclaveClaims(
         nonce=request.nonce,
@@ -83,12 +90,21 @@ def _prepare(request: PrepareRequest, state: EnclaveState) -> dict[str, Any]:
     }
 
 
-def _aggregate(request: AggregateRequest, state: EnclaveState, courier: "ChannelCourier") -> dict[str, Any]:
-    if state.decisions is None:
+def _aggregate(request: AggregateRequest, state: EnclaveState, channel: Channel) -> dict[str, Any]:
+    if state.decisions is None or state.federation_key is None:
         raise Refusal("enclave-failed", "This process was not started to aggregate a round.")
     keys = unwrap_keys(request.wrapped_keys, _context(request, state))
-    result = Aggregation(request, keys, courier, state.decisions).run()
+    seal = CarriedSeal(state.federation_key, state.measurement, request.policy.digest(), request.federation_id)
+    courier = DescriptorCourier(channel, _descriptors(request, state))
+    result = Aggregation(request, keys, seal, courier, state.decisions).run()
     return {"kind": "aggregated", "result": result}
+
+
+def _descriptors(request: AggregateRequest, state: EnclaveState) -> tuple[int, ...]:
+    sources = 1 + len(request.updates) + len(request.carried)
+    if len(request.descriptors) != sources or not state.blob_descriptors.issuperset(request.descriptors):
+        raise Refusal("malformed-message", "The request names other files than the process was given.")
+    return request.descriptors
 
 
 def _context(request: PrepareRequest | AggregateRequest, state: EnclaveState) -> WrappingContext:
@@ -101,28 +117,21 @@ def _context(request: PrepareRequest | AggregateRequest, state: EnclaveState) ->
     )
 
 
-class ChannelCourier:
-    """The courier at the other end of the channel, as the aggregation sees it."""
+class DescriptorCourier:
+    """The courier as the aggregation sees it: blobs are open files, outputs go over the channel."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, descriptors: Sequence[int]) -> None:
         self._channel = channel
+        self._descriptors = descriptors
 
-    def pieces(self, source: int, reading: int) -> Iterator[bytes]:
-        """Ask for piece after piece until an empty one says that the source has ended."""
-        while piece := self._ask({"kind": "read", "source": source, "reading": reading}):
-            yield piece
+    def blob(self, source: int) -> Blob:
+        """Return a source's open file."""
+        return FileBlob(self._descriptors[source])
 
-    def write_model(self, piece: bytes) -> None:
-        """Send a piece of the new model."""
-        self._channel.send({"kind": "model", "piece": piece})
+    def write(self, output: str, piece: bytes) -> None:
+        """Send a piece of the new model or of a carried row."""
+        self._channel.send({"kind": "output", "name": output, "piece": piece})
 
     def report_step(self, name: str, seconds: float) -> None:
         """Send how long a step took."""
         self._channel.send({"kind": "step", "name": name, "seconds": seconds})
-
-    def _ask(self, question: dict[str, Any]) -> bytes:
-        self._channel.send(question)
-        piece = self._channel.receive().get("piece")
-        if not isinstance(piece, bytes):
-            raise Refusal("malformed-message", "The courier answers a read with bytes.")
-        return piece

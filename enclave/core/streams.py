@@ -1,82 +1,210 @@
-"""The base model and the opened updates as rows of float32 that are read range by range."""
+"""The base model, the opened updates and the carried rows, read front to back as rows of float32.
 
-from collections.abc import Iterable, Iterator
+What is read lies in files whose descriptors the process was given before it sealed itself. Every
+byte is hashed on its way and every sealed chunk is authenticated before any of it is used; what a
+row's digest vouches for is known when it has been read to its end.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Protocol
 
 import blake3
 import numpy as np
 from numpy.typing import NDArray
 
 from enclave.core.inputs import Candidate
-from qflare_protocol.byte_reader import ByteReader
+from qflare_protocol import update
+from qflare_protocol.chunked import CHUNK_BYTES, HEADER_BYTES, TAG_BYTES, ChunkCipher
 from qflare_protocol.errors import Refusal
 from qflare_protocol.tensors import LENGTH_BYTES, TensorLayout, header_bytes, parse_header, require_layout
-from qflare_protocol.update import UpdateContext, open_update
+from qflare_protocol.update import UpdateContext, open_content_key
 
 Float32 = NDArray[np.float32]
+
+
+class Blob(Protocol):
+    """A file that can be read at any place."""
+
+    size: int
+
+    def read_into(self, target: memoryview, offset: int) -> None:
+        """Fill the buffer from that offset. Raises `Refusal("digest-mismatch")` where the file ends first."""
+
+
+class FileBlob:
+    """An open file."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.size = os.lseek(descriptor, 0, os.SEEK_END)
+
+    def read_into(self, target: memoryview, offset: int) -> None:
+        """Fill the buffer from that offset. Raises `Refusal("digest-mismatch")` where the file ends first."""
+        while target:
+            count = os.preadv(self._descriptor, [target], offset)
+            if count == 0:
+                raise Refusal("digest-mismatch", "The file ends before its end.")
+            target, offset = target[count:], offset + count
+
+
+class Content(Protocol):
+    """Bytes that are read front to back."""
+
+    left: int
+
+    def read_into(self, target: memoryview) -> None:
+        """Fill the buffer with the next bytes. Raises `Refusal`."""
+
+    def finish(self) -> None:
+        """Return when everything read was what its digest vouches for. Raises `Refusal`."""
+
+
+class HashedBlob:
+    """A blob read front to back and hashed with BLAKE3."""
+
+    def __init__(self, blob: Blob, expected_digest: bytes) -> None:
+        self.left = blob.size
+        self._blob = blob
+        self._expected_digest = expected_digest
+        self._hasher = blake3.blake3()
+
+    def read_into(self, target: memoryview) -> None:
+        """Fill the buffer with the next bytes. Raises `Refusal`."""
+        if len(target) > self.left:
+            raise Refusal("invalid-tensors", "The container ends too early.")
+        self._blob.read_into(target, self._blob.size - self.left)
+        self._hasher.update(target)
+        self.left -= len(target)
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes. Raises `Refusal`."""
+        target = bytearray(size)
+        self.read_into(memoryview(target))
+        return bytes(target)
+
+    def finish(self) -> None:
+        """Return when all bytes were read and their digest is the expected one. Raises `Refusal`."""
+        if self.left or self._hasher.digest() != self._expected_digest:
+            raise Refusal("digest-mismatch", "The bytes are not those of the signed digest.")
+
+
+class OpenedStream:
+    """The plaintext of a sealed stream, one chunk at a time; `scratch` holds a ciphertext and may be shared."""
+
+    def __init__(self, sealed: HashedBlob, cipher: ChunkCipher, scratch: memoryview) -> None:
+        chunks = max(1, -(-sealed.left // (CHUNK_BYTES + TAG_BYTES)))
+        self.left = sealed.left - chunks * TAG_BYTES
+        self._sealed, self._cipher, self._scratch = sealed, cipher, scratch
+        self._plaintext = memoryview(bytearray(CHUNK_BYTES))
+        self._chunk = self._plaintext[:0]
+        self._chunks, self._opened = chunks, 0
+
+    def read_into(self, target: memoryview) -> None:
+        """Fill the buffer with the next bytes of plaintext. Raises `Refusal`."""
+        if len(target) > self.left:
+            raise Refusal("invalid-tensors", "The container ends too early.")
+        self.left -= len(target)
+        while target:
+            if not self._chunk:
+                self._open_next()
+            taken = min(len(target), len(self._chunk))
+            target[:taken] = self._chunk[:taken]
+            self._chunk, target = self._chunk[taken:], target[taken:]
+
+    def finish(self) -> None:
+        """Return when the plaintext has been read to its end and the digest holds. Raises `Refusal`."""
+        if self._opened == 0:
+            self._open_next()
+        if self.left or self._opened != self._chunks:
+            raise Refusal("invalid-tensors", "The container's size is not what its header says.")
+        self._sealed.finish()
+
+    def _open_next(self) -> None:
+        ciphertext = self._scratch[: min(self._sealed.left, CHUNK_BYTES + TAG_BYTES)]
+        if len(ciphertext) < TAG_BYTES:
+            raise Refusal("decryption-failed", "The stream is cut off.")
+        self._sealed.read_into(ciphertext)
+        self._chunk = self._plaintext[: len(ciphertext) - TAG_BYTES]
+        last = self._opened == self._chunks - 1
+        self._cipher.open_chunk_into(self._opened, ciphertext, self._chunk, last=last)
+        self._opened += 1
 
 
 class Row:
     """The tensors of one container, read from front to back as one row of float32."""
 
-    def __init__(self, reader: ByteReader, content: "DigestedBytes") -> None:
-        prefix = reader.read(LENGTH_BYTES)
-        header = parse_header(prefix + reader.read(header_bytes(prefix)))
+    def __init__(self, content: Content) -> None:
+        prefix = _read(content, LENGTH_BYTES)
+        header = parse_header(prefix + _read(content, header_bytes(prefix)))
         self.layout = header.layout
-        self._reader = reader
+        self._content = content
+        if content.left != header.layout.data_bytes:
+            raise Refusal("invalid-tensors", "The container's size is not what its header says.")
+
+    def read_into(self, row: Float32) -> None:
+        """Fill the contiguous array with the next elements. Raises `Refusal`."""
+        self._content.read_into(row.data.cast("B"))
+
+    def finish(self) -> None:
+        """Return when the container ends here and all of its source was what its digest says. Raises `Refusal`."""
+        self._content.finish()
+
+
+class RawRow:
+    """A row of float32 without a container."""
+
+    def __init__(self, content: Content, size: int) -> None:
+        if content.left != size * 4:
+            raise Refusal("invalid-tensors", "A carried row is not as long as the model.")
         self._content = content
 
     def read_into(self, row: Float32) -> None:
         """Fill the contiguous array with the next elements. Raises `Refusal`."""
-        self._reader.read_into(row.data.cast("B"))
-
-    def skip(self, columns: int) -> None:
-        """Read on to the end without keeping anything; `columns` at a time."""
-        left, scratch = self.layout.size, np.empty(columns, dtype=np.float32)
-        while left:
-            width = min(left, columns)
-            self.read_into(scratch[:width])
-            left -= width
+        self._content.read_into(row.data.cast("B"))
 
     def finish(self) -> None:
-        """Return when the container ends here and all of its source was what its digest says. Raises `Refusal`."""
-        if not self._reader.at_end():
-            raise Refusal("invalid-tensors", "The container's size is not what its header says.")
-        self._content.verify()
+        """Return when the row's source was what its digest says. Raises `Refusal`."""
+        self._content.finish()
 
 
-class DigestedBytes:
-    """Pieces on their way through, bounded by the announced size and hashed with BLAKE3."""
+class AnyRow(Protocol):
+    """Anything that is read as a row of float32."""
 
-    def __init__(self, pieces: Iterable[bytes], expected_digest: bytes, expected_bytes: int | None) -> None:
-        self._pieces = pieces
-        self._expected_digest = expected_digest
-        self._expected_bytes = expected_bytes
-        self._hasher = blake3.blake3()
-        self._seen = 0
+    def read_into(self, row: Float32) -> None:
+        """Fill the contiguous array with the next elements. Raises `Refusal`."""
 
-    def __iter__(self) -> Iterator[bytes]:
-        for piece in self._pieces:
-            self._seen += len(piece)
-            if self._expected_bytes is not None and self._seen > self._expected_bytes:
-                raise Refusal("digest-mismatch", "There are more bytes than the manifest says.")
-            self._hasher.update(piece)
-            yield piece
-
-    def verify(self) -> None:
-        """Return when size and digest are as announced. Raises `Refusal("digest-mismatch")`."""
-        if self._expected_bytes is not None and self._seen != self._expected_bytes:
-            raise Refusal("digest-mismatch", "There are fewer bytes than the manifest says.")
-        if self._hasher.digest() != self._expected_digest:
-            raise Refusal("digest-mismatch", "The bytes are not those of the signed digest.")
+    def finish(self) -> None:
+        """Return when everything read was what its digest vouches for. Raises `Refusal`."""
 
 
-def open_base_model(pieces: Iterable[bytes], expected_digest: bytes) -> Row:
-    """Return the base model's row. Raises `Refusal("invalid-tensors")`."""
-    content = DigestedBytes(pieces, expected_digest, expected_bytes=None)
-    return Row(ByteReader(content, what="base model", code="invalid-tensors"), content)
+class AveragedRow:
+    """β · before + (1 - β) · now, element by element: a device's exponential average with its new update."""
+
+    def __init__(self, now: AnyRow, before: AnyRow, beta: float) -> None:
+        self._now, self._before = now, before
+        self._beta = np.float32(beta)
+
+    def read_into(self, row: Float32) -> None:
+        """Fill the contiguous array with the next elements. Raises `Refusal`."""
+        before = np.empty_like(row)
+        self._before.read_into(before)
+        self._now.read_into(row)
+        row *= np.float32(1.0) - self._beta
+        row += self._beta * before
+
+    def finish(self) -> None:
+        """Return when both rows have ended as they should. Raises `Refusal`."""
+        self._now.finish()
+        self._before.finish()
 
 
-def open_delta(candidate: Candidate, hpke_private: bytes, layout: TensorLayout, pieces: Iterable[bytes]) -> Row:
+def open_base_model(blob: Blob, expected_digest: bytes) -> Row:
+    """Return the base model's row. Raises `Refusal`: "invalid-tensors" or "digest-mismatch"."""
+    return Row(HashedBlob(blob, expected_digest))
+
+
+def open_delta(candidate: Candidate, hpke_private: bytes, layout: TensorLayout, blob: Blob, scratch: memoryview) -> Row:
     """Return the opened update's row, whose layout is the base model's. Raises `Refusal`."""
     manifest = candidate.manifest
     context = UpdateContext(
@@ -86,8 +214,27 @@ def open_delta(candidate: Candidate, hpke_private: bytes, layout: TensorLayout, 
         enclave_key_id=manifest.enclave_key_id,
         base_model_digest=manifest.base_model_digest,
     )
-    content = DigestedBytes(pieces, manifest.ciphertext_digest, manifest.ciphertext_bytes)
-    plaintext = open_update(hpke_private, context, content)
-    row = Row(ByteReader(plaintext, what="update", code="invalid-tensors"), content)
+    if blob.size != manifest.ciphertext_bytes:
+        raise Refusal("digest-mismatch", f"The blob does not have the {manifest.ciphertext_bytes} bytes it should.")
+    sealed = HashedBlob(blob, manifest.ciphertext_digest)
+    if sealed.left < update.HEADER_BYTES + HEADER_BYTES + TAG_BYTES:
+        raise Refusal("decryption-failed", "The sealed update ends too early.")
+    content_key, stream_context = open_content_key(hpke_private, context, sealed.read(update.HEADER_BYTES))
+    cipher = ChunkCipher.from_header(content_key, sealed.read(HEADER_BYTES), stream_context)
+    row = Row(OpenedStream(sealed, cipher, scratch))
     require_layout(row.layout, layout)
     return row
+
+
+def new_scratch() -> memoryview:
+    """Return a buffer for one sealed chunk."""
+    return memoryview(bytearray(CHUNK_BYTES + TAG_BYTES))
+
+
+OpenRow = Callable[[], AnyRow]
+
+
+def _read(content: Content, size: int) -> bytes:
+    target = bytearray(size)
+    content.read_into(memoryview(target))
+    return bytes(target)

@@ -6,16 +6,20 @@ process whose own round fails does not start.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import BinaryIO
 
 import numpy as np
 
-from enclave.core.aggregation import BASE_MODEL, Aggregation
+from enclave.core.aggregation import Aggregation
+from enclave.core.carried import CarriedSeal
 from enclave.core.host import DecisionRecord
 from enclave.core.keys import RoundKeys, WrappingContext, generate_round_keys, unwrap_keys, wrap_keys
 from enclave.core.requests import AggregateRequest, SubmittedManifest, read_request
+from enclave.core.streams import FileBlob
 from qflare_protocol import pqc
-from qflare_protocol.aggregation_policy import PROTECTIONS, AggregationPolicy
+from qflare_protocol.aggregation_policy import PROTECTIONS, AggregationPolicy, Stage
 from qflare_protocol.attestation import EnclaveClaims, sign_software_evidence
 from qflare_protocol.attestation.evidence import SIGNATURE_ALGORITHM
 from qflare_protocol.cose import Signer
@@ -28,20 +32,21 @@ from qflare_protocol.update import UpdateContext, seal_update
 
 _ROUND, _FEDERATION = bytes(15) + b"r", bytes(15) + b"f"
 _DEVICES = 4
+DUMMY_POLICY = AggregationPolicy(history=0.5, server_optimiser=Stage("fedavgm"))
 
 
 class _MemoryCourier:
-    """Feeds blobs out of memory and keeps the model."""
+    """Gives the blobs, written to files without names, and keeps the outputs."""
 
-    def __init__(self, blobs: dict[int, bytes]) -> None:
-        self._blobs = blobs
-        self.model = b""
+    def __init__(self, blobs: Sequence[bytes], files: ExitStack) -> None:
+        self._files = [files.enter_context(_file_of(blob)) for blob in blobs]
+        self.outputs: dict[str, bytes] = {}
 
-    def pieces(self, source: int, reading: int) -> Iterator[bytes]:
-        yield self._blobs[source]
+    def blob(self, source: int) -> FileBlob:
+        return FileBlob(self._files[source].fileno())
 
-    def write_model(self, piece: bytes) -> None:
-        self.model += piece
+    def write(self, output: str, piece: bytes) -> None:
+        self.outputs[output] = self.outputs.get(output, b"") + piece
 
     def report_step(self, name: str, seconds: float) -> None:
         """Nobody waits for the times of a dummy round."""
@@ -61,14 +66,15 @@ def warm_up() -> None:
     request = AggregateRequest(
         round_id=_ROUND,
         federation_id=_FEDERATION,
-        policy=AggregationPolicy(),
+        policy=DUMMY_POLICY,
         wrapped_keys=b"",
         base_model_digest=model_digest(base),
         roster=tuple(RosterEntry(_device_id(index), signer.verifier) for index, signer in enumerate(signers)),
         updates=tuple(submitted for submitted, _ in updates),
     )
-    courier = _MemoryCourier({BASE_MODEL: base} | {index: blob for index, (_, blob) in enumerate(updates)})
-    _run(request, keys, courier)
+    with ExitStack() as files:
+        courier = _MemoryCourier([base, *(blob for _, blob in updates)], files)
+        _run(request, keys, courier, DecisionRecord(files.enter_context(_file_of(b"")).fileno()))
 
 
 def _load_signature_schemes() -> None:
@@ -77,14 +83,21 @@ def _load_signature_schemes() -> None:
         registry.failure_of(name)
 
 
-def _run(request: AggregateRequest, keys: RoundKeys, courier: _MemoryCourier) -> None:
+def _run(request: AggregateRequest, keys: RoundKeys, courier: _MemoryCourier, record: DecisionRecord) -> None:
     reread = read_request(request.to_map())
     assert isinstance(reread, AggregateRequest)  # noqa: S101 - narrows the type: it was one before
-    with os.fdopen(os.memfd_create("dummy round"), "rb") as file:
-        signed = Aggregation(reread, keys, courier, DecisionRecord(file.fileno())).run()
+    seal = CarriedSeal(os.urandom(32), bytes(64), request.policy.digest(), _FEDERATION)
+    signed = Aggregation(reread, keys, seal, courier, record).run()
     result = verify_result(signed, keys.result_signer.verifier)
-    if len(result.accepted) != _DEVICES - 1 or result.model_digest != model_digest(courier.model):
+    if len(result.accepted) != _DEVICES - 1 or result.model_digest != model_digest(courier.outputs["model"]):
         raise Refusal("enclave-failed", "The dummy round did not reject exactly the poisoned update.")
+
+
+def _file_of(content: bytes) -> BinaryIO:
+    file = os.fdopen(os.memfd_create("dummy round"), "r+b")
+    file.write(content)
+    file.flush()
+    return file
 
 
 def _rewrapped(keys: RoundKeys) -> RoundKeys:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from enclave.core.aggregation import BASE_MODEL, Aggregation
+from enclave.core.carried import CarriedSeal
 from enclave.core.keys import generate_round_keys
 from enclave.core.requests import AggregateRequest, SubmittedManifest
+from enclave.core.second_pass import MODEL
 from enclave.courier import SealedUpdate
 from qflare_protocol import pqc
 from qflare_protocol.aggregation_policy import AggregationPolicy
@@ -19,6 +21,7 @@ from qflare_protocol.tensors import decode_tensors, encode_tensors, model_digest
 from qflare_protocol.update import UpdateContext, seal_update
 
 ROUND, FEDERATION = b"r" * 16, b"f" * 16
+FEDERATION_KEY = b"F" * 32
 
 
 def new_signer():
@@ -38,24 +41,35 @@ def deltas(count, poisoned=0, *, shape=(40, 17), seed=1):
     return [-5 * delta if index < poisoned else delta for index, delta in enumerate(made)]
 
 
+class MemoryBlob:
+    """A blob in memory, read at any place."""
+
+    def __init__(self, content):
+        self.content, self.size = content, len(content)
+
+    def read_into(self, target, offset):
+        target[:] = self.content[offset : offset + len(target)]
+
+
 class MemoryCourier:
-    """Feeds blobs out of memory in pieces and keeps what comes back."""
+    """Gives blobs out of memory by their source number, lists what is opened, and keeps what comes back."""
 
-    def __init__(self, blobs, piece_bytes=5000):
+    def __init__(self, blobs):
         self.blobs = blobs
-        self.piece_bytes = piece_bytes
-        self.model = b""
+        self.outputs = {}
         self.steps = []
-        self.readings = []
+        self.opened = []
 
-    def pieces(self, source, reading):
-        self.readings.append((source, reading))
-        blob = self.blobs[source]
-        for start in range(0, len(blob), self.piece_bytes):
-            yield blob[start : start + self.piece_bytes]
+    @property
+    def model(self):
+        return self.outputs.get(MODEL, b"")
 
-    def write_model(self, piece):
-        self.model += piece
+    def blob(self, source):
+        self.opened.append(source)
+        return MemoryBlob(self.blobs[source])
+
+    def write(self, output, piece):
+        self.outputs[output] = self.outputs.get(output, b"") + piece
 
     def report_step(self, name, seconds):
         self.steps.append(name)
@@ -84,7 +98,7 @@ class Round:
 
     def __post_init__(self):
         self.keys = generate_round_keys() if self.prepared is None else None
-        self.signers, self.submitted, self.blobs = {}, [], []
+        self.signers, self.submitted, self.blobs, self.carried = {}, [], [], []
         self.base_bytes = encode_tensors(self.base)
         self.record = MemoryRecord()
 
@@ -134,20 +148,31 @@ class Round:
             "base_model_digest": model_digest(self.base_bytes),
             "roster": self.roster,
             "updates": tuple(self.submitted),
+            "carried": tuple(row for row, _ in self.carried),
         }
         return AggregateRequest(**(members | changes))
 
     def courier(self, **options):
-        return MemoryCourier({BASE_MODEL: self.base_bytes} | dict(enumerate(self.blobs)), **options)
+        return MemoryCourier({BASE_MODEL: self.base_bytes} | self.sources(), **options)
+
+    def sources(self, order=1):
+        """Return the updates' blobs and then the carried rows' by source number; updates backwards for order -1."""
+        return dict(enumerate([*self.blobs[::order], *(blob for _, blob in self.carried)], start=1))
 
     def aggregate(self, courier=None, **changes):
         """Return the verified result and the new model's tensors."""
         courier = courier or self.courier()
-        signed = Aggregation(self.request(**changes), self.keys, courier, self.record).run()
+        signed = self.aggregation(courier, **changes).run()
         result = verify_result(signed, self.keys.result_signer.verifier)
         assert result.model_digest == model_digest(courier.model)
         assert result.model_bytes == len(courier.model)
         return result, decode_tensors(courier.model)
+
+    def aggregation(self, courier, record=None, **changes):
+        """Return the aggregation, which has not run."""
+        request = self.request(**changes)
+        seal = CarriedSeal(FEDERATION_KEY, bytes(64), request.policy.digest(), FEDERATION)
+        return Aggregation(request, self.keys, seal, courier, record or self.record)
 
     def for_courier(self):
         """Return what `courier.aggregate_round` takes besides the host."""

@@ -4,7 +4,7 @@ import os
 import numpy as np
 import pytest
 
-from enclave.core.aggregation import BASE_MODEL, Aggregation
+from enclave.core.aggregation import BASE_MODEL
 from enclave.core.host import DecisionRecord
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.errors import Refusal
@@ -61,9 +61,9 @@ def test_the_result_names_everything_it_rests_on():
 def test_the_order_of_arrival_changes_neither_model_nor_payload():
     entry = Round()
     entry.submit_all(deltas(7, poisoned=1))
-    first_courier, second_courier = entry.courier(), entry.courier(piece_bytes=333)
+    first_courier, second_courier = entry.courier(), entry.courier()
     first, _ = entry.aggregate(first_courier)
-    second_courier.blobs = {BASE_MODEL: entry.base_bytes} | dict(enumerate(entry.blobs[::-1]))
+    second_courier.blobs = {BASE_MODEL: entry.base_bytes} | entry.sources(order=-1)
     second, _ = entry.aggregate(second_courier, updates=tuple(entry.submitted[::-1]))
     assert first == second
     assert first_courier.model == second_courier.model
@@ -92,9 +92,8 @@ def test_each_source_is_read_at_most_twice_and_a_rejected_one_once():
     entry.submit_all(deltas(5, poisoned=1))
     courier = entry.courier()
     entry.aggregate(courier)
-    assert courier.readings.count((BASE_MODEL, 1)) == courier.readings.count((BASE_MODEL, 2)) == 1
-    assert (0, 1) in courier.readings
-    assert (0, 2) not in courier.readings
+    assert courier.opened.count(BASE_MODEL) == 2
+    assert [courier.opened.count(source) for source in range(1, 6)] == [1, 2, 2, 2, 2]
     assert courier.steps == ["check", "read", "decide", "combine"]
 
 
@@ -161,9 +160,9 @@ def test_an_update_whose_tensors_do_not_fit_drops_out_alone(plaintext, reason):
 @pytest.mark.parametrize(
     "damage, reason",
     [
-        (lambda sealed: b"", "decryption-failed"),
-        (lambda sealed: sealed[:-1], "decryption-failed"),
-        (lambda sealed: sealed[:1000], "decryption-failed"),
+        (lambda sealed: b"", "digest-mismatch"),
+        (lambda sealed: sealed[:-1], "digest-mismatch"),
+        (lambda sealed: sealed[:1000], "digest-mismatch"),
         (lambda sealed: sealed[:2000] + bytes([sealed[2000] ^ 1]) + sealed[2001:], "decryption-failed"),
         (lambda sealed: sealed + b"more", "digest-mismatch"),
     ],
@@ -200,7 +199,7 @@ def test_of_two_updates_by_one_device_one_counts_whatever_their_order():
     result, model = entry.aggregate()
     assert [verdict.reason for verdict in result.rejected] == ["already-submitted"]
     courier = entry.courier()
-    courier.blobs = {BASE_MODEL: entry.base_bytes} | dict(enumerate(entry.blobs[::-1]))
+    courier.blobs = {BASE_MODEL: entry.base_bytes} | entry.sources(order=-1)
     again, same = entry.aggregate(courier, updates=tuple(entry.submitted[::-1]))
     assert again == result
     assert same["w"].tobytes() == model["w"].tobytes()
@@ -226,7 +225,7 @@ def test_fewer_updates_than_the_minimum_are_refused_before_anything_is_read(coun
     entry = honest_round(count)
     courier = entry.courier()
     refusal = assert_refused("too-few-updates", lambda: entry.aggregate(courier))
-    assert courier.readings == []
+    assert courier.opened == []
     assert entry.record.inputs == entry.record.decisions == []
     assert refusal.extensions["verdicts"] == []
 
@@ -237,7 +236,7 @@ def test_manifests_that_do_not_hold_do_not_count_towards_the_minimum():
     entry.submit(deltas(1)[0], number=1)
     courier = entry.courier()
     refusal = assert_refused("too-few-updates", lambda: entry.aggregate(courier))
-    assert courier.readings == []
+    assert courier.opened == []
     reasons_given = {verdict["reason"] for verdict in refusal.extensions["verdicts"]}
     assert reasons_given == {"already-submitted", "invalid-signature"}
 
@@ -256,19 +255,19 @@ def test_a_base_model_that_is_no_container_is_refused():
     assert_refused("invalid-tensors", lambda: entry.aggregate(courier))
 
 
-@pytest.mark.parametrize("source", [BASE_MODEL, 0])
+@pytest.mark.parametrize("source", [BASE_MODEL, 1])
 def test_a_source_that_changes_between_the_readings_gives_no_signed_result(source):
     entry = honest_round()
     courier = entry.courier()
-    first_pieces = courier.pieces
+    unchanged = courier.blob
 
-    def changing(asked, reading):
-        if (asked, reading) == (source, 2):
-            return iter([first_blob[:-1]])
-        return first_pieces(asked, reading)
+    def changing(asked):
+        blob = unchanged(asked)
+        if asked == source and courier.opened.count(source) == 2:
+            blob.content = blob.content[:-1] + bytes([blob.content[-1] ^ 1])
+        return blob
 
-    first_blob = courier.blobs[source]
-    courier.pieces = changing
+    courier.blob = changing
     refusal = assert_refused("enclave-failed", lambda: entry.aggregate(courier))
     assert "could not be made" in refusal.detail
 
@@ -287,8 +286,8 @@ class RefusingRecord(MemoryRecord):
 def test_nothing_is_read_before_the_inputs_are_recorded():
     entry = honest_round()
     courier = entry.courier()
-    assert_refused("conflict", Aggregation(entry.request(), entry.keys, courier, RefusingRecord("inputs")).run)
-    assert courier.readings == []
+    assert_refused("conflict", entry.aggregation(courier, RefusingRecord("inputs")).run)
+    assert courier.opened == []
 
 
 @pytest.mark.parametrize("unlike", [0, 3], ids=["enough", "too few"])
@@ -296,7 +295,7 @@ def test_neither_model_nor_verdicts_leave_before_the_decision_is_recorded(unlike
     entry = honest_round(3)
     entry.blobs[:unlike] = [b"damaged"] * unlike
     courier = entry.courier()
-    aggregation = Aggregation(entry.request(), entry.keys, courier, RefusingRecord("decision"))
+    aggregation = entry.aggregation(courier, RefusingRecord("decision"))
     refusal = assert_refused("conflict", aggregation.run)
     assert courier.model == b""
     assert refusal.extensions == {}
@@ -307,7 +306,7 @@ def test_the_recorded_inputs_name_updates_roster_policy_and_base_model():
     entry = honest_round(6)
     entry.aggregate()
     entry.aggregate(updates=tuple(entry.submitted[:-1]))
-    entry.aggregate(policy=AggregationPolicy(maximum_norm_ratio=9.0))
+    entry.aggregate(policy=AggregationPolicy(history=0.5))
     entry.aggregate(roster=(*entry.roster, dataclasses.replace(entry.roster[0], device_id=device_id(99))))
     with pytest.raises(Refusal):
         entry.aggregate(base_model_digest=b"x" * 32, updates=tuple(entry.submitted))
@@ -322,21 +321,21 @@ def record():
 
 
 def too_few(entry, courier, record):
-    refusal = assert_refused("too-few-updates", Aggregation(entry.request(), entry.keys, courier, record).run)
+    refusal = assert_refused("too-few-updates", entry.aggregation(courier, record).run)
     return refusal.detail, refusal.extensions
 
 
 def success(entry, courier, record):
-    return Aggregation(entry.request(), entry.keys, courier, record).run()
+    return entry.aggregation(courier, record).run()
 
 
 def crash_after_the_inputs(entry, courier, record):
-    def crash(source, reading):
+    def crash(source):
         raise OSError("the blob storage is away")
 
-    courier.pieces = crash
+    courier.blob = crash
     with pytest.raises(OSError):
-        Aggregation(entry.request(), entry.keys, courier, record).run()
+        entry.aggregation(courier, record).run()
 
 
 def one_of_a_direction_of_its_own():
@@ -357,9 +356,9 @@ def test_a_round_once_begun_answers_nothing_about_another_set_of_updates(first, 
     entry.submitted = list(asked_first)
     first(entry, entry.courier(), record)
     courier = entry.courier()
-    aggregation = Aggregation(entry.request(updates=asked_later), entry.keys, courier, record)
+    aggregation = entry.aggregation(courier, record, updates=asked_later)
     refusal = assert_refused("conflict", aggregation.run)
-    assert courier.readings == []
+    assert courier.opened == []
     assert refusal.extensions == {}
 
 
@@ -382,7 +381,7 @@ def test_a_crash_after_the_inputs_were_recorded_leaves_the_round_to_a_successor(
 def test_an_update_that_heals_after_the_decision_is_a_conflict(record):
     entry = honest_round()
     damaged = entry.courier()
-    damaged.blobs[0] = b"damaged"
+    damaged.blobs[1] = b"damaged"
     success(entry, damaged, record)
     healed = entry.courier()
     assert_refused("conflict", lambda: success(entry, healed, record))

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -15,6 +16,7 @@ from enclave.core.host import HostDirectory
 from enclave.core.measurement import measure
 from enclave.courier import (
     EnclaveHost,
+    EnclaveTask,
     SealedProcess,
     aggregate_round,
     attestation_public_key,
@@ -30,6 +32,7 @@ from qflare_protocol.tensors import model_digest
 from tests.enclave_core.rounds import FEDERATION, ROUND, Round, deltas, reasons
 
 POLICY = AggregationPolicy()
+TASK = EnclaveTask("prepare", ROUND, FEDERATION, POLICY.maximum_memory_bytes)
 UID = 65534 if os.geteuid() == 0 else os.getuid()
 
 
@@ -51,11 +54,15 @@ def new_round(host, count=5, poisoned=0):
 
 def aggregate(host, entry, **changes):
     """Return the verified result and the new model's bytes."""
-    pieces = []
-    signed = aggregate_round(host, **(entry.for_courier() | {"write_model": pieces.append} | changes))
+    outputs = {}
+
+    def write(name, piece):
+        outputs[name] = outputs.get(name, b"") + piece
+
+    signed = aggregate_round(host, **(entry.for_courier() | {"write_output": write} | changes))
     result = entry.result_of(signed)
-    assert result.model_digest == model_digest(b"".join(pieces))
-    return result, b"".join(pieces)
+    assert result.model_digest == model_digest(outputs["model"])
+    return result, outputs["model"]
 
 
 def assert_refused(code, because, action, *arguments, **options):
@@ -89,8 +96,8 @@ def test_a_process_killed_during_aggregation_is_reported_and_a_successor_gives_t
     pids = []
     started = SealedProcess.__init__
 
-    def remember(process, *arguments):
-        started(process, *arguments)
+    def remember(process, *arguments, **options):
+        started(process, *arguments, **options)
         pids.append(process.pid)
 
     monkeypatch.setattr(SealedProcess, "__init__", remember)
@@ -120,7 +127,8 @@ def test_a_round_aggregated_once_is_not_aggregated_again_without_one_device(host
     aggregate(host, entry)
     pieces = []
     fewer = entry.for_courier()["updates"][:-1]
-    assert_refused("conflict", "already begun", aggregate, host, entry, updates=fewer, write_model=pieces.append)
+    changes = {"updates": fewer, "write_output": lambda name, piece: pieces.append(piece)}
+    assert_refused("conflict", "already begun", aggregate, host, entry, **changes)
     assert pieces == []
 
 
@@ -141,15 +149,6 @@ def test_too_few_updates_come_back_with_their_verdicts(host):
         aggregate(host, entry)
     assert caught.value.code == "too-few-updates"
     assert [verdict["accepted"] for verdict in caught.value.extensions["verdicts"]] == [False, True, True]
-
-
-def test_fewer_updates_than_the_minimum_are_refused_without_opening_a_blob(host):
-    entry = new_round(host, 2)
-    updates = [
-        courier.SealedUpdate(update.device_id, update.manifest, lambda: pytest.fail("a blob was opened"))
-        for update in entry.submitted
-    ]
-    assert_refused("too-few-updates", "manifest", aggregate, host, entry, updates=updates)
 
 
 def test_a_policy_that_demands_what_this_host_gives_is_served(host):
@@ -216,7 +215,7 @@ def test_an_unknown_code_or_message_of_the_process_is_a_failure():
 
 
 def test_a_message_to_a_dead_process_is_a_failure(host):
-    with SealedProcess(host, "prepare", ROUND, POLICY.maximum_memory_bytes) as process:
+    with SealedProcess(host, TASK) as process:
         os.kill(process.pid, signal.SIGKILL)
         process._process.wait()
         assert_refused("enclave-failed", "SIGKILL", _talk, process)
@@ -228,7 +227,7 @@ def _talk(process):
 
 
 def test_a_message_of_another_kind_is_a_failure(host):
-    with SealedProcess(host, "prepare", ROUND, POLICY.maximum_memory_bytes) as process:
+    with SealedProcess(host, TASK) as process:
         assert_refused("enclave-failed", "unexpected message", process.receive, "prepared")
 
 
@@ -260,10 +259,14 @@ def test_the_command_line_opens_what_its_mode_needs_and_then_seals(host, monkeyp
     monkeypatch.setattr("enclave.core.__main__.seal_process", lambda plan: plans.append(plan) or {})
     monkeypatch.setattr("enclave.core.__main__.serve", lambda channel, state: states.append(state))
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    command = courier._command(host, mode, ROUND, POLICY.maximum_memory_bytes, 99)
+    task = replace(TASK, mode=mode, blob_descriptors=(97, 98) if mode == "aggregate" else ())
+    command = courier._command(host, task, 99)
     main(command[command.index("enclave.core") + 1 :])
     assert (states[0].attester is None) == (mode == "aggregate")
     assert (states[0].decisions is None) == (mode == "prepare")
-    assert len(plans[0].keep_descriptors) == (2 if mode == "aggregate" else 1)
-    for descriptor in plans[0].keep_descriptors - {99}:
+    assert (states[0].federation_key is None) == (mode == "prepare")
+    assert states[0].blob_descriptors == frozenset(task.blob_descriptors)
+    kept = plans[0].keep_descriptors - {99, *task.blob_descriptors}
+    assert len(kept) == (1 if mode == "aggregate" else 0)
+    for descriptor in kept:
         os.close(descriptor)

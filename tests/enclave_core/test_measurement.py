@@ -30,7 +30,7 @@ def test_the_measured_files_are_those_that_the_sealed_process_runs():
 @pytest.mark.parametrize(
     "change",
     [
-        lambda root: (root / "enclave/core/screening.py").write_text("# nothing is screened\n"),
+        lambda root: (root / "enclave/core/rules/filters.py").write_text("# nothing is screened\n"),
         lambda root: (root / "enclave/core/extra.py").write_text(""),
         lambda root: (root / "enclave/__init__.py").write_text("import os\n"),
         lambda root: (root / "qflare_protocol/hpke.py").unlink(),

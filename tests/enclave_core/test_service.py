@@ -3,8 +3,10 @@
 import io
 import os
 import socket
+import tempfile
 import threading
 import time
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -20,7 +22,7 @@ from qflare_protocol.cose import Verifier
 from qflare_protocol.errors import Refusal
 from qflare_protocol.round_result import verify_result
 from qflare_protocol.tensors import model_digest
-from tests.enclave_core.rounds import FEDERATION, ROUND, Round, deltas, new_signer
+from tests.enclave_core.rounds import FEDERATION, FEDERATION_KEY, ROUND, Round, deltas, new_signer
 
 POLICY = AggregationPolicy()
 HOST = new_signer()
@@ -34,8 +36,10 @@ def decisions():
     os.close(descriptor)
 
 
-def state(decisions=None, *, attester=HOST, protections=ALL, memory_bytes=POLICY.maximum_memory_bytes):
-    return EnclaveState(measure(), protections, memory_bytes, b"s" * 32, attester, decisions)
+def state(decisions=None, *, attester=HOST, protections=ALL, memory_bytes=POLICY.maximum_memory_bytes, files=()):
+    return EnclaveState(
+        measure(), protections, memory_bytes, b"s" * 32, FEDERATION_KEY, attester, decisions, frozenset(files)
+    )
 
 
 class Conversation:
@@ -50,16 +54,11 @@ class Conversation:
         self.ready = self.channel.receive()
 
     def ask(self, message, courier=None):
-        """Send the request, serve what it asks for, and return the last message."""
+        """Send the request, take what it gives out, and return the last message."""
         self.channel.send(message)
-        sources = {}
-        while (answer := self.channel.receive())["kind"] in ("read", "model", "step"):
-            if answer["kind"] == "read":
-                place = (answer["source"], answer["reading"])
-                pieces = sources.setdefault(place, courier.pieces(*place))
-                self.channel.send({"piece": next(pieces, b"")})
-            elif answer["kind"] == "model":
-                courier.write_model(answer["piece"])
+        while (answer := self.channel.receive())["kind"] in ("output", "step"):
+            if answer["kind"] == "output":
+                courier.write(answer["name"], answer["piece"])
         self._thread.join()
         self._ours.close(), self._theirs.close()
         return answer
@@ -68,6 +67,27 @@ class Conversation:
 def prepared(**options):
     request = PrepareRequest(ROUND, FEDERATION, POLICY, b"n" * 32)
     return Conversation(state(**options)).ask(request.to_map())
+
+
+@contextmanager
+def files_of(courier):
+    """Give the courier's blobs as open files, in the order of their sources."""
+    with ExitStack() as stack:
+        files = [stack.enter_context(tempfile.TemporaryFile()) for _ in courier.blobs]
+        for source, file in enumerate(files):
+            file.write(courier.blobs[source])
+            file.flush()
+        yield tuple(file.fileno() for file in files)
+
+
+def ask_to_aggregate(entry, decisions, courier=None, **changes):
+    """Return the answer to an aggregate request, whose blobs are open files."""
+    courier = courier or entry.courier()
+    with files_of(courier) as files:
+        request = entry.request(wrapped_keys=entry.prepared.wrapped_keys, descriptors=files, **changes)
+        named = files[: 1 + len(request.updates)]
+        message = request.to_map() | {"descriptors": list(named)}
+        return Conversation(state(decisions, files=files)).ask(message, courier)
 
 
 class FromEnclave:
@@ -103,8 +123,7 @@ def test_prepare_gives_evidence_that_a_device_accepts_and_keys_that_stay_wrapped
 def test_aggregate_gives_the_model_and_a_result_signed_by_the_rounds_key(decisions):
     entry = full_round(10, poisoned=2)
     courier = entry.courier()
-    request = entry.request(wrapped_keys=entry.prepared.wrapped_keys)
-    answer = Conversation(state(decisions)).ask(request.to_map(), courier)
+    answer = ask_to_aggregate(entry, decisions, courier)
     result = verify_result(answer["result"], Verifier("ML-DSA-44", entry.prepared.result_public_key))
     assert len(result.rejected) == 2
     assert result.model_digest == model_digest(courier.model)
@@ -112,9 +131,8 @@ def test_aggregate_gives_the_model_and_a_result_signed_by_the_rounds_key(decisio
 
 def test_a_successor_takes_the_round_over_and_gives_the_same(decisions):
     entry = full_round()
-    request = entry.request(wrapped_keys=entry.prepared.wrapped_keys).to_map()
-    couriers = entry.courier(), entry.courier(piece_bytes=999)
-    answers = [Conversation(state(decisions)).ask(request, courier) for courier in couriers]
+    couriers = entry.courier(), entry.courier()
+    answers = [ask_to_aggregate(entry, decisions, courier) for courier in couriers]
     verifier = Verifier("ML-DSA-44", entry.prepared.result_public_key)
     assert verify_result(answers[0]["result"], verifier) == verify_result(answers[1]["result"], verifier)
     assert couriers[0].model == couriers[1].model
@@ -122,11 +140,9 @@ def test_a_successor_takes_the_round_over_and_gives_the_same(decisions):
 
 def test_the_same_round_with_one_device_left_out_is_refused_before_a_byte_leaves(decisions):
     entry = full_round(6)
-    keys = {"wrapped_keys": entry.prepared.wrapped_keys}
-    Conversation(state(decisions)).ask(entry.request(**keys).to_map(), entry.courier())
+    ask_to_aggregate(entry, decisions)
     courier = entry.courier()
-    fewer = entry.request(**keys, updates=tuple(entry.submitted[:-1]))
-    answer = Conversation(state(decisions)).ask(fewer.to_map(), courier)
+    answer = ask_to_aggregate(entry, decisions, courier, updates=tuple(entry.submitted[:-1]))
     assert (answer["kind"], answer["code"]) == ("refused", "conflict")
     assert courier.model == b""
 
@@ -134,8 +150,7 @@ def test_the_same_round_with_one_device_left_out_is_refused_before_a_byte_leaves
 def test_too_few_updates_are_refused_with_their_verdicts(decisions):
     entry = full_round(3)
     entry.blobs[0] = b"damaged"
-    request = entry.request(wrapped_keys=entry.prepared.wrapped_keys).to_map()
-    answers = [Conversation(state(decisions)).ask(request, entry.courier()) for _ in range(2)]
+    answers = [ask_to_aggregate(entry, decisions) for _ in range(2)]
     assert answers[0] == answers[1]
     assert answers[0]["code"] == "too-few-updates"
     assert len(answers[0]["extensions"]["verdicts"]) == 3
@@ -144,22 +159,15 @@ def test_too_few_updates_are_refused_with_their_verdicts(decisions):
 def test_after_too_few_updates_another_set_learns_nothing(decisions):
     entry = full_round(4, poisoned=1)
     entry.blobs[1] = b"damaged"
-    keys = {"wrapped_keys": entry.prepared.wrapped_keys}
-    assert Conversation(state(decisions)).ask(entry.request(**keys).to_map(), entry.courier())["code"] == (
-        "too-few-updates"
-    )
-    courier = entry.courier()
-    fewer = entry.request(**keys, updates=tuple(entry.submitted[1:]))
-    answer = Conversation(state(decisions)).ask(fewer.to_map(), courier)
+    assert ask_to_aggregate(entry, decisions)["code"] == "too-few-updates"
+    answer = ask_to_aggregate(entry, decisions, updates=tuple(entry.submitted[1:]))
     assert (answer["code"], answer["extensions"]) == ("conflict", {})
-    assert courier.readings == []
 
 
 def test_a_changed_policy_does_not_open_the_rounds_keys(decisions):
     entry = full_round()
-    looser = AggregationPolicy(maximum_norm_ratio=100.0)
-    request = entry.request(wrapped_keys=entry.prepared.wrapped_keys, policy=looser)
-    assert Conversation(state(decisions)).ask(request.to_map())["code"] == "decryption-failed"
+    looser = AggregationPolicy(filters=())
+    assert ask_to_aggregate(entry, decisions, policy=looser)["code"] == "decryption-failed"
 
 
 def test_a_missing_protection_that_the_policy_demands_is_refused():
@@ -183,12 +191,11 @@ def test_a_process_started_for_one_kind_of_request_refuses_the_other(decisions):
     assert prepared(attester=None)["code"] == "enclave-failed"
 
 
-def test_a_courier_that_answers_a_read_with_something_else_is_refused(decisions):
+@pytest.mark.parametrize("descriptors", [(), (0,) * 6, tuple(range(900, 906))], ids=["none", "input", "others"])
+def test_a_request_that_names_other_files_than_were_given_is_refused(decisions, descriptors):
     entry = full_round()
-    courier = entry.courier()
-    courier.pieces = lambda source, reading: iter(["text"])
-    request = entry.request(wrapped_keys=entry.prepared.wrapped_keys)
-    assert Conversation(state(decisions)).ask(request.to_map(), courier)["code"] == "malformed-message"
+    request = entry.request(wrapped_keys=entry.prepared.wrapped_keys, descriptors=descriptors)
+    assert Conversation(state(decisions)).ask(request.to_map())["code"] == "malformed-message"
 
 
 def test_a_short_nonce_is_refused():
@@ -201,8 +208,7 @@ def test_the_dummy_round_of_the_warm_up_comes_out_right():
 
 
 def test_a_warm_up_that_comes_out_wrong_stops_the_process(monkeypatch):
-    monkeypatch.setattr("enclave.core.warmup._DEVICES", 5)
-    monkeypatch.setattr("enclave.core.screening.COSINE_BELOW_MINIMUM", None)
+    monkeypatch.setattr("enclave.core.warmup.DUMMY_POLICY", AggregationPolicy(filters=()))
     with pytest.raises(Refusal) as caught:
         warm_up()
     assert caught.value.code == "enclave-failed"
@@ -235,8 +241,12 @@ def test_requests_read_back_as_they_were():
         AGGREGATE | {"updates": [[b"a" * 16, "manifest"]]},
         AGGREGATE | {"wrapped_keys": None},
         AGGREGATE | {"base_model_digest": b""},
+        AGGREGATE | {"carried": [["centre", b"k" * 32]]},
+        AGGREGATE | {"carried": [["", b"k" * 32, b"d" * 32]]},
+        AGGREGATE | {"descriptors": [-1]},
+        AGGREGATE | {"descriptors": 3},
     ],
-    ids=range(13),
+    ids=range(17),
 )
 def test_a_request_out_of_form_is_refused(message):
     with pytest.raises(Refusal) as caught:

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from qflare_protocol.aggregation_policy import AggregationPolicy
+from qflare_protocol.aggregation_policy import AggregationPolicy, Stage
 from qflare_protocol.errors import Refusal
 
 DEFAULT = AggregationPolicy()
@@ -15,7 +15,13 @@ def assert_refused(action):
 
 
 def test_a_policy_survives_its_map_and_json_with_the_same_digest():
-    policy = AggregationPolicy(minimum_updates=5, required_protections=("landlock", "seccomp"))
+    policy = AggregationPolicy(
+        minimum_updates=5,
+        pre_aggregation=(Stage("bucketing", {"size": 3}),),
+        noise=Stage("gaussian", {"noise_multiplier": 1.5, "expected_cohort": 20}),
+        root_device="0f" * 16,
+        required_protections=("landlock", "seccomp"),
+    )
     again = AggregationPolicy.from_map(json.loads(json.dumps(policy.to_map())))
     assert again == policy
     assert again.digest() == policy.digest()
@@ -23,15 +29,22 @@ def test_a_policy_survives_its_map_and_json_with_the_same_digest():
 
 
 def test_a_whole_number_where_a_float_is_meant_is_the_same_policy():
-    assert AggregationPolicy(maximum_norm_ratio=3).digest() == AggregationPolicy(maximum_norm_ratio=3.0).digest()
+    assert AggregationPolicy(history=0).digest() == AggregationPolicy(history=0.0).digest()
 
 
 @pytest.mark.parametrize(
     "member, value",
     [
         ("minimum_updates", 4),
-        ("maximum_norm_ratio", 2.5),
-        ("minimum_cosine", 0.1),
+        ("tolerated_fraction", 0.1),
+        ("filters", []),
+        ("filters", [{"name": "norm-bound", "parameters": {"ratio": 2.5}}]),
+        ("pre_aggregation", [{"name": "nnm", "parameters": {}}]),
+        ("rule", {"name": "median", "parameters": {}}),
+        ("history", 0.9),
+        ("server_optimiser", {"name": "fedadam", "parameters": {}}),
+        ("noise", {"name": "gaussian", "parameters": {}}),
+        ("root_device", "00" * 16),
         ("maximum_sample_count", 5),
         ("maximum_update_bytes", 5000),
         ("maximum_memory_bytes", 1 << 30),
@@ -50,15 +63,25 @@ def test_every_member_changes_the_digest(member, value):
         ("minimum_updates", True),
         ("minimum_updates", 3.0),
         ("minimum_updates", "3"),
+        ("tolerated_fraction", 0.5),
+        ("tolerated_fraction", -0.1),
+        ("tolerated_fraction", float("nan")),
         ("rule", "median"),
         ("rule", None),
-        ("maximum_norm_ratio", 0.5),
-        ("maximum_norm_ratio", float("nan")),
-        ("maximum_norm_ratio", float("inf")),
-        ("maximum_norm_ratio", None),
-        ("minimum_cosine", -1.5),
-        ("minimum_cosine", 1.0),
-        ("minimum_cosine", True),
+        ("rule", {"name": "median"}),
+        ("rule", {"name": "", "parameters": {}}),
+        ("rule", {"name": "median", "parameters": {"a": float("inf")}}),
+        ("rule", {"name": "median", "parameters": {"a": True}}),
+        ("rule", {"name": "median", "parameters": {"a": "1"}}),
+        ("rule", {"name": "median", "parameters": {str(number): 1 for number in range(9)}}),
+        ("filters", {"name": "norm-bound", "parameters": {}}),
+        ("filters", [{"name": "norm-bound", "parameters": {}}] * 9),
+        ("history", 1.0),
+        ("history", True),
+        ("root_device", "0F" * 16),
+        ("root_device", "0f" * 15),
+        ("root_device", "mallory"),
+        ("root_device", None),
         ("maximum_sample_count", 0),
         ("maximum_sample_count", 10**12),
         ("maximum_update_bytes", 1),

@@ -215,7 +215,7 @@ def test_a_model_other_than_the_signed_one_is_never_published(
 
     def tampered(*args: object, **options: object) -> object:
         answer = aggregate(*args, **options)
-        options["write_model"](b"extra")
+        options["write_output"]("model", b"extra")
         return answer
 
     monkeypatch.setattr(steps.enclave, "aggregate", tampered)

@@ -11,6 +11,7 @@ from django.db import IntegrityError, transaction
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
 from audit.services import record_event
+from enclave.core.rules.pipeline import Pipeline
 from keyring import envelope
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.chunked import KEY_BYTES, seal_chunks
@@ -38,10 +39,12 @@ def create_federation(
 ) -> Federation:
     """Create a federation whose version 0 is the given safetensors file.
 
-    Raises `Refusal`: "invalid-tensors" for the model, "policy-refused" for larger updates than the
-    site takes, "conflict" when the name is taken.
+    Raises `Refusal`: "invalid-tensors" for the model, "policy-refused" for a pipeline that does not
+    hold what the policy claims or for larger updates than the site takes, "conflict" when the name is
+    taken.
     """
     decode_tensors(initial_model)
+    Pipeline.of(policy)
     if policy.maximum_update_bytes > settings.QFLARE_MAX_UPDATE_BYTES:
         limit = settings.QFLARE_MAX_UPDATE_BYTES
         raise Refusal("policy-refused", f"This site takes updates of at most {limit} bytes (QFLARE_MAX_UPDATE_BYTES).")

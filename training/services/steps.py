@@ -30,6 +30,7 @@ from training.models import (
     RoundState,
     Update,
 )
+from training.services.carried_rows import Outputs, carried_rows, forget_carried_rows, replace_carried_rows
 from training.services.federations import MODEL_CONTEXT, seal_model
 from training.services.publication import LeaseLost, publish_result, record_rejection, time_step
 from training.services.rounds import (
@@ -46,6 +47,7 @@ log = structlog.get_logger(__name__)
 
 MAX_ATTEMPTS = 5
 KEY_LOST = "decryption-failed"  # the round's keys open under the code, policy and host that wrapped them, or never
+ROWS_LOST = "carried-rows-lost"  # so do the rows that the federation carries; the round's record names them
 TRANSIENT = frozenset({"enclave-failed", "service-unavailable"})
 
 
@@ -103,14 +105,16 @@ def _kept_lease(round_id: uuid.UUID, holder: uuid.UUID, lease_time: timedelta) -
 
 
 def _step_refused(round_: Round, holder: uuid.UUID, refusal: Refusal) -> None:
-    """A passing failure gives the lease back for another try, a lost key begins the round anew; all else fails it."""
+    """A passing failure gives the lease back for another try, lost keys begin the round anew; all else fails it."""
     log.warning("round_step_refused", round_id=str(round_.id), code=refusal.code, detail=refusal.detail)
     if refusal.code in TRANSIENT and round_.attempts < MAX_ATTEMPTS:
         release_lease(round_.id, holder)
         return
     reason, now = f"{refusal.problem.title} {refusal.detail}", timezone.now()
     with transaction.atomic():
-        if refusal.code == KEY_LOST and restart_round(round_.id, holder, reason=reason, now=now):
+        if refusal.code in (KEY_LOST, ROWS_LOST) and restart_round(round_.id, holder, reason=reason, now=now):
+            if refusal.code == ROWS_LOST:
+                forget_carried_rows(round_, reason=reason)
             return
         if not Round.objects.filter(id=round_.id, lease_holder=holder).exists():
             return
@@ -148,7 +152,7 @@ def _prepare(round_: Round, holder: uuid.UUID) -> None:
 def _aggregate(round_: Round, holder: uuid.UUID) -> None:
     started_at, started = timezone.now(), time.monotonic()
     instance = enclave.live_instance(round_.id)
-    base, model = load_model(round_.base_version), bytearray()
+    base, outputs = load_model(round_.base_version), Outputs()
     signed, result = enclave.aggregate(
         instance,
         federation_id=round_.federation_id,
@@ -157,16 +161,19 @@ def _aggregate(round_: Round, holder: uuid.UUID) -> None:
         base_model_digest=bytes(round_.base_version.digest),
         open_base_model=lambda: io.BytesIO(base),
         updates=_sealed_updates(round_),
-        write_model=model.extend,
+        carried=carried_rows(round_.federation_id),
+        write_output=outputs.write,
         on_step=lambda name, seconds: log.info("enclave_step", round_id=str(round_.id), step=name, seconds=seconds),
     )
     aggregate_seconds = time.monotonic() - started
     publish_at, publish_started = timezone.now(), time.monotonic()
-    sealed = seal_model(round_.federation_id, round_.base_version.number + 1, bytes(model))
+    sealed = seal_model(round_.federation_id, round_.base_version.number + 1, outputs.model)
     if sealed.digest != result.model_digest:
         raise Refusal("enclave-failed", "The model that arrived is not the one the enclave signed.")
+    carried = outputs.store_carried_rows()
     with transaction.atomic():
         publish_result(round_, holder, sealed, signed, result)
+        replace_carried_rows(round_, bytes(instance.key_id), carried)
         time_step(round_, "collect", round_.opened_at, (round_.closed_at - round_.opened_at).total_seconds())
         time_step(round_, "aggregate", started_at, aggregate_seconds)
         time_step(round_, "publish", publish_at, time.monotonic() - publish_started)

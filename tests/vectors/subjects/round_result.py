@@ -51,7 +51,8 @@ def _result(roster: bytes) -> RoundResult:
     )
     return RoundResult(
         ROUND_ID, FEDERATION_ID, enclave_key_id=bytes(range(32)), base_model_digest=bytes(range(32, 64)),
-        model_digest=bytes(range(64, 96)), model_bytes=4096, rule="weighted-mean", policy_digest=bytes(range(64)),
+        model_digest=bytes(range(64, 96)), model_bytes=4096, rule="weighted-mean", carried_in=bytes(64),
+        carried_out=bytes(range(64)), policy_digest=bytes(range(64)),
         roster_digest=roster, sample_total=480, verdicts=(*verdicts, *rejected),
     )  # fmt: skip
 

@@ -42,7 +42,14 @@ class Command(BaseCommand):
             "--rounds", type=_positive_integer, help="end after this many completed rounds (default: never)"
         )
         parser.add_argument("--every", type=_interval, metavar="SECONDS", help="open a round at this interval")
-        parser.add_argument("--minimum-updates", type=int, default=3, help="fewest updates aggregated (default 3)")
+        parser.add_argument("--minimum-updates", type=int, help="fewest updates aggregated (default 3)")
+        parser.add_argument(
+            "--policy",
+            type=_policy_members,
+            default={},
+            metavar="FILE",
+            help="JSON object with members of the aggregation policy (docs/protocol.md, 10.2)",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Create, and say what comes next."""
@@ -65,13 +72,20 @@ def _read(file: Path) -> bytes:
         raise CommandError(f"The model {file} cannot be read: {error.strerror}.") from error
 
 
+def _policy(options: dict[str, Any]) -> AggregationPolicy:
+    given = dict(options["policy"])
+    if options["minimum_updates"] is not None:
+        given["minimum_updates"] = options["minimum_updates"]
+    return AggregationPolicy.from_map(AggregationPolicy().to_map() | given)
+
+
 @transaction.atomic
 def _create(model: bytes, options: dict[str, Any], *, actor: str) -> Federation:
     federation = create_federation(
         options["name"],
         initial_model=model,
         trainer=options["trainer"],
-        policy=AggregationPolicy(minimum_updates=options["minimum_updates"]),
+        policy=_policy(options),
         actor=actor,
         now=timezone.now(),
         group=options["group"],
@@ -101,6 +115,13 @@ def _json_object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ArgumentTypeError("the parameters are a JSON object")
     return value
+
+
+def _policy_members(name: str) -> dict[str, Any]:
+    try:
+        return _json_object(Path(name).read_text())
+    except OSError as error:
+        raise ArgumentTypeError(f"cannot be read: {error.strerror}") from error
 
 
 def _interval(text: str) -> int:

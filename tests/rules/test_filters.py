@@ -1,16 +1,27 @@
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from enclave.core.screening import consensus_cosines, cosine_matrix, norm_ratios, screen
-from qflare_protocol.aggregation_policy import AggregationPolicy
+from enclave.core.rules.filters import Sight
+from enclave.core.rules.pipeline import Pipeline, Rows
+from enclave.core.rules.span import Span
+from qflare_protocol.aggregation_policy import AggregationPolicy, Stage
 from qflare_protocol.round_result import COSINE_BELOW_MINIMUM, NORM_ABOVE_BOUND
 from tests.enclave_core.rounds import deltas
 
-POLICY = AggregationPolicy()
-LOOSE = AggregationPolicy(maximum_norm_ratio=1000.0)
+
+def policy_with(ratio=3.0, minimum=0.0):
+    return AggregationPolicy(
+        filters=(Stage("norm-bound", {"ratio": ratio}), Stage("consensus-cosine", {"minimum": minimum}))
+    )
+
+
+POLICY = policy_with()
+LOOSE = policy_with(ratio=1000.0)
 
 
 def matrix(count, columns=30):
@@ -18,20 +29,35 @@ def matrix(count, columns=30):
     return npst.arrays(np.float64, (count, columns), elements=elements)
 
 
+@dataclass(frozen=True)
+class Seen:
+    norm: float
+    norm_ratio: float
+    cosine: float
+    reason: str | None
+
+
 def screened(rows, policy=POLICY):
-    return screen(np.asarray(rows, dtype=np.float64) @ np.asarray(rows, dtype=np.float64).T, policy)
+    """Return what the pipeline's filters make of each row."""
+    rows = np.asarray(rows, dtype=np.float64)
+    span = Span.of_gram(rows @ rows.T)
+    decision = Pipeline.of(policy).decide(Rows(span, np.ones(len(rows)), seed=bytes(32)))
+    return [
+        Seen(decision.norms[i], decision.norm_ratios[i], decision.cosines[i], decision.reasons.get(i))
+        for i in range(len(rows))
+    ]
 
 
 def naive_screen(rows, policy):
     """The same rule on the n×d array itself: what the Gram matrix must agree with."""
     norms = np.linalg.norm(rows, axis=1)
     median = np.median(norms)
-    kept = [i for i in range(len(rows)) if norms[i] <= policy.maximum_norm_ratio * median]
+    kept = [i for i in range(len(rows)) if norms[i] <= policy.filters[0].parameters["ratio"] * median]
     units = [row / norm if norm else row for row, norm in zip(rows, norms, strict=True)]
     while kept:
         cosines = {i: naive_cosine(units[i], [units[j] for j in kept if j != i]) for i in kept}
         worst = min(cosines, key=lambda i: (cosines[i], i))
-        if cosines[worst] >= policy.minimum_cosine:
+        if cosines[worst] >= policy.filters[1].parameters["minimum"]:
             break
         kept.remove(worst)
     return kept
@@ -46,7 +72,7 @@ def naive_cosine(unit, others):
 @given(st.integers(3, 9).flatmap(matrix))
 @settings(max_examples=150, deadline=None)
 def test_the_gram_matrix_decides_as_the_updates_themselves_would(rows):
-    policy = AggregationPolicy(minimum_cosine=0.0371, maximum_norm_ratio=1.7713)
+    policy = policy_with(minimum=0.0371, ratio=1.7713)
     accepted = [i for i, seen in enumerate(screened(rows, policy)) if seen.reason is None]
     assert accepted == naive_screen(rows, policy)
 
@@ -54,12 +80,11 @@ def test_the_gram_matrix_decides_as_the_updates_themselves_would(rows):
 @given(st.integers(2, 8).flatmap(matrix))
 @settings(max_examples=100, deadline=None)
 def test_consensus_cosines_are_those_of_the_vectors(rows):
-    gram = rows @ rows.T
-    norms = np.sqrt(np.diag(gram))
+    sight = Sight(Span.of_gram(rows @ rows.T))
     members = list(range(1, len(rows)))
-    units = [row / norm if norm else row for row, norm in zip(rows, norms, strict=True)]
+    units = [row / norm if norm else row for row, norm in zip(rows, sight.norms, strict=True)]
     expected = [naive_cosine(units[i], [units[j] for j in members if j != i]) for i in range(len(rows))]
-    np.testing.assert_allclose(consensus_cosines(cosine_matrix(gram, norms), members), expected, atol=1e-6)
+    np.testing.assert_allclose(sight.consensus_cosines(members), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("count, poisoned", [(6, 1), (8, 2), (10, 2), (12, 2), (20, 4), (20, 8)])
@@ -104,7 +129,7 @@ def test_the_order_of_the_updates_changes_no_verdict():
 def test_a_zero_update_has_no_direction():
     rows = [*(delta.ravel() for delta in deltas(5)), np.zeros(680)]
     assert screened(rows)[5].cosine == 0.0
-    assert screened(rows, AggregationPolicy(minimum_cosine=0.01))[5].reason == COSINE_BELOW_MINIMUM
+    assert screened(rows, policy_with(minimum=0.01))[5].reason == COSINE_BELOW_MINIMUM
 
 
 def test_updates_that_are_all_zero_change_nothing_and_divide_by_nothing():
@@ -113,19 +138,15 @@ def test_updates_that_are_all_zero_change_nothing_and_divide_by_nothing():
 
 
 def test_a_median_of_zero_rejects_everything_longer():
-    ratios = norm_ratios(np.array([0.0, 0.0, 0.0, 1.0]))
+    ratios = Sight(Span.of_gram(np.diag([0.0, 0.0, 0.0, 1.0]))).norm_ratios
     assert ratios[0] == 0.0
     assert np.isfinite(ratios[3])
     assert screened(np.diag([0.0, 0.0, 0.0, 1.0]))[3].reason == NORM_ABOVE_BOUND
 
 
 def test_two_opposite_updates_cancel_and_nobody_is_left_to_agree_with():
-    verdicts = screened([[1.0, 0.0], [-1.0, 0.0]], AggregationPolicy(minimum_cosine=0.5))
+    verdicts = screened([[1.0, 0.0], [-1.0, 0.0]], policy_with(minimum=0.5))
     assert {seen.reason for seen in verdicts} == {COSINE_BELOW_MINIMUM}
-
-
-def test_no_update_gives_no_verdict():
-    assert screen(np.zeros((0, 0)), POLICY) == []
 
 
 def test_huge_finite_updates_do_not_overflow():

@@ -1,0 +1,72 @@
+"""Where a round's rows come from: the courier's blobs, opened with the round's keys and the federation's seal."""
+
+from typing import Protocol
+
+import numpy as np
+
+from enclave.core.carried import CarriedSeal, history_name
+from enclave.core.inputs import Candidate
+from enclave.core.keys import RoundKeys
+from enclave.core.requests import AggregateRequest
+from enclave.core.rows import SealedRows
+from enclave.core.streams import AnyRow, AveragedRow, Blob, OpenRow, Row, new_scratch, open_base_model, open_delta
+from qflare_protocol.tensors import TensorLayout
+
+BASE_MODEL = 0
+"""The source number of the base model; the updates follow from 1, the carried rows after them."""
+
+
+class Courier(Protocol):
+    """What the aggregation needs from outside; the sealed process reaches it over descriptors and its channel."""
+
+    def blob(self, source: int) -> Blob:
+        """Return a source, to be read at any place."""
+
+    def write(self, output: str, piece: bytes) -> None:
+        """Take the next piece of an output: "model" or the name of a carried row."""
+
+    def report_step(self, name: str, seconds: float) -> None:
+        """Take note of how long a step took."""
+
+
+class Sources:
+    """Opens the rows of one request; everything it gives is read from its start, as often as it is opened."""
+
+    def __init__(self, request: AggregateRequest, keys: RoundKeys, seal: CarriedSeal, courier: Courier) -> None:
+        self._request = request
+        self._hpke_private = keys.hpke_private
+        self._seal = seal
+        self._courier = courier
+        self._scratch = new_scratch()
+        self._carried = {row.name: (index, row) for index, row in enumerate(request.carried)}
+
+    def base_model(self) -> Row:
+        """Return the base model's row. Raises `Refusal`: "invalid-tensors" or "digest-mismatch"."""
+        return open_base_model(self._courier.blob(BASE_MODEL), self._request.base_model_digest)
+
+    def update(self, candidate: Candidate, layout: TensorLayout) -> OpenRow:
+        """Return what opens a device's update, averaged with its history where the policy keeps one."""
+        history = self.carried(history_name(candidate.device_id), layout.size) if self._request.policy.history else None
+
+        def opened() -> AnyRow:
+            blob = self._courier.blob(1 + candidate.source)
+            row = open_delta(candidate, self._hpke_private, layout, blob, self._scratch)
+            return row if history is None else AveragedRow(row, history(), self._request.policy.history)
+
+        return opened
+
+    def carried(self, name: str, size: int) -> OpenRow | None:
+        """Return what opens a carried row of that many numbers, or None where the federation carries none."""
+        if name not in self._carried:
+            return None
+        index, row = self._carried[name]
+        source = 1 + len(self._request.updates) + index
+        return lambda: self._seal.open(row, self._courier.blob(source), size, self._scratch)
+
+    def carried_number(self, name: str) -> float | None:
+        """Return a carried number. Raises `Refusal("carried-rows-lost")`."""
+        opener = self.carried(name, 1)
+        if opener is None:
+            return None
+        values = [float(block[0, 0]) for block in SealedRows([opener], 1).blocks([0])]
+        return values[0] if np.isfinite(values[0]) else None

@@ -1,0 +1,84 @@
+"""What federations carry from round to round under their enclave's seal: kept, handed in, replaced, forgotten."""
+
+import tempfile
+import uuid
+from typing import IO
+
+from audit.services import record_event
+from enclave.core.second_pass import MODEL
+from enclave.courier import OpenBlob, SealedRow
+from qflare_protocol.carried_rows import CarriedRow as CarriedDescription
+from training.blobs import StoredBlob, open_blob, pieces_of, store_blob
+from training.models import CarriedRow, Round
+from training.services.rounds import event_payload
+
+
+class Outputs:
+    """What an enclave gives out while it aggregates: the model in memory, carried rows in files without names."""
+
+    def __init__(self) -> None:
+        self._model = bytearray()
+        self._rows: dict[str, IO[bytes]] = {}
+
+    def write(self, name: str, piece: bytes) -> None:
+        """Take a piece of the output of that name."""
+        if name == MODEL:
+            self._model += piece
+            return
+        if name not in self._rows:
+            self._rows[name] = tempfile.TemporaryFile()
+        self._rows[name].write(piece)
+
+    @property
+    def model(self) -> bytes:
+        """The new model."""
+        return bytes(self._model)
+
+    def store_carried_rows(self) -> dict[str, StoredBlob]:
+        """Put the rows on stable storage, by name; they count only when the round is published."""
+        stored = {}
+        for name, file in self._rows.items():
+            with file:
+                file.seek(0)
+                stored[name] = store_blob(pieces_of(file))
+        return stored
+
+
+def carried_rows(federation_id: uuid.UUID) -> list[SealedRow]:
+    """Return all rows that a federation carries, by name."""
+    rows = CarriedRow.objects.filter(federation_id=federation_id).order_by("name")
+    return [SealedRow(_description(row), _opener(row.blob_digest)) for row in rows]
+
+
+def replace_carried_rows(round_: Round, enclave_key_id: bytes, stored: dict[str, StoredBlob]) -> None:
+    """Let the rows that a round left take the place of those of the same names, inside the caller's transaction."""
+    for name, blob in stored.items():
+        CarriedRow.objects.update_or_create(
+            federation_id=round_.federation_id,
+            name=name,
+            defaults={
+                "enclave_key_id": enclave_key_id,
+                "blob_digest": blob.digest,
+                "blob_bytes": blob.size_bytes,
+                "round": round_,
+            },
+        )
+
+
+def forget_carried_rows(round_: Round, *, reason: str) -> None:
+    """Drop rows that no enclave can open any more, inside the caller's transaction: the federation begins without.
+
+    Every later result shows it: its `carried_in` is not the `carried_out` of the round before.
+    """
+    dropped, _ = CarriedRow.objects.filter(federation_id=round_.federation_id).delete()
+    if dropped:
+        payload = event_payload(round_) | {"rows": dropped, "reason": reason}
+        record_event("federation.carried_rows_lost", actor="system", payload=payload)
+
+
+def _description(row: CarriedRow) -> CarriedDescription:
+    return CarriedDescription(row.name, bytes(row.enclave_key_id), bytes.fromhex(row.blob_digest))
+
+
+def _opener(digest: str) -> OpenBlob:
+    return lambda: open_blob(digest)
