@@ -22,6 +22,7 @@ $(STAMP): requirements.txt pyproject.toml
 
 $(DEV_STAMP): $(STAMP) requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps byzfl==0.0.11
 	@touch $@
 
 # The services profile wants a secret key; a demo's is made for the occasion.

@@ -10,6 +10,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from edge_client import round_worker
+from enclave.core.rules.filters import FILTERS
+from enclave.core.rules.linear_rules import RULES
+from enclave.core.rules.noise import NOISES
+from enclave.core.rules.pre_aggregation import PRE_AGGREGATIONS
+from enclave.core.rules.server_optimisers import SERVER_OPTIMISERS
 from qflare_protocol import enrolment, handshake, hpke, pqc, update
 from qflare_protocol.aggregation_policy import PROTECTIONS, AggregationPolicy
 from qflare_protocol.attestation import evidence
@@ -128,8 +133,21 @@ def test_the_policy_table_states_the_defaults():
     stated = {quoted(row[0])[0]: row[2].replace(",", "") for row in rows(section("10.2"))}
     for name in ("minimum_updates", "maximum_sample_count", "maximum_update_bytes", "maximum_memory_bytes"):
         assert int(stated[name]) == getattr(AggregationPolicy(), name)
-    for name in ("maximum_norm_ratio", "minimum_cosine"):
-        assert float(stated[name]) == getattr(AggregationPolicy(), name)
+    assert float(stated["tolerated_fraction"]) == AggregationPolicy().tolerated_fraction
+    assert float(stated["history"]) == AggregationPolicy().history
+
+
+def test_every_stage_is_in_the_table_with_its_parameters_and_defaults():
+    stated = {}
+    for row in rows(section("12 Round results").partition("| stage")[2]):
+        parameters = dict(part.strip().replace("`", "").split(" ") for part in row[2].split(",") if part.strip())
+        stated |= {name: {key: float(value) for key, value in parameters.items()} for name in quoted(row[0])}
+    kinds = (FILTERS, PRE_AGGREGATIONS, RULES, SERVER_OPTIMISERS, NOISES)
+    assert stated == {
+        name: {member.name: float(member.default) for member in fields(part)}
+        for kind in kinds
+        for name, part in kind.items()
+    }
 
 
 def test_every_protection_is_named():

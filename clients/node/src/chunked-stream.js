@@ -11,7 +11,7 @@ import { demand } from './refusal.js';
 
 const MAGIC = utf8('QF1S');
 const HEADER_BYTES = 43;
-const CHUNK_BYTES = 2 ** 20;
+const CHUNK_BYTES = 2 ** 16;
 
 function derive(key, prefix, context) {
   demand(key.length === 32 && !isZero(key), 'invalid-key', 'The key of a chunked stream has 32 bytes, not all zero.');

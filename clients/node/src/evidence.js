@@ -2,10 +2,10 @@
 
 import { checkPublicKey, SIGNATURE_KEY_BYTES, SUITE } from './algorithms.js';
 import { equal, u8 } from './bytes.js';
-import { encode } from './cbor.js';
+import { encode, Float } from './cbor.js';
 import { verify1 } from './cose.js';
 import { digest, fingerprint } from './encoding.js';
-import { anyMap, boolean, bytes, decodeMembers, exactly, float, integer, list, members, text } from './fields.js';
+import { anyMap, boolean, bytes, decodeMembers, float, integer, list, members, text } from './fields.js';
 import { HPKE_KEY_BYTES } from './hpke.js';
 import { demand, Refusal } from './refusal.js';
 
@@ -41,11 +41,31 @@ const CLAIMS = {
   protections: (value) => members(value, Object.fromEntries(PROTECTIONS.map((protection) => [protection, boolean]))),
   issued_at: integer(0),
 };
+const LARGEST_PARAMETER = 1e12;
+const number = (value, name) => {
+  const plain = value instanceof Float ? value.value : value;
+  demand(typeof plain === 'number' && Math.abs(plain) <= LARGEST_PARAMETER, 'malformed-message', `${name} is no number.`);
+  return plain;
+};
+const parameters = (value, name) => {
+  for (const [key, parameter] of anyMap(8)(value, name)) number(parameter, text(1, 40)(key, name));
+  return value;
+};
+const stage = (value) => members(value, { name: text(1, 40), parameters });
+const rootDevice = (value, name) => {
+  demand(/^([0-9a-f]{32})?$/.test(value), 'malformed-message', `${name} is not a device id in hex.`);
+  return value;
+};
 const POLICY = {
   minimum_updates: integer(3, 1_000_000),
-  rule: exactly('weighted-mean'),
-  maximum_norm_ratio: float(1, 1000),
-  minimum_cosine: float(-1, 0.99),
+  tolerated_fraction: float(0, 0.499),
+  filters: list(stage, 0, 8),
+  pre_aggregation: list(stage, 0, 8),
+  rule: stage,
+  history: float(0, 0.999),
+  server_optimiser: stage,
+  noise: stage,
+  root_device: rootDevice,
   maximum_sample_count: integer(1, 10 ** 9),
   maximum_update_bytes: integer(4096, 2 ** 36),
   maximum_memory_bytes: integer(2 ** 29, 2 ** 40),

@@ -52,6 +52,8 @@ const RESULT = {
   policy_digest: bytes(64),
   roster_digest: bytes(64),
   sample_total: integer(1),
+  carried_in: bytes(64),
+  carried_out: bytes(64),
   verdicts: list((value) => members(value, VERDICT), 0, 1_000_000),
 };
 const VERDICT = {

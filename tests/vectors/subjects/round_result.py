@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from qflare_protocol.carried_rows import CarriedRow, carried_digest
 from qflare_protocol.cose import Signer, sign1
 from qflare_protocol.encoding import encode
 from qflare_protocol.round_result import (
@@ -19,6 +20,10 @@ from tests.vectors.parties import FEDERATION_ID, ROUND_ID, new_signer, signer_va
 from tests.vectors.vector_file import Case, Receiver, Refused, VectorFile
 
 NAME = "three accepted, two rejected"
+CARRIED = [
+    CarriedRow("centre", bytes(range(32)), bytes(range(32, 64))),
+    CarriedRow("momentum", bytes(range(32)), bytes(32)),
+]
 DEVICES = [bytes([number]) * 16 for number in range(1, 6)]
 
 
@@ -27,16 +32,20 @@ def make() -> VectorFile:
     signer = new_signer()
     roster = [RosterEntry(device, signer.verifier) for device in DEVICES]  # one key for all keeps the file small
     rows = sorted([entry.device_id, entry.verifier.algorithm, entry.verifier.fingerprint] for entry in roster)
+    carried = [[row.name, row.enclave_key_id, row.digest] for row in CARRIED]
     result = _result(roster_digest(roster))
     values: dict[str, Any] = {"signature_algorithm": signer.algorithm, **signer_values("result", signer)}
-    values |= {"roster": encode(rows)}
+    values |= {"roster": encode(rows), "carried": encode(carried)}
     values |= {"devices": DEVICES, "payload": encode(result.to_map()), "result": sign_result(result, signer)}
     case = Case(NAME, values)
     case.step("digest", "roster_digest", label="round roster", inputs=["roster"])
+    case.step("digest", "carried_digest", label="carried rows", inputs=["carried"])
     signed = {"label": "round result", "algorithm": signer.algorithm, "key": "result_public"}
     case.step("sign1", structure="result", **signed)
     case.step("digest", "result_digest", label="signed round result", inputs=["result"])
-    purpose = "A round's result as the enclave signs it, with its verdicts, and the digest of the round's roster."
+    purpose = (
+        "A round's result as the enclave signs it, with its verdicts, and the digests of its roster and carried rows."
+    )
     return VectorFile(purpose, "12 Round results", [case], _refusals(result, signer))
 
 
@@ -51,8 +60,8 @@ def _result(roster: bytes) -> RoundResult:
     )
     return RoundResult(
         ROUND_ID, FEDERATION_ID, enclave_key_id=bytes(range(32)), base_model_digest=bytes(range(32, 64)),
-        model_digest=bytes(range(64, 96)), model_bytes=4096, rule="weighted-mean", carried_in=bytes(64),
-        carried_out=bytes(range(64)), policy_digest=bytes(range(64)),
+        model_digest=bytes(range(64, 96)), model_bytes=4096, rule="weighted-mean", carried_in=carried_digest([]),
+        carried_out=carried_digest(CARRIED), policy_digest=bytes(range(64)),
         roster_digest=roster, sample_total=480, verdicts=(*verdicts, *rejected),
     )  # fmt: skip
 
@@ -80,6 +89,7 @@ def _read(values: dict[str, Any]) -> None:
     assert [verdict.device_id for verdict in result.accepted] == values["devices"][:3]
     assert result_digest(values["result"]) == values["result_digest"]
     roster = [RosterEntry(device, verifier_of(values, "result")) for device in values["devices"]]
+    assert carried_digest(CARRIED[::-1]) == result.carried_out == values["carried_digest"]
     assert roster_digest(roster[::-1]) == result.roster_digest == values["roster_digest"]
 
 
