@@ -5,11 +5,11 @@ import pytest
 from scipy.stats import kstest
 
 from enclave.core.rules import gram
-from enclave.core.rules.coordinate_rules import mean_around_median, sorted_columns
 from enclave.core.rules.filters import Sight
 from enclave.core.rules.gram import BLOCK_COLUMNS, GramAccumulator, gram_of, look, segment_columns
 from enclave.core.rules.in_memory import Aggregator, MatrixSource
 from enclave.core.rules.noise import standard_normals
+from enclave.core.rules.order_statistics import MOST_ROWS_BY_NETWORK, mean_around_median, middle_mean, sorted_rows
 from enclave.core.rules.pre_aggregation import Bucketing, MedianClipping, QuantileClipping
 from enclave.core.rules.server_optimisers import SERVER_OPTIMISERS
 from enclave.core.rules.span import Span
@@ -51,7 +51,16 @@ def test_the_values_around_the_median_are_the_nearest_ones(kept):
     median = np.median(block, axis=0)
     nearest = np.argsort(np.abs(block - median), axis=0)[:kept]
     expected = np.take_along_axis(block, nearest, axis=0).mean(axis=0)
-    np.testing.assert_allclose(mean_around_median(sorted_columns(block), kept), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(mean_around_median(block, kept), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [*range(1, 13), 20, MOST_ROWS_BY_NETWORK, MOST_ROWS_BY_NETWORK + 1, 100])
+def test_columns_come_in_order_by_network_and_by_sorting(count):
+    block = np.random.default_rng(count).integers(0, 9, size=(count, 300)).astype(np.float32)
+    np.testing.assert_array_equal(sorted_rows(block), np.sort(block, axis=0))
+    for trimmed in range((count - 1) // 2 + 1):
+        expected = np.sort(block, axis=0)[trimmed : count - trimmed].mean(axis=0)
+        np.testing.assert_allclose(middle_mean(block, trimmed), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_buckets_are_means_and_change_with_the_seed_only():

@@ -1,0 +1,1 @@
+"""Aggregation beside byzfl and Flower, and beside what the machine's memory and arithmetic allow."""
