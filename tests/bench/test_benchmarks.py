@@ -56,7 +56,7 @@ def test_every_published_target_is_of_an_algorithm_there_is():
 
 
 def test_sealing_is_measured_against_its_primitives():
-    figures = [*sealing.measure_requests(1), *sealing.measure_streams(1, chunks=2)]
+    figures = [*sealing.measure_requests(1), *sealing.measure_streams(1, chunks=32)]
     assert_sound(figures)
     assert [figure.name for figure in figures if figure.most_times] == [
         *["seal a request of 64 KiB"] * 2,
