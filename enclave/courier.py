@@ -7,6 +7,7 @@ used; only sealed processes read it from then on. Whatever goes wrong with the p
 """
 
 import logging
+import math
 import os
 import shutil
 import signal
@@ -300,6 +301,7 @@ def _command(host: EnclaveHost, task: EnclaveTask, descriptor: int) -> list[str]
         "--uid": host.uid,
         "--gid": host.gid,
         "--memory-bytes": task.memory_bytes,
+        "--cpu-seconds": math.ceil(host.timeout_seconds),  # one thread uses no more in that time
         "--round": task.round_id.hex(),
         "--federation": task.federation_id.hex(),
         "--parent-pid": os.getpid(),

@@ -41,6 +41,7 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--uid", type=int, required=True)
     parser.add_argument("--gid", type=int, required=True)
     parser.add_argument("--memory-bytes", type=int, required=True)
+    parser.add_argument("--cpu-seconds", type=int, required=True)
     parser.add_argument("--parent-pid", type=int, required=True)
     return parser.parse_args(arguments)
 
@@ -64,6 +65,7 @@ def _sealed_state(options: argparse.Namespace) -> EnclaveState:
             uid=options.uid,
             gid=options.gid,
             memory_bytes=options.memory_bytes,
+            cpu_seconds=options.cpu_seconds,
             keep_descriptors=frozenset({options.channel_fd, *options.blob_fds, *([decision] if decision else [])}),
             parent_pid=options.parent_pid,
         )
@@ -88,9 +90,11 @@ def _report_failures_to(channel: Channel) -> None:
         while traceback is not None and traceback.tb_next is not None:
             traceback = traceback.tb_next
         place = f"{traceback.tb_frame.f_code.co_name}:{traceback.tb_lineno}" if traceback else "unknown place"
-        if kind is not ChannelClosed:
-            channel.send({"kind": "failed", "where": f"{kind.__name__} in {place}"})
-        os._exit(EXIT_UNEXPECTED)
+        try:
+            if kind is not ChannelClosed:
+                channel.send({"kind": "failed", "where": f"{kind.__name__} in {place}"})
+        finally:  # a courier that has gone cannot be told; the interpreter would go on to write the message itself
+            os._exit(EXIT_UNEXPECTED)
 
     sys.excepthook = report
 

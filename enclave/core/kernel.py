@@ -22,6 +22,9 @@ CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
 
+_PERSONALITY_QUERY = 0xFFFFFFFF
+_READ_IMPLIES_EXEC = 0x0400000
+
 _CAPABILITY_VERSION_3 = 0x20080522
 _LAST_CAPABILITY = 63
 
@@ -51,6 +54,16 @@ def syscall(number: int, *arguments: Any) -> int:
 def unshare(flags: int) -> None:
     """Move the process into new namespaces, unshare(2). Raises `OSError`."""
     _checked(_LIBC.unshare(ctypes.c_int(flags)))
+
+
+def forbid_implied_execution() -> None:
+    """Clear READ_IMPLIES_EXEC, personality(2), under which all that is readable can be executed. Raises `OSError`.
+
+    It outlives exec, so whoever started the process can have set it.
+    """
+    current = _checked(_LIBC.personality(ctypes.c_ulong(_PERSONALITY_QUERY)))
+    if current & _READ_IMPLIES_EXEC:
+        _checked(_LIBC.personality(ctypes.c_ulong(current & ~_READ_IMPLIES_EXEC)))
 
 
 def drop_capabilities() -> None:

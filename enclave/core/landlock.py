@@ -1,6 +1,7 @@
 """An empty Landlock rule set (Linux 5.13, landlock(7)): no path may be opened, no port used."""
 
 import ctypes
+import os
 
 from enclave.core import kernel
 
@@ -32,4 +33,7 @@ def restrict_self() -> None:
     )
     size = 8 if abi < 4 else 16 if abi < 6 else 24
     ruleset = kernel.syscall(_CREATE_RULESET, ctypes.byref(attributes), size, 0)
-    kernel.syscall(_RESTRICT_SELF, ruleset, 0)
+    try:
+        kernel.syscall(_RESTRICT_SELF, ruleset, 0)
+    finally:
+        os.close(ruleset)

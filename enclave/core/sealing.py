@@ -3,36 +3,43 @@
 Each step is tried once and its outcome reported as it is: what the kernel or the container refuses
 lowers what the evidence claims, and is never hidden. The order matters: namespaces need
 privileges, a change of credentials clears the parent-death signal and the dumpable flag, Landlock
-and seccomp need no_new_privs, and nothing but the channel works after seccomp.
+and seccomp need no_new_privs, and nothing but the channel works after seccomp. Capabilities,
+no_new_privs, Landlock and seccomp are taken from the calling thread alone: with another thread
+in the process they do not hold, and are reported so.
 """
 
 import os
 import resource
 import signal
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from enclave.core import kernel, landlock, seccomp
 
 SPARE_DESCRIPTORS = 64
+PER_THREAD = ("no-capabilities", "no-new-privileges", "landlock", "seccomp")
 FILE_SIZE_LIMIT = 4096  # the decision record is the only file that is ever written
 
 
 @dataclass(frozen=True)
 class SealingPlan:
-    """How to seal: the uid and gid to become (as root), address space in bytes, descriptors to keep,
-    and the parent whose death ends this process.
+    """How to seal: the uid and gid to become (as root), address space in bytes, processor time in
+    seconds, descriptors to keep, and the parent whose death ends this process.
     """
 
     uid: int
     gid: int
     memory_bytes: int
+    cpu_seconds: int
     keep_descriptors: frozenset[int]
     parent_pid: int
 
 
 def seal_process(plan: SealingPlan) -> dict[str, bool]:
     """Seal this process for good and return which of `PROTECTIONS` hold."""
+    alone = _attempt(_is_the_only_thread)
     held = _change_identity(plan)
     steps: dict[str, Callable[[], bool]] = {
         "no-capabilities": _drop_capabilities,
@@ -40,13 +47,17 @@ def seal_process(plan: SealingPlan) -> dict[str, bool]:
         "not-dumpable": _forbid_dumps,
         "no-new-privileges": lambda: kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1) == 0,
         "closed-descriptors": lambda: _close_all_but(plan.keep_descriptors),
-        "resource-limits": lambda: _limit_resources(plan.memory_bytes, max(plan.keep_descriptors, default=0)),
+        "resource-limits": lambda: _limit_resources(plan),
         "landlock": _landlock,
         "seccomp": _seccomp,
     }
     for name, step in steps.items():
-        held[name] = _attempt(step)
+        held[name] = _attempt(step) and (alone or name not in PER_THREAD)
     return held
+
+
+def _is_the_only_thread() -> bool:
+    return len(list(Path("/proc/self/task").iterdir())) == 1
 
 
 def _change_identity(plan: SealingPlan) -> dict[str, bool]:
@@ -73,6 +84,7 @@ def _enter_namespaces(further: int) -> bool:
 
 def _become(uid: int, gid: int) -> bool:
     if os.geteuid() == 0:
+        kernel.drop_bounding_set()  # afterwards there is no capability left to do it with
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
@@ -103,17 +115,22 @@ def _close_all_but(keep: Iterable[int]) -> bool:
     return True
 
 
-def _limit_resources(memory_bytes: int, highest_descriptor: int) -> bool:
-    limits = {
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_NOFILE: highest_descriptor + SPARE_DESCRIPTORS,
-        resource.RLIMIT_NPROC: 0,
-        resource.RLIMIT_FSIZE: FILE_SIZE_LIMIT,
-        resource.RLIMIT_AS: memory_bytes,
-    }
-    for name, value in limits.items():
-        resource.setrlimit(name, (value, value))
+def _limit_resources(plan: SealingPlan) -> bool:
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_NOFILE, max(plan.keep_descriptors, default=0) + SPARE_DESCRIPTORS)
+    _limit(resource.RLIMIT_NPROC, 0)
+    _limit(resource.RLIMIT_FSIZE, FILE_SIZE_LIMIT)
+    _limit(resource.RLIMIT_MEMLOCK, 0)
+    _limit(resource.RLIMIT_AS, plan.memory_bytes)
+    _limit(resource.RLIMIT_CPU, plan.cpu_seconds, plan.cpu_seconds + 1)  # SIGXCPU says why; SIGKILL cannot be ignored
     return True
+
+
+def _limit(name: int, soft: int, hard: int | None = None) -> None:
+    """Set a limit, or leave what was inherited where that is narrower already and cannot be raised."""
+    inherited = resource.getrlimit(name)[1]
+    ceiling = inherited if inherited != resource.RLIM_INFINITY else sys.maxsize
+    resource.setrlimit(name, (min(soft, ceiling), min(soft if hard is None else hard, ceiling)))
 
 
 def _landlock() -> bool:
@@ -122,5 +139,6 @@ def _landlock() -> bool:
 
 
 def _seccomp() -> bool:
+    kernel.forbid_implied_execution()
     seccomp.install_filter()
     return True
