@@ -13,6 +13,7 @@ from typing import Any
 from qflare_protocol.encoding import digest, encode
 from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import exact_bytes, exact_map, finite_number, short_text, whole_number
+from qflare_protocol.sealing_tier import sealing_tier
 
 SMALLEST_MINIMUM = 3
 MAX_STAGES = 8
@@ -89,7 +90,8 @@ class AggregationPolicy:
     - maximum_sample_count: largest sample count a device may claim, its cap of weight.
     - maximum_update_bytes: largest sealed update in bytes.
     - maximum_memory_bytes: address space of the sealed process in bytes, 512 MiB to 1 TiB.
-    - required_protections: names from `PROTECTIONS` without which the enclave does not work.
+    - required_tier: name of the sealing tier without which the enclave does not work, see `sealing_tier`.
+    - required_protections: further names from `PROTECTIONS` without which it does not.
     """
 
     minimum_updates: int = SMALLEST_MINIMUM
@@ -104,6 +106,7 @@ class AggregationPolicy:
     maximum_sample_count: int = 1_000_000
     maximum_update_bytes: int = 128 * _MIB
     maximum_memory_bytes: int = 4096 * _MIB
+    required_tier: str = "none"
     required_protections: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -121,6 +124,7 @@ class AggregationPolicy:
             if not isinstance(getattr(self, name), Stage):
                 raise Refusal(_CODE, f"{name} must be a stage: a name with parameters.")
         _check_root_device(self.root_device)
+        sealing_tier(self.required_tier, code=_CODE)
         _check_protections(self.required_protections)
 
     def tolerated(self, updates: int) -> int:

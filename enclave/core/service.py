@@ -17,6 +17,7 @@ from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.attestation import EnclaveClaims, sign_software_evidence
 from qflare_protocol.cose import Signer
 from qflare_protocol.errors import Refusal
+from qflare_protocol.sealing_tier import missing_protections
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,7 @@ def _answer(channel: Channel, state: EnclaveState) -> dict[str, Any]:
 
 
 def _require_sealing(policy: AggregationPolicy, state: EnclaveState) -> None:
-    missing = [name for name in policy.required_protections if not state.protections.get(name, False)]
-    if missing:
+    if missing := missing_protections(state.protections, policy.required_tier, policy.required_protections):
         raise Refusal("sealing-refused", f"The policy demands {', '.join(missing)}, which this host does not give.")
     if state.memory_bytes != policy.maximum_memory_bytes:
         raise Refusal("sealing-refused", "The process was sealed with another memory limit than the policy's.")

@@ -12,6 +12,7 @@ from qflare_protocol.cose import Verifier, verify1
 from qflare_protocol.encoding import decode
 from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import exact_map
+from qflare_protocol.sealing_tier import missing_protections
 
 TIERS = ("affirming", "warning")
 CLOCK_TOLERANCE_SECONDS = 300
@@ -118,7 +119,7 @@ def _require_policy(claims: EnclaveClaims, policy: AppraisalPolicy) -> None:
         f"at least {policy.minimum_updates} are demanded.",
     )
     demanded = policy.required_protections | set(claims.policy.required_protections)
-    missing = sorted(name for name in demanded if not claims.protections.get(name, False))
+    missing = missing_protections(claims.protections, claims.policy.required_tier, demanded)
     _require(not missing, f"The enclave runs without {', '.join(missing)}.")
 
 

@@ -27,6 +27,7 @@ from qflare_protocol.manifest import Manifest
 from qflare_protocol.pqc.algorithms import KEMS, SIGNATURES
 from qflare_protocol.round_result import RoundResult
 from qflare_protocol.sealed_request import Authorization, MessageNumber, RequestOpener, Target
+from qflare_protocol.sealing_tier import SEALING_TIERS
 from qflare_protocol.suites import SUITES, largest_begin_bytes
 from sessions.sealed_views import SealedView
 from tests.docs.labels import labels_in_code
@@ -152,6 +153,14 @@ def test_every_stage_is_in_the_table_with_its_parameters_and_defaults():
 
 def test_every_protection_is_named():
     assert set(PROTECTIONS) <= set(quoted(section("10.1")))
+
+
+def test_the_sealing_tiers_are_those_of_the_code():
+    stated, held = {}, set()
+    for row in rows(section("10.1").partition("| tier |")[2]):
+        held |= set(quoted(row[1]))
+        stated[quoted(row[0])[0]] = frozenset(held)
+    assert stated == {tier.name: tier.protections for tier in SEALING_TIERS}
 
 
 def test_the_suites_and_their_sizes_are_those_of_the_code():

@@ -179,6 +179,15 @@ def test_a_missing_protection_that_the_policy_demands_is_refused():
     assert "seccomp" not in answer["detail"]
 
 
+def test_a_missing_protection_of_the_tier_that_the_policy_demands_is_refused():
+    demanding = AggregationPolicy(required_tier="full")
+    request = PrepareRequest(ROUND, FEDERATION, demanding, b"n" * 32)
+    assert Conversation(state()).ask(request.to_map())["kind"] == "prepared"
+    answer = Conversation(state(protections=ALL | {"namespaces": False})).ask(request.to_map())
+    assert answer["code"] == "sealing-refused"
+    assert "namespaces" in answer["detail"]
+
+
 def test_another_memory_limit_than_the_policys_is_refused():
     request = PrepareRequest(ROUND, FEDERATION, POLICY, b"n" * 32)
     assert Conversation(state(memory_bytes=1 << 31)).ask(request.to_map())["code"] == "sealing-refused"

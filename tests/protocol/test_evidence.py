@@ -87,6 +87,14 @@ def test_evidence_that_lacks_what_its_own_policy_demands_is_refused():
     assert_refused(because="without seccomp", evidence=sign_software_evidence(claims, HOST))
 
 
+def test_evidence_below_the_tier_that_its_own_policy_demands_is_refused():
+    policy = AggregationPolicy(minimum_updates=4, required_tier="separate")
+    claims = dataclasses.replace(CLAIMS, policy=policy, protections=CLAIMS.protections | {"namespaces": False})
+    assert appraised(sign_software_evidence(claims, HOST)).tier == "warning"
+    lower = dataclasses.replace(claims, protections=CLAIMS.protections | {"own-uid": False})
+    assert_refused(because="without own-uid", evidence=sign_software_evidence(lower, HOST))
+
+
 @pytest.mark.parametrize(
     "policy, because",
     [

@@ -48,6 +48,7 @@ def test_a_whole_number_where_a_float_is_meant_is_the_same_policy():
         ("maximum_sample_count", 5),
         ("maximum_update_bytes", 5000),
         ("maximum_memory_bytes", 1 << 30),
+        ("required_tier", "full"),
         ("required_protections", ["seccomp"]),
     ],
 )

@@ -23,6 +23,22 @@ const PROTECTIONS = [
   'closed-descriptors',
   'seccomp',
 ];
+const PROCESS_TIER = [
+  'resource-limits',
+  'unprivileged-uid',
+  'no-capabilities',
+  'parent-death-signal',
+  'not-dumpable',
+  'no-new-privileges',
+  'closed-descriptors',
+  'seccomp',
+];
+const SEALING_TIERS = {
+  none: [],
+  process: PROCESS_TIER,
+  separate: [...PROCESS_TIER, 'own-uid', 'landlock'],
+  full: PROTECTIONS,
+};
 const OLDEST_SECONDS = 90 * 86400;
 const ENVELOPE = {
   attester: text(1, 64),
@@ -69,6 +85,7 @@ const POLICY = {
   maximum_sample_count: integer(1, 10 ** 9),
   maximum_update_bytes: integer(4096, 2 ** 36),
   maximum_memory_bytes: integer(2 ** 29, 2 ** 40),
+  required_tier: text(1, 64),
   required_protections: list(text(1, 64), 0, PROTECTIONS.length),
 };
 
@@ -105,6 +122,7 @@ function readPolicy(map) {
   } catch (error) {
     throw error instanceof Refusal ? new Refusal('policy-refused', error.detail) : error;
   }
+  demand(Object.hasOwn(SEALING_TIERS, policy.required_tier), 'policy-refused', 'The policy demands an unknown tier.');
   const required = policy.required_protections;
   const sorted = required.every((name, index) => index === 0 || required[index - 1] < name);
   demand(
@@ -140,7 +158,8 @@ export function appraise(read, pins, expected) {
     CODE,
     'The policy aggregates fewer updates than this device demands.',
   );
-  const held = claims.policy.required_protections.every((name) => claims.protections[name]);
+  const demanded = [...SEALING_TIERS[claims.policy.required_tier], ...claims.policy.required_protections];
+  const held = demanded.every((name) => claims.protections[name]);
   demand(held, CODE, 'A protection that the policy demands is not held.');
 }
 

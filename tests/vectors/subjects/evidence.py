@@ -20,7 +20,9 @@ def make() -> VectorFile:
     claims = EnclaveClaims(
         nonce=bytes(range(32)), round_id=ROUND_ID, federation_id=FEDERATION_ID, issued_at=NOW,
         hpke_public_key=hpke.generate().public, result_public_key=new_signer().public, measurement=MEASUREMENT,
-        policy=AggregationPolicy(minimum_updates=4, required_protections=("landlock", "seccomp")),
+        policy=AggregationPolicy(
+            minimum_updates=4, required_tier="separate", required_protections=("landlock", "seccomp"),
+        ),
         protections=dict.fromkeys(PROTECTIONS, True) | {"namespaces": False},
     )  # fmt: skip
     values = _values(claims, host)
@@ -61,7 +63,10 @@ def _refusals(claims: EnclaveClaims, host: Signer) -> list[Refused]:
     stranger = new_signer()
     envelope = decode(sign_software_evidence(claims, host), what="evidence")
     forged = decode(sign_software_evidence(claims, stranger), what="evidence")
-    without = dataclasses.replace(claims, protections=claims.protections | {"seccomp": False})
+
+    def lacking(name: str) -> dict[str, Any]:
+        less = dataclasses.replace(claims, protections=claims.protections | {name: False})
+        return {"evidence": sign_software_evidence(less, host)}
 
     def evidence(**changes: Any) -> dict[str, Any]:
         return {"evidence": encode(envelope | changes)}
@@ -83,7 +88,8 @@ def _refusals(claims: EnclaveClaims, host: Signer) -> list[Refused]:
         ("evidence that is too old", code, {"now": NOW + 86_401}),
         ("evidence from the future", code, {"now": NOW - 301}),
         ("fewer updates than demanded", code, {"demanded_updates": 5}),
-        ("a protection its own policy demands", code, {"evidence": sign_software_evidence(without, host)}),
+        ("a protection its own policy demands", code, lacking("seccomp")),
+        ("a protection of the sealing tier its own policy demands", code, lacking("own-uid")),
         ("a minimum of two updates", "policy-refused", claiming(policy=unequal)),
         ("a round key of zeros", "invalid-key", claiming(hpke_public_key=bytes(1665))),
         ("an attester nobody knows", code, evidence(attester="sev-snp")),
