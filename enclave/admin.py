@@ -7,6 +7,7 @@ from operator_admin.base import ReadOnlyAdmin
 from operator_admin.columns import hex_column, live_or_retired, state_column, state_label
 from operator_admin.decorators import display
 from qflare_protocol.attestation.appraisal import SOFTWARE_REASON
+from qflare_protocol.sealing_tier import tier_of
 
 
 @admin.register(EnclaveInstance)
@@ -19,17 +20,20 @@ class EnclaveInstanceAdmin(ReadOnlyAdmin):
     short_policy_digest = hex_column("policy_digest", "Policy digest")
     short_attestation_key = hex_column("attestation_key", "Attestation key")
 
-    list_display = ("short_key_id", "tier_label", "attester", "short_measurement", "state", "prepared_at", "retired_at")
+    list_display = (
+        "short_key_id", "tier_label", "sealing", "attester", "short_measurement", "state", "prepared_at", "retired_at",
+    )  # fmt: skip
     list_filter = ("tier", "attester")
     search_fields = ("round_id",)
     date_hierarchy = "prepared_at"
     fields = (
-        "round_id", "attester", "tier_label", "not_protected_against", "granted", "refused",
+        "round_id", "attester", "tier_label", "not_protected_against",
+        "sealing", "sealing_not_against", "granted", "refused",
         "short_key_id", "short_measurement", "short_policy_digest", "short_attestation_key",
         "state", "prepared_at", "retired_at",
     )  # fmt: skip
     readonly_fields = (
-        "tier_label", "not_protected_against", "granted", "refused",
+        "tier_label", "not_protected_against", "sealing", "sealing_not_against", "granted", "refused",
         "short_key_id", "short_measurement", "short_policy_digest", "short_attestation_key", "state",
     )  # fmt: skip
 
@@ -42,6 +46,16 @@ class EnclaveInstanceAdmin(ReadOnlyAdmin):
     def not_protected_against(self, instance: EnclaveInstance) -> str:
         """What evidence of this kind leaves open."""
         return SOFTWARE_REASON
+
+    @display(description="Sealing tier")
+    def sealing(self, instance: EnclaveInstance) -> str:
+        """The tier that the protections add up to."""
+        return tier_of(instance.protections).name
+
+    @display(description="Sealing does not protect against")
+    def sealing_not_against(self, instance: EnclaveInstance) -> str:
+        """What that tier leaves open."""
+        return tier_of(instance.protections).not_protected_against
 
     @display(description="Protections granted")
     def granted(self, instance: EnclaveInstance) -> str:

@@ -22,10 +22,15 @@ from qflare_protocol.round_result import RosterEntry, RoundResult, verify_result
 
 def enclave_host() -> courier.EnclaveHost:
     """Return where and as whom sealed processes run on this host; its directory is made on first use."""
-    directory = Path(settings.QFLARE_ENCLAVE_DIR)
-    host = courier.EnclaveHost(directory, settings.QFLARE_ENCLAVE_UID, settings.QFLARE_ENCLAVE_GID)
-    courier.initialise_host_directory(directory, host.uid, host.gid)
+    host = enclave_account()
+    courier.initialise_host_directory(host.directory, host.uid, host.gid)
     return host
+
+
+def enclave_account() -> courier.EnclaveHost:
+    """Return the same without touching the directory."""
+    directory = Path(settings.QFLARE_ENCLAVE_DIR)
+    return courier.EnclaveHost(directory, settings.QFLARE_ENCLAVE_UID, settings.QFLARE_ENCLAVE_GID)
 
 
 def start_enclave(round_id: uuid.UUID, federation_id: uuid.UUID, policy: AggregationPolicy) -> courier.PreparedRound:

@@ -7,6 +7,7 @@ listen and make keys.
 import argparse
 import os
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -16,8 +17,24 @@ from enclave.core.measurement import measure
 from enclave.core.sealing import SealingPlan, seal_process
 from enclave.core.service import EnclaveState, serve
 from enclave.core.warmup import warm_up
+from qflare_protocol.cose import Signer
 
 EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
+
+
+@dataclass(frozen=True)
+class _HostGives:
+    """What the process takes from the host directory before it seals itself."""
+
+    sealing_key: bytes = field(repr=False)
+    federation_key: bytes | None = field(default=None, repr=False)
+    attester: Signer | None = None
+    decision: int | None = None
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The open descriptors among it."""
+        return () if self.decision is None else (self.decision,)
 
 
 def main(arguments: list[str]) -> None:
@@ -32,7 +49,7 @@ def main(arguments: list[str]) -> None:
 
 def _arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m enclave.core", description=__doc__)
-    parser.add_argument("mode", choices=("prepare", "aggregate"))
+    parser.add_argument("mode", choices=("prepare", "aggregate", "probe"))
     parser.add_argument("--channel-fd", type=int, required=True)
     parser.add_argument("--host-directory", type=Path, required=True)
     parser.add_argument("--round", type=bytes.fromhex, required=True)
@@ -52,35 +69,41 @@ def _descriptors(text: str) -> tuple[int, ...]:
 
 def _sealed_state(options: argparse.Namespace) -> EnclaveState:
     measurement = measure()
-    with HostDirectory(options.host_directory) as host, acting_as(options.uid, options.gid):
-        if options.mode == "prepare":
-            attester, decision, federation_key = host.attestation_signer(), None, None
-            sealing_key = host.create_sealing_key(options.round)
-        else:
-            sealing_key = host.sealing_key(options.round)
-            attester, decision = None, host.open_decision(options.round)
-            federation_key = host.federation_key(options.federation)
+    given = _what_the_host_gives(options)
     protections = seal_process(
         SealingPlan(
             uid=options.uid,
             gid=options.gid,
             memory_bytes=options.memory_bytes,
             cpu_seconds=options.cpu_seconds,
-            keep_descriptors=frozenset({options.channel_fd, *options.blob_fds, *([decision] if decision else [])}),
+            keep_descriptors=frozenset({options.channel_fd, *options.blob_fds, *given.descriptors}),
             parent_pid=options.parent_pid,
         )
     )
-    record = DecisionRecord(decision) if decision is not None else None
     return EnclaveState(
         measurement,
         protections,
         options.memory_bytes,
-        sealing_key,
-        federation_key,
-        attester,
-        record,
+        given.sealing_key,
+        given.federation_key,
+        given.attester,
+        DecisionRecord(given.decision) if given.decision is not None else None,
         frozenset(options.blob_fds),
     )
+
+
+def _what_the_host_gives(options: argparse.Namespace) -> _HostGives:
+    """Return what the mode needs of the host directory; a probe needs nothing."""
+    if options.mode == "probe":
+        return _HostGives(b"")
+    with HostDirectory(options.host_directory) as host, acting_as(options.uid, options.gid):
+        if options.mode == "prepare":
+            return _HostGives(host.create_sealing_key(options.round), attester=host.attestation_signer())
+        return _HostGives(
+            host.sealing_key(options.round),
+            federation_key=host.federation_key(options.federation),
+            decision=host.open_decision(options.round),
+        )
 
 
 def _report_failures_to(channel: Channel) -> None:

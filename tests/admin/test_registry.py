@@ -1,5 +1,6 @@
 """What the admin shows, and what nobody can do in it."""
 
+import html
 import re
 
 import pytest
@@ -12,6 +13,8 @@ from django_celery_beat.models import ClockedSchedule, CrontabSchedule, Interval
 from enrollment.models import EnrolmentAttempt
 from operator_admin.base import ModelAdmin
 from operator_admin.tones import STATE_TONES
+from qflare_protocol.aggregation_policy import PROTECTIONS
+from qflare_protocol.sealing_tier import sealing_tier
 from sessions.models import Exchange
 
 EDITABLE = {User, Group, PeriodicTask, IntervalSchedule, CrontabSchedule, ClockedSchedule, SolarSchedule}
@@ -117,6 +120,13 @@ def test_binary_columns_are_short_hexadecimal(site, root):
     assert "6d6d6d6d6d6d6d6d…" in page
     assert "6d" * 9 not in page
     assert "memory at" not in page
+
+
+def test_an_enclaves_sealing_tier_is_shown_with_what_it_leaves_open(site, root):
+    type(site.enclave).objects.update(protections=dict.fromkeys(PROTECTIONS, True) | {"namespaces": False})
+    page = root.get(address(type(site.enclave), "change", site.enclave.pk)).content.decode()
+    assert "separate" in page
+    assert html.escape(sealing_tier("separate").not_protected_against) in page
 
 
 def test_a_state_is_shown_as_word_and_colour(site, root):

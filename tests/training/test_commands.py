@@ -57,6 +57,7 @@ def test_every_term_is_taken(model_file):
         "--parameters": '{"epochs": 2}',
         "--evaluator": "example:Evaluator",
         "--group": "ward",
+        "--sealing-tier": "separate",
         "--round-minutes": "1.5",
         "--rounds": "7",
         "--minimum-updates": "5",
@@ -66,7 +67,8 @@ def test_every_term_is_taken(model_file):
     assert federation.trainer_parameters == {"epochs": 2}
     assert (federation.evaluator, federation.group) == ("example:Evaluator", "ward")
     assert (federation.round_seconds, federation.planned_rounds) == (90, 7)
-    assert federation.aggregation_policy().minimum_updates == 5
+    policy = federation.aggregation_policy()
+    assert (policy.minimum_updates, policy.required_tier) == (5, "separate")
 
 
 def test_a_schedule_is_an_entry_of_beat(model_file):

@@ -15,6 +15,7 @@ from django.utils import timezone
 from operator_admin.shell import shell_actor
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.errors import Refusal
+from qflare_protocol.sealing_tier import SEALING_TIERS
 from training.models import Federation
 from training.services.federations import create_federation, schedule_rounds
 
@@ -44,12 +45,13 @@ class Command(BaseCommand):
         parser.add_argument("--every", type=_interval, metavar="SECONDS", help="open a round at this interval")
         parser.add_argument("--minimum-updates", type=int, help="fewest updates aggregated (default 3)")
         parser.add_argument(
-            "--policy",
-            type=_policy_members,
-            default={},
-            metavar="FILE",
+            "--sealing-tier", choices=[tier.name for tier in SEALING_TIERS],
+            help="refuse to aggregate on an enclave host that gives less (default none); see enclave_status",
+        )  # fmt: skip
+        parser.add_argument(
+            "--policy", type=_policy_members, default={}, metavar="FILE",
             help="JSON object with members of the aggregation policy (docs/protocol.md, 10.2)",
-        )
+        )  # fmt: skip
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Create, and say what comes next."""
@@ -74,8 +76,9 @@ def _read(file: Path) -> bytes:
 
 def _policy(options: dict[str, Any]) -> AggregationPolicy:
     given = dict(options["policy"])
-    if options["minimum_updates"] is not None:
-        given["minimum_updates"] = options["minimum_updates"]
+    for member, option in (("minimum_updates", "minimum_updates"), ("required_tier", "sealing_tier")):
+        if options[option] is not None:
+            given[member] = options[option]
     return AggregationPolicy.from_map(AggregationPolicy().to_map() | given)
 
 
