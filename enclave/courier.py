@@ -22,13 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from enclave.child_messages import checked_message
 from enclave.core.channel import Channel, ChannelClosed
 from enclave.core.host import attestation_public_key, destroy_round_key, initialise_host_directory
 from enclave.core.requests import AggregateRequest, PrepareRequest, SubmittedManifest
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.attestation.evidence import EnclaveClaims, unverified_claims
 from qflare_protocol.carried_rows import CarriedRow
-from qflare_protocol.errors import CATALOGUE, Refusal
+from qflare_protocol.errors import Refusal
 from qflare_protocol.round_result import RosterEntry
 
 __all__ = [
@@ -166,11 +167,9 @@ class SealedProcess:
             message = self._channel.receive()
         except (OSError, ChannelClosed) as error:
             raise self._failure() from error
-        if message.get("kind") == "refused":
-            raise _refusal(message)
-        if message.get("kind") not in expected:
-            raise Refusal("enclave-failed", f"The sealed process failed: {message.get('where', 'unexpected message')}.")
-        return message
+        except Refusal as refusal:
+            raise Refusal("enclave-failed", f"The sealed process failed: {refusal.detail}") from refusal
+        return checked_message(message, expected)
 
     def _read(self, size: int) -> bytes:
         self._set_timeout()
@@ -315,11 +314,6 @@ def _command(host: EnclaveHost, task: EnclaveTask, descriptor: int) -> list[str]
 def _environment() -> dict[str, str]:
     """Nothing of ours is inherited: no secret, no Django, and BLAS on one thread."""
     return {"PYTHONPATH": str(ROOT), "PATH": os.defpath, "LC_ALL": "C.UTF-8", **ONE_THREAD}
-
-
-def _refusal(message: Mapping[str, Any]) -> Refusal:
-    code = message["code"] if message["code"] in CATALOGUE else "enclave-failed"
-    return Refusal(code, message["detail"], **message["extensions"])
 
 
 def _describe(status: int) -> str:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from enclave.core.landlock import abi_version
-from enclave.courier import EnclaveHost, SealedProcess
+from enclave.courier import EnclaveHost, EnclaveTask, SealedProcess
 from qflare_protocol.aggregation_policy import PROTECTIONS, AggregationPolicy
 from qflare_protocol.sealing_tier import SEALING_TIERS, SealingTier, missing_protections, tier_of
 
-_NO_ROUND = bytes(16)
+_PROBE = EnclaveTask("probe", bytes(16), bytes(16), AggregationPolicy().maximum_memory_bytes)
 
 REMEDIES = {
     "resource-limits": "raise the worker's own limits (ulimit -H) above those of the sealed process",
@@ -46,7 +46,7 @@ class SealingStatus:
 
 def probe_sealing(host: EnclaveHost) -> SealingStatus:
     """Start and seal a process as a round would, ask it for nothing, and end it. Raises `Refusal("enclave-failed")`."""
-    with SealedProcess(host, "probe", _NO_ROUND, AggregationPolicy().maximum_memory_bytes) as process:
+    with SealedProcess(host, _PROBE) as process:
         ready = process.receive("ready")
     return SealingStatus(ready["measurement"], ready["protections"], _landlock_abi())
 

@@ -209,11 +209,6 @@ def test_the_child_inherits_no_secret(monkeypatch):
     assert "DJANGO_SETTINGS_MODULE" not in courier._environment()
 
 
-def test_an_unknown_code_or_message_of_the_process_is_a_failure():
-    refusal = courier._refusal({"code": "made-up", "detail": "what", "extensions": {}})
-    assert refusal.code == "enclave-failed"
-
-
 def test_a_message_to_a_dead_process_is_a_failure(host):
     with SealedProcess(host, TASK) as process:
         os.kill(process.pid, signal.SIGKILL)

@@ -8,26 +8,43 @@ from audit.services import record_event
 from enclave.core.second_pass import MODEL
 from enclave.courier import OpenBlob, SealedRow
 from qflare_protocol.carried_rows import CarriedRow as CarriedDescription
+from qflare_protocol.chunked import sealed_size
+from qflare_protocol.errors import Refusal
 from training.blobs import StoredBlob, open_blob, pieces_of, store_blob
 from training.models import CarriedRow, Round
 from training.services.rounds import event_payload
 
+ROWS_OF_NO_DEVICE = 4
+
 
 class Outputs:
-    """What an enclave gives out while it aggregates: the model in memory, carried rows in files without names."""
+    """What an enclave gives out while it aggregates: the model in memory, carried rows in files without names.
 
-    def __init__(self) -> None:
+    No output is longer than a sealed model of the base model's size, and there are no more rows than
+    devices and a few: an update may have taken the sealed process over.
+    """
+
+    def __init__(self, *, base_model_bytes: int, devices: int) -> None:
+        self._most_bytes = sealed_size(base_model_bytes)
+        self._most_rows = devices + ROWS_OF_NO_DEVICE
         self._model = bytearray()
         self._rows: dict[str, IO[bytes]] = {}
 
     def write(self, name: str, piece: bytes) -> None:
-        """Take a piece of the output of that name."""
+        """Take a piece of the output of that name. Raises `Refusal("enclave-failed")` where it is too much."""
         if name == MODEL:
             self._model += piece
-            return
+            written = len(self._model)
+        else:
+            written = self._write_row(name, piece)
+        if written > self._most_bytes or len(self._rows) > self._most_rows:
+            raise Refusal("enclave-failed", "The sealed process gives out more than a round can.")
+
+    def _write_row(self, name: str, piece: bytes) -> int:
         if name not in self._rows:
             self._rows[name] = tempfile.TemporaryFile()
         self._rows[name].write(piece)
+        return self._rows[name].tell()
 
     @property
     def model(self) -> bytes:

@@ -152,12 +152,13 @@ def _prepare(round_: Round, holder: uuid.UUID) -> None:
 def _aggregate(round_: Round, holder: uuid.UUID) -> None:
     started_at, started = timezone.now(), time.monotonic()
     instance = enclave.live_instance(round_.id)
-    base, outputs = load_model(round_.base_version), Outputs()
+    base, roster = load_model(round_.base_version), roster_entries(round_)
+    outputs = Outputs(base_model_bytes=len(base), devices=len(roster))
     signed, result = enclave.aggregate(
         instance,
         federation_id=round_.federation_id,
         policy=round_.aggregation_policy(),
-        roster=roster_entries(round_),
+        roster=roster,
         base_model_digest=bytes(round_.base_version.digest),
         open_base_model=lambda: io.BytesIO(base),
         updates=_sealed_updates(round_),
