@@ -244,6 +244,21 @@ def test_an_unexpected_exception_is_reported_by_type_and_place_without_its_messa
     assert exits == [70, 70]
 
 
+def test_a_failure_that_nobody_is_left_to_hear_of_ends_the_process_all_the_same(monkeypatch):
+    def gone(message):
+        raise BrokenPipeError
+
+    exits = []
+    channel = Channel(lambda size: b"", len)
+    monkeypatch.setattr(channel, "send", gone)
+    monkeypatch.setattr(os, "_exit", exits.append)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    _report_failures_to(channel)
+    with pytest.raises(BrokenPipeError):
+        sys.excepthook(KeyError, KeyError("plaintext"), None)
+    assert exits == [70]
+
+
 @pytest.mark.parametrize("mode", ["prepare", "aggregate"])
 def test_the_command_line_opens_what_its_mode_needs_and_then_seals(host, monkeypatch, mode):
     """`main` in this process, with the sealing itself left out."""
