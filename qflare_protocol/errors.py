@@ -79,6 +79,7 @@ _ROWS = (
     ("sample-count-refused", 422, "The sample count is not a whole number within the policy's bounds."),
     ("already-submitted", 409, "The device has already submitted another update to this round."),
     ("invalid-tensors", 422, "The tensors do not have the names, shapes, types or values of the base model."),
+    ("privacy-budget-spent", 409, "The federation's privacy budget is spent."),
     ("policy-refused", 422, "The aggregation policy is not acceptable."),
     # Enclave, evidence, log.
     ("evidence-refused", 403, "The enclave's evidence does not satisfy the pinned policy."),

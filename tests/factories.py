@@ -29,6 +29,7 @@ from training.models import (
     ModelVersion,
     Participation,
     ParticipationState,
+    PrivacyRelease,
     Round,
     RoundState,
     RoundStep,
@@ -122,6 +123,20 @@ def _publish(federation: Federation, round_: Round, accuracy: float, now: dateti
     return version
 
 
+def make_release(round_: Round) -> PrivacyRelease:
+    """Enter a round's model into the privacy ledger, as if its policy had added noise."""
+    return PrivacyRelease.objects.create(
+        federation=round_.federation,
+        number=1,
+        round=round_,
+        version=round_.resulting_version,
+        noise_multiplier=4.0,
+        epsilon_spent=0.94,
+        delta=1e-5,
+        released_at=NOW,
+    )
+
+
 def open_for_updates(round_: Round, *, now: datetime, seconds: int = 600) -> None:
     """Open a pending round, as its prepared enclave would."""
     deadline = now + timedelta(seconds=seconds)
@@ -202,6 +217,7 @@ def populate(*, devices: int = 4, now: datetime = NOW) -> PopulatedSite:
     schedule_rounds(federation, every=timedelta(hours=1), actor=ACTOR)
     completed = make_completed_round(federation, rejected="edge-0", accuracy=0.875, now=now)
     federation.refresh_from_db()
+    make_release(completed)
     running = open_round(federation.id, actor=ACTOR, now=now)
     open_for_updates(running, now=now)
     token = issue_token(actor=ACTOR, now=now, device_name="edge-new")

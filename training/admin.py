@@ -11,8 +11,10 @@ from operator_admin.decorators import display
 from operator_admin.forms import ReasonForm
 from operator_admin.operations import DANGER, Answers, Operation, on_one
 from training.dispatch import start_round
-from training.models import Federation, ModelVersion, Participation, Round, RoundStep, Update
+from training.models import Federation, ModelVersion, Participation, PrivacyRelease, Round, RoundStep, Update
+from training.privacy import OUTSIDE_THE_GUARANTEE
 from training.services.federations import pause_federation, resume_federation
+from training.services.privacy_budget import privacy_statement
 from training.services.rounds import cancel_round
 
 
@@ -61,11 +63,21 @@ class FederationAdmin(ReadOnlyAdmin):
     list_select_related = ("current_version__federation",)
     search_fields = ("name", "group", "trainer")
     fields = (
-        "id", "name", "group", "status", "current_version", "policy", "round_seconds", "planned_rounds",
-        "trainer", "trainer_parameters", "evaluator", "created_at",
+        "id", "name", "group", "status", "current_version", "policy", "privacy", "outside_the_guarantee",
+        "round_seconds", "planned_rounds", "trainer", "trainer_parameters", "evaluator", "created_at",
     )  # fmt: skip
-    readonly_fields = ("id", "status")
+    readonly_fields = ("id", "status", "privacy", "outside_the_guarantee")
     actions_detail = ("start_round", "pause", "resume")
+
+    @display(description="Differential privacy")
+    def privacy(self, federation: Federation) -> str:
+        """What of the budget is spent and left."""
+        return privacy_statement(federation)
+
+    @display(description="Outside the guarantee")
+    def outside_the_guarantee(self, federation: Federation) -> str:
+        """What operators see without noise."""
+        return OUTSIDE_THE_GUARANTEE
 
 
 class ParticipationInline(ReadOnlyInline):
@@ -126,8 +138,15 @@ class ParticipationAdmin(ReadOnlyAdmin):
     list_select_related = ("device", "round__federation")
     search_fields = ("device__name", "round__federation__name", "reason")
     date_hierarchy = "submitted_at"
-    fields = ("device", "round", "status", "reason", "scores", "downloaded_at", "submitted_at")
-    readonly_fields = ("status",)
+    fields = (
+        "device", "round", "status", "reason", "scores", "outside_the_guarantee", "downloaded_at", "submitted_at",
+    )  # fmt: skip
+    readonly_fields = ("status", "outside_the_guarantee")
+
+    @display(description="Outside the guarantee")
+    def outside_the_guarantee(self, part: Participation) -> str:
+        """What operators see without noise."""
+        return OUTSIDE_THE_GUARANTEE
 
 
 @admin.register(Update)
@@ -141,9 +160,15 @@ class UpdateAdmin(ReadOnlyAdmin):
     search_fields = ("participation__device__name", "blob_digest")
     date_hierarchy = "received_at"
     fields = (
-        "participation", "sample_count", "metrics", "blob_bytes", "blob_digest", "short_manifest_digest", "received_at",
+        "participation", "sample_count", "metrics", "outside_the_guarantee", "blob_bytes", "blob_digest",
+        "short_manifest_digest", "received_at",
     )  # fmt: skip
-    readonly_fields = ("short_manifest_digest",)
+    readonly_fields = ("short_manifest_digest", "outside_the_guarantee")
+
+    @display(description="Outside the guarantee")
+    def outside_the_guarantee(self, update: Update) -> str:
+        """What operators see without noise."""
+        return OUTSIDE_THE_GUARANTEE
 
 
 @admin.register(ModelVersion)
@@ -158,8 +183,8 @@ class ModelVersionAdmin(ReadOnlyAdmin):
     search_fields = ("federation__name", "blob_digest")
     date_hierarchy = "created_at"
     fields = (
-        "federation", "number", "short_digest", "size_bytes", "blob_digest", "blob_bytes", "metrics",
-        "evaluated_at", "evaluation_error", "created_at",
+        "federation", "number", "short_digest", "size_bytes", "blob_digest", "blob_bytes",
+        "privacy_epsilon", "privacy_delta", "metrics", "evaluated_at", "evaluation_error", "created_at",
     )  # fmt: skip
     readonly_fields = ("short_digest",)
 
@@ -168,6 +193,20 @@ class ModelVersionAdmin(ReadOnlyAdmin):
         """The held-out accuracy, where the evaluator gives one."""
         value = version.metrics.get("accuracy")
         return "-" if value is None else f"{value:.3f}"
+
+
+@admin.register(PrivacyRelease)
+class PrivacyReleaseAdmin(ReadOnlyAdmin):
+    """The ledger of noised models that left the enclave, published or not."""
+
+    list_display = ("__str__", "round", "version", "noise_multiplier", "epsilon_spent", "delta", "released_at")
+    list_filter = ("federation",)
+    list_select_related = ("federation", "round__federation", "version__federation")
+    search_fields = ("federation__name",)
+    date_hierarchy = "released_at"
+    fields = (
+        "federation", "number", "round", "version", "noise_multiplier", "epsilon_spent", "delta", "released_at",
+    )  # fmt: skip
 
 
 @admin.register(RoundStep)

@@ -16,6 +16,8 @@ _KINDS = {
     "round.cancelled": "Round {round_number} of {federation} cancelled: {reason}",
     "update.received": "Update of {device} received in round {round_number} of {federation}",
     "update.rejected": "Update of {device} rejected in round {round_number} of {federation}: {reason}",
+    "privacy.released": "Release {privacy_release} of {federation} under differential privacy: "
+    "epsilon {epsilon_spent} spent at delta {delta}",
     "model.published": "Version {version} of {federation} published",
     "model.evaluated": "Version {version} of {federation} evaluated",
 }

@@ -32,6 +32,11 @@ class Federation(models.Model):
     trainer = models.CharField(max_length=200, help_text="The training code devices run, as module:Class.")
     trainer_parameters = models.JSONField(default=dict, blank=True)
     evaluator = models.CharField(max_length=200, blank=True, help_text="Evaluates each version here, as module:Class.")
+    privacy_budget_epsilon = models.FloatField(null=True, blank=True, help_text="What all releases may spend.")
+    privacy_delta = models.FloatField(null=True, blank=True, help_text="The delta that epsilon is stated at.")
+    privacy_least_noise = models.FloatField(
+        null=True, blank=True, help_text="Noise multiplier of the one release that would spend the whole budget."
+    )
     created_at = models.DateTimeField()
     current_version = models.ForeignKey(
         "ModelVersion", null=True, blank=True, on_delete=models.PROTECT, related_name="current_in"
@@ -42,6 +47,21 @@ class Federation(models.Model):
         constraints = (
             models.CheckConstraint(condition=Q(state__in=FederationState.values), name="federation_state_known"),
             models.CheckConstraint(condition=Q(round_seconds__gte=1), name="a_round_lasts_a_second"),
+            models.CheckConstraint(
+                condition=Q(privacy_budget_epsilon=None, privacy_least_noise=None)
+                | Q(  # a comparison with null is no violation: what has to be there is said
+                    privacy_budget_epsilon__isnull=False,
+                    privacy_least_noise__isnull=False,
+                    privacy_delta__isnull=False,
+                    privacy_budget_epsilon__gt=0,
+                    privacy_least_noise__gt=0,
+                ),
+                name="a_privacy_budget_has_its_delta_and_noise",
+            ),
+            models.CheckConstraint(
+                condition=Q(privacy_delta=None) | Q(privacy_delta__gt=0, privacy_delta__lt=1),
+                name="a_delta_is_a_probability",
+            ),
         )
 
     def __str__(self) -> str:
@@ -50,6 +70,10 @@ class Federation(models.Model):
     def aggregation_policy(self) -> AggregationPolicy:
         """Return the policy as a checked value."""
         return AggregationPolicy.from_map(self.policy)
+
+    def noise_of_releases(self) -> list[float]:
+        """Return the noise multiplier of each release so far, in order."""
+        return list(self.privacy_releases.order_by("number").values_list("noise_multiplier", flat=True))
 
     def members(self) -> models.QuerySet[Device]:
         """Return the active devices that take part."""
@@ -68,6 +92,8 @@ class ModelVersion(models.Model):
     blob_bytes = models.PositiveBigIntegerField()
     wrapped_content_key = models.BinaryField()
     provenance = models.BinaryField(null=True, help_text="The enclave's signed round result.")
+    privacy_epsilon = models.FloatField(null=True, blank=True, help_text="Spent up to and with this version.")
+    privacy_delta = models.FloatField(null=True, blank=True)
     metrics = models.JSONField(default=dict, blank=True)
     evaluated_at = models.DateTimeField(null=True, blank=True)
     evaluation_lease_expires_at = models.DateTimeField(null=True, blank=True)
@@ -184,6 +210,45 @@ class Round(models.Model):
     def aggregation_policy(self) -> AggregationPolicy:
         """Return the policy this round was opened under."""
         return AggregationPolicy.from_map(self.policy)
+
+
+class PrivacyRelease(models.Model):
+    """A noised model that left the enclave, published or not; the ledger of a federation's privacy budget."""
+
+    federation = models.ForeignKey(Federation, on_delete=models.PROTECT, related_name="privacy_releases")
+    number = models.PositiveIntegerField()
+    round = models.ForeignKey(Round, on_delete=models.PROTECT, related_name="privacy_releases")
+    version = models.OneToOneField(
+        ModelVersion,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="privacy_release",
+        help_text="Empty: the model left the enclave and was not published.",
+    )
+    noise_multiplier = models.FloatField()
+    epsilon_spent = models.FloatField(help_text="By all releases up to and with this one, at delta.")
+    delta = models.FloatField()
+    released_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ("federation", "-number")
+        constraints = (
+            models.UniqueConstraint(fields=("federation", "number"), name="release_numbers_are_unique"),
+            models.CheckConstraint(condition=Q(noise_multiplier__gt=0), name="a_release_has_noise"),
+        )
+
+    def __str__(self) -> str:
+        return f"release {self.number} of {self.federation}"
+
+    def statement(self) -> dict[str, Any]:
+        """Return what events say of this release."""
+        return {
+            "privacy_release": self.number,
+            "noise_multiplier": self.noise_multiplier,
+            "epsilon_spent": self.epsilon_spent,
+            "delta": self.delta,
+        }
 
 
 class ParticipationState(models.TextChoices):

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Count, F, QuerySet, Window
+from django.db.models import Count, F, Max, QuerySet, Window
 from django.db.models.functions import RowNumber
 
 from audit.models import Event
@@ -98,13 +98,17 @@ def read_overview(now: datetime) -> Overview:
 
 
 def _federations(now: datetime) -> list[FederationView]:
-    federations = list(Federation.objects.order_by("name")[:FEDERATIONS_SHOWN])
+    federations = list(_with_epsilon()[:FEDERATIONS_SHOWN])
     rows: dict[UUID, list[RoundRow]] = defaultdict(list)
     rounds = list(_last_rounds(federations))
     counts = _counts(round_.id for round_ in rounds)
     for round_ in rounds:
         rows[round_.federation_id].append(_row(round_, counts.get(round_.id, {}), now))
     return [_view(federation, rows[federation.id]) for federation in federations]
+
+
+def _with_epsilon() -> QuerySet[Federation]:
+    return Federation.objects.annotate(epsilon_spent=Max("privacy_releases__epsilon_spent")).order_by("name")
 
 
 def _last_rounds(federations: Iterable[Federation]) -> QuerySet[Round]:

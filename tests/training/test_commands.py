@@ -10,6 +10,7 @@ from django_celery_beat.models import PeriodicTask
 
 from audit.models import Event
 from tests.factories import make_device, make_federation, small_model
+from training import privacy
 from training.management.commands import federated_start
 from training.models import Federation, Round, RoundState
 from training.services.rounds import cancel_round
@@ -69,6 +70,17 @@ def test_every_term_is_taken(model_file):
     assert (federation.round_seconds, federation.planned_rounds) == (90, 7)
     policy = federation.aggregation_policy()
     assert (policy.minimum_updates, policy.required_tier) == (5, "separate")
+
+
+def test_a_privacy_budget_is_taken_where_the_policy_adds_noise(model_file, monkeypatch):
+    budget = ("--privacy-epsilon", "3", "--privacy-delta", "1e-5")
+    with pytest.raises(CommandError, match="adds noise"):
+        create(model_file, *budget)
+    monkeypatch.setattr(privacy, "noise_multiplier_of", lambda policy: 8.0)
+    create(model_file, *budget)
+    federation = Federation.objects.get()
+    assert (federation.privacy_budget_epsilon, federation.privacy_delta) == (3.0, 1e-5)
+    assert federation.privacy_least_noise == pytest.approx(privacy.least_noise(3.0, 1e-5))
 
 
 def test_a_schedule_is_an_entry_of_beat(model_file):

@@ -2,7 +2,7 @@
 
 import uuid
 from datetime import timedelta
-from threading import Barrier, Thread
+from threading import Thread
 
 import pytest
 from django.db import IntegrityError, connection, transaction
@@ -16,6 +16,7 @@ from qflare_protocol.errors import Refusal
 from sessions.services import revoke_device
 from tests.open_rounds import Submission, make_federation, send_submission, started
 from tests.people import OPERATOR, enrol, nothing_changed
+from tests.training.whole_rounds import together
 from training.models import ModelVersion, Participation, Round, RoundState
 from training.services.federations import pause_federation, resume_federation
 from training.services.rounds import (
@@ -278,27 +279,6 @@ def test_the_tick_closes_what_is_due_and_dispatches_what_nobody_runs(running):
     assert aggregated == [running.id]
     tick(dispatch, now=timezone.now() + LEASE)
     assert aggregated == [running.id] * 2
-
-
-def together(*calls):
-    """Run the calls in threads that start at once; return what each returned or raised."""
-    barrier, outcomes = Barrier(len(calls)), [None] * len(calls)
-
-    def run(place, call):
-        try:
-            barrier.wait()
-            outcomes[place] = call()
-        except Refusal as refusal:
-            outcomes[place] = refusal.code
-        finally:
-            connection.close()
-
-    threads = [Thread(target=run, args=numbered) for numbered in enumerate(calls)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return outcomes
 
 
 @pytest.mark.django_db(transaction=True)

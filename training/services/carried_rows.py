@@ -2,6 +2,7 @@
 
 import tempfile
 import uuid
+from collections.abc import Callable
 from typing import IO
 
 from audit.services import record_event
@@ -18,23 +19,28 @@ ROWS_OF_NO_DEVICE = 4
 
 
 class Outputs:
-    """What an enclave gives out while it aggregates: the model in memory, carried rows in files without names.
+    """What an enclave gives out while it aggregates: the model, which is passed on, and carried rows, kept in files.
 
     No output is longer than a sealed model of the base model's size, and there are no more rows than
     devices and a few: an update may have taken the sealed process over.
     """
 
-    def __init__(self, *, base_model_bytes: int, devices: int) -> None:
+    def __init__(self, take_model: Callable[[bytes], None], *, base_model_bytes: int, devices: int) -> None:
+        self._take_model = take_model
         self._most_bytes = sealed_size(base_model_bytes)
         self._most_rows = devices + ROWS_OF_NO_DEVICE
-        self._model = bytearray()
+        self._model_bytes = 0
         self._rows: dict[str, IO[bytes]] = {}
 
     def write(self, name: str, piece: bytes) -> None:
-        """Take a piece of the output of that name. Raises `Refusal("enclave-failed")` where it is too much."""
+        """Take a piece of the output of that name.
+
+        Raises `Refusal("enclave-failed")` where it is too much, and what passing the model on raises.
+        """
         if name == MODEL:
-            self._model += piece
-            written = len(self._model)
+            self._take_model(piece)
+            self._model_bytes += len(piece)
+            written = self._model_bytes
         else:
             written = self._write_row(name, piece)
         if written > self._most_bytes or len(self._rows) > self._most_rows:
@@ -45,11 +51,6 @@ class Outputs:
             self._rows[name] = tempfile.TemporaryFile()
         self._rows[name].write(piece)
         return self._rows[name].tell()
-
-    @property
-    def model(self) -> bytes:
-        """The new model."""
-        return bytes(self._model)
 
     def store_carried_rows(self) -> dict[str, StoredBlob]:
         """Put the rows on stable storage, by name; they count only when the round is published."""

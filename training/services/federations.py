@@ -17,8 +17,9 @@ from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.chunked import KEY_BYTES, seal_chunks
 from qflare_protocol.errors import Refusal
 from qflare_protocol.tensors import decode_tensors, model_digest
+from training import privacy
 from training.blobs import StoredBlob, store_blob
-from training.models import Federation, FederationState, ModelVersion
+from training.models import Federation, FederationState, ModelVersion, PrivacyRelease
 
 MODEL_CONTEXT = b"model version"
 
@@ -36,15 +37,18 @@ def create_federation(
     evaluator: str = "",
     round_time: timedelta = timedelta(hours=1),
     planned_rounds: int | None = None,
+    privacy_budget_epsilon: float | None = None,
+    privacy_delta: float | None = None,
 ) -> Federation:
     """Create a federation whose version 0 is the given safetensors file.
 
     Raises `Refusal`: "invalid-tensors" for the model, "policy-refused" for a pipeline that does not
-    hold what the policy claims or for larger updates than the site takes, "conflict" when the name is
-    taken.
+    hold what the policy claims, for larger updates than the site takes or a privacy budget that does
+    not fit the policy, "conflict" when the name is taken.
     """
     decode_tensors(initial_model)
     Pipeline.of(policy)
+    privacy.check_terms(policy, privacy_budget_epsilon, privacy_delta)
     if policy.maximum_update_bytes > settings.QFLARE_MAX_UPDATE_BYTES:
         limit = settings.QFLARE_MAX_UPDATE_BYTES
         raise Refusal("policy-refused", f"This site takes updates of at most {limit} bytes (QFLARE_MAX_UPDATE_BYTES).")
@@ -57,6 +61,9 @@ def create_federation(
         trainer=trainer,
         trainer_parameters=dict(trainer_parameters or {}),
         evaluator=evaluator,
+        privacy_budget_epsilon=privacy_budget_epsilon,
+        privacy_delta=privacy_delta,
+        privacy_least_noise=_least_noise(privacy_budget_epsilon, privacy_delta),
         created_at=now,
     )
     sealed = seal_model(federation.id, 0, initial_model)
@@ -69,6 +76,11 @@ def create_federation(
     except IntegrityError as error:
         raise Refusal("conflict", f"A federation named {name} exists already; choose another name.") from error
     return federation
+
+
+def _least_noise(epsilon: float | None, delta: float | None) -> float | None:
+    """Return what a budget comes down to; found once, so that opening a round is plain arithmetic."""
+    return None if epsilon is None or delta is None else privacy.least_noise(epsilon, delta)
 
 
 class SealedModel:
@@ -87,9 +99,14 @@ def seal_model(federation_id: uuid.UUID, number: int, model: bytes) -> SealedMod
 
 
 def store_version(
-    federation: Federation, sealed: SealedModel, *, provenance: bytes | None, now: datetime
+    federation: Federation,
+    sealed: SealedModel,
+    *,
+    provenance: bytes | None,
+    now: datetime,
+    release: PrivacyRelease | None = None,
 ) -> ModelVersion:
-    """Create the version's row, inside the caller's transaction, with its event."""
+    """Create the version's row, inside the caller's transaction, with its event; `release` where it was noised."""
     version = ModelVersion.objects.create(
         federation=federation,
         number=sealed.number,
@@ -99,12 +116,16 @@ def store_version(
         blob_bytes=sealed.blob.size_bytes,
         wrapped_content_key=sealed.wrapped_content_key,
         provenance=provenance,
+        privacy_epsilon=release.epsilon_spent if release else None,
+        privacy_delta=release.delta if release else None,
         created_at=now,
     )
     record_event(
         "model.published",
         actor="system",
-        payload=_payload(federation) | {"version": version.number, "model_digest": sealed.digest.hex()},
+        payload=_payload(federation)
+        | {"version": version.number, "model_digest": sealed.digest.hex()}
+        | (release.statement() if release else {}),
     )
     return version
 

@@ -9,8 +9,18 @@ from django.utils import timezone
 from audit.services import record_event
 from enclave.services import retire_instance
 from qflare_protocol.round_result import RoundResult, UpdateVerdict, result_digest
-from training.models import Federation, FederationState, Participation, ParticipationState, Round, RoundState, RoundStep
+from training.models import (
+    Federation,
+    FederationState,
+    Participation,
+    ParticipationState,
+    PrivacyRelease,
+    Round,
+    RoundState,
+    RoundStep,
+)
 from training.services.federations import SealedModel, store_version
+from training.services.releases import publish_release
 from training.services.rounds import event_payload
 
 
@@ -18,8 +28,18 @@ class LeaseLost(Exception):  # noqa: N818 - losing a race is a normal outcome, n
     """Another worker has taken the step over; this one leaves without a trace."""
 
 
-def publish_result(round_: Round, holder: uuid.UUID, sealed: SealedModel, signed: bytes, result: RoundResult) -> None:
-    """Complete a round inside the caller's transaction. Raises `LeaseLost` when it is no longer this worker's."""
+def publish_result(
+    round_: Round,
+    holder: uuid.UUID,
+    sealed: SealedModel,
+    signed: bytes,
+    result: RoundResult,
+    release: PrivacyRelease | None = None,
+) -> None:
+    """Complete a round inside the caller's transaction; `release` where its model was noised.
+
+    Raises `LeaseLost` when it is no longer this worker's.
+    """
     now = timezone.now()
     federation = round_.federation
     held = Round.objects.select_for_update(of=("self",)).filter(
@@ -27,7 +47,8 @@ def publish_result(round_: Round, holder: uuid.UUID, sealed: SealedModel, signed
     )
     if not held.exists():
         raise LeaseLost
-    version = store_version(federation, sealed, provenance=signed, now=now)
+    version = store_version(federation, sealed, provenance=signed, now=now, release=release)
+    publish_release(release, version)
     Round.objects.filter(id=round_.id).update(
         state=RoundState.COMPLETED,
         resulting_version=version,

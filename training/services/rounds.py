@@ -17,6 +17,7 @@ from qflare_protocol.cose import Verifier
 from qflare_protocol.encoding import decode, encode
 from qflare_protocol.errors import Refusal
 from qflare_protocol.round_result import RosterEntry, roster_digest
+from training import privacy
 from training.models import (
     UNFINISHED,
     Federation,
@@ -27,6 +28,7 @@ from training.models import (
     RoundState,
     Update,
 )
+from training.services.privacy_budget import require_budget
 
 MAX_ROSTER_BYTES = 1 << 28
 ALREADY_RUNNING = "A round of this federation is running already; wait for its end."
@@ -40,7 +42,7 @@ def open_round(federation_id: uuid.UUID, *, actor: str, now: datetime) -> Round:
 
     Raises `Refusal`: "not-found", "conflict" when the federation is not active, has had its planned
     rounds or has a round running, "too-few-updates" when fewer devices are active than the policy
-    needs.
+    needs, "privacy-budget-spent" when its model would spend more than the federation's budget.
     """
     with transaction.atomic():
         # A submission's foreign keys point at this row: no_key lets them through, else the two would deadlock.
@@ -56,6 +58,7 @@ def open_round(federation_id: uuid.UUID, *, actor: str, now: datetime) -> Round:
                 "too-few-updates",
                 f"{len(members)} devices are active; the policy needs updates of {policy.minimum_updates}. Enrol more.",
             )
+        require_budget(federation, privacy.noise_multiplier_of(policy))
         keys = [device.current_signature_key() for device in members]
         roster = [RosterEntry(key.device_id.bytes, key.verifier) for key in keys]
         opened = _create_round(federation, number, roster, now)

@@ -33,6 +33,7 @@ from training.models import (
 from training.services.carried_rows import Outputs, carried_rows, forget_carried_rows, replace_carried_rows
 from training.services.federations import MODEL_CONTEXT, seal_model
 from training.services.publication import LeaseLost, publish_result, record_rejection, time_step
+from training.services.releases import LeavingModel
 from training.services.rounds import (
     end_round,
     event_payload,
@@ -152,8 +153,8 @@ def _prepare(round_: Round, holder: uuid.UUID) -> None:
 def _aggregate(round_: Round, holder: uuid.UUID) -> None:
     started_at, started = timezone.now(), time.monotonic()
     instance = enclave.live_instance(round_.id)
-    base, roster = load_model(round_.base_version), roster_entries(round_)
-    outputs = Outputs(base_model_bytes=len(base), devices=len(roster))
+    base, roster, leaving = load_model(round_.base_version), roster_entries(round_), LeavingModel(round_)
+    outputs = Outputs(leaving.take, base_model_bytes=len(base), devices=len(roster))
     signed, result = enclave.aggregate(
         instance,
         federation_id=round_.federation_id,
@@ -168,12 +169,12 @@ def _aggregate(round_: Round, holder: uuid.UUID) -> None:
     )
     aggregate_seconds = time.monotonic() - started
     publish_at, publish_started = timezone.now(), time.monotonic()
-    sealed = seal_model(round_.federation_id, round_.base_version.number + 1, outputs.model)
+    sealed = seal_model(round_.federation_id, round_.base_version.number + 1, bytes(leaving.model))
     if sealed.digest != result.model_digest:
         raise Refusal("enclave-failed", "The model that arrived is not the one the enclave signed.")
     carried = outputs.store_carried_rows()
     with transaction.atomic():
-        publish_result(round_, holder, sealed, signed, result)
+        publish_result(round_, holder, sealed, signed, result, leaving.release)
         replace_carried_rows(round_, bytes(instance.key_id), carried)
         time_step(round_, "collect", round_.opened_at, (round_.closed_at - round_.opened_at).total_seconds())
         time_step(round_, "aggregate", started_at, aggregate_seconds)

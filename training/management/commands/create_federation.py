@@ -44,6 +44,8 @@ class Command(BaseCommand):
         )
         parser.add_argument("--every", type=_interval, metavar="SECONDS", help="open a round at this interval")
         parser.add_argument("--minimum-updates", type=int, help="fewest updates aggregated (default 3)")
+        parser.add_argument("--privacy-epsilon", type=float, help="open no round that would spend more (default: none)")
+        parser.add_argument("--privacy-delta", type=float, help="the delta of epsilon; below one over all devices")
         parser.add_argument(
             "--sealing-tier", choices=[tier.name for tier in SEALING_TIERS],
             help="refuse to aggregate on an enclave host that gives less (default none); see enclave_status",
@@ -96,6 +98,8 @@ def _create(model: bytes, options: dict[str, Any], *, actor: str) -> Federation:
         evaluator=options["evaluator"],
         round_time=timedelta(minutes=options["round_minutes"]),
         planned_rounds=options["rounds"],
+        privacy_budget_epsilon=options["privacy_epsilon"],
+        privacy_delta=options["privacy_delta"],
     )
     if options["every"] is not None:
         schedule_rounds(federation, every=timedelta(seconds=options["every"]), actor=actor)
