@@ -1,6 +1,7 @@
 """What `manage.py enclave_status` says of this host, and of hosts that give less."""
 
 import json
+import sys
 from io import StringIO
 
 import pytest
@@ -42,8 +43,8 @@ def test_the_probe_needs_nothing_of_the_hosts_directory(tmp_path, settings):
     assert not (tmp_path / "absent").exists()
 
 
-def test_a_probe_that_fails_is_an_error(settings, monkeypatch):
-    monkeypatch.setattr("enclave.courier._environment", dict)  # without our sources on its path
+def test_a_probe_that_fails_is_an_error(monkeypatch):
+    monkeypatch.setattr("enclave.courier._command", lambda *given: [sys.executable, "-c", "raise SystemExit(1)"])
     with pytest.raises(CommandError, match="ended with status 1"):
         shown()
 
