@@ -13,8 +13,9 @@ the privacy loss give the same by numerical composition in up to gigabytes of me
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
+from enclave.core.rules.noise import NOISES, GaussianNoise
+from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.errors import Refusal
 
 LEAST_DELTA, LARGEST_DELTA = 1e-15, 0.01
@@ -27,12 +28,10 @@ OUTSIDE_THE_GUARANTEE = (
 )
 
 
-def noise_multiplier_of(policy: Any) -> float | None:
+def noise_multiplier_of(policy: AggregationPolicy) -> float | None:
     """Return the noise multiplier z of each release under an aggregation policy; None where it adds no noise."""
-    noise = getattr(policy, "noise", None)
-    if noise is None or noise.name == "none":
-        return None
-    return float(noise.parameters["noise_multiplier"])
+    noise = NOISES.make(policy.noise)
+    return noise.noise_multiplier if isinstance(noise, GaussianNoise) else None
 
 
 def precision(noise_multiplier: float) -> float:
@@ -73,7 +72,7 @@ def releases_left(spent: Iterable[float], next_noise_multiplier: float, budgets_
     return max(0, math.floor(left / precision(next_noise_multiplier)))
 
 
-def check_terms(policy: Any, epsilon: float | None, delta: float | None) -> None:
+def check_terms(policy: AggregationPolicy, epsilon: float | None, delta: float | None) -> None:
     """Return when a policy and a budget fit one another.
 
     Raises `Refusal("policy-refused")`: noise demands a delta and may have a budget; without noise
