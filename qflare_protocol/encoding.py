@@ -50,16 +50,32 @@ def decode(data: bytes, *, what: str, maximum_bytes: int = 1 << 20) -> Any:
     is too long, not CBOR, tagged, nested too deeply, of too many items, followed by other bytes or
     not deterministic. Nothing is built from the data before its headers have been walked over.
     """
+    value = _decoded(data, what, maximum_bytes)
+    if encode(value) != data:
+        raise Refusal("malformed-message", f"The {what} is not in deterministic CBOR encoding.")
+    return value
+
+
+def decode_unordered(data: bytes, *, what: str, maximum_bytes: int) -> Any:
+    """Decode one CBOR item of somebody else's making, whose maps are in any order.
+
+    For structures that another protocol defines and signs; nothing of QF/1 is read so. Raises
+    `Refusal("malformed-message")` as `decode` does, for everything but the order.
+    """
+    value = _decoded(data, what, maximum_bytes)
+    if cbor2.dumps(value) != data:
+        raise Refusal("malformed-message", f"The {what} is not in the shortest CBOR encoding.")
+    return value
+
+
+def _decoded(data: bytes, what: str, maximum_bytes: int) -> Any:
     if len(data) > maximum_bytes:
         raise Refusal("malformed-message", f"The {what} is longer than {maximum_bytes} bytes.")
     _HeaderWalk(data, what).message()
     try:
-        value = cbor2.loads(data, allow_duplicate_keys=False)
+        return cbor2.loads(data, allow_duplicate_keys=False)
     except (cbor2.CBORError, ValueError) as error:
         raise Refusal("malformed-message", f"The {what} is not valid CBOR.") from error
-    if encode(value) != data:
-        raise Refusal("malformed-message", f"The {what} is not in deterministic CBOR encoding.")
-    return value
 
 
 class _HeaderWalk:
