@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from edge_client.backoff import Backoff, retrying
-from edge_client.device_state import DeviceStateFile, EnclavePins
+from edge_client.device_state import DeviceStateFile
 from edge_client.enrolment import enroll_device
 from edge_client.http import Http, ServerUnreachable
 from edge_client.identity_keeper import IdentityKeeper
@@ -27,6 +27,7 @@ from edge_client.round_worker import RoundWorker
 from edge_client.session import DeviceSession
 from edge_client.storage import hold_home, write_private_file
 from edge_client.trainer import Trainer, find_trainer, load_trainer
+from edge_client.trust_commands import add_trust_commands
 from qflare_protocol.errors import Refusal
 from qflare_protocol.suites import DEFAULT_SUITE, SUITES
 from qflare_protocol.tensors import decode_tensors, encode_tensors
@@ -73,10 +74,7 @@ def _add_enrolment(commands: Any) -> None:
     enroll = commands.add_parser("enroll", help="enrol this device with a one-time token")
     _add_token_arguments(enroll)
     enroll.set_defaults(command=_enroll)
-    trust = commands.add_parser("trust", help="pin an enclave host's key and its code measurement")
-    trust.add_argument("--attestation-key", help="fingerprint of the enclave host's attestation key, hexadecimal")
-    trust.add_argument("--measurement", help="code measurement, hexadecimal")
-    trust.set_defaults(command=_trust)
+    add_trust_commands(commands)
 
 
 def _add_token_arguments(command: Any) -> None:
@@ -168,19 +166,6 @@ def _enroll_here(options: argparse.Namespace) -> DeviceIdentity:
     return identity
 
 
-def _trust(options: argparse.Namespace) -> int:
-    memory = DeviceStateFile(options.home)
-    keys = {bytes.fromhex(options.attestation_key)} if options.attestation_key else set()
-    measurements = {bytes.fromhex(options.measurement)} if options.measurement else set()
-    if not keys and not measurements:
-        raise Refusal("malformed-message", "Name --attestation-key, --measurement or both.")
-    pins = memory.state.pins
-    memory.remember(pins=EnclavePins(pins.attestation_keys | keys, pins.measurements | measurements))
-    pins = memory.state.pins
-    _say(f"Pinned: {len(pins.attestation_keys)} attestation keys, {len(pins.measurements)} measurements.")
-    return 0
-
-
 def _run(options: argparse.Namespace) -> int:
     find_trainer(options.trainer)  # a wrong name, or a slow import, shows before a round waits for it
     if not _store(options).exists():
@@ -206,7 +191,7 @@ def _status(options: argparse.Namespace) -> int:
         "suite": identity.keys.suite,
         "server identity": identity.identity.fingerprint.hex(),
         "log seen": f"{state.checkpoint.size} entries" if state.checkpoint else "nothing yet",
-        "enclaves pinned": ", ".join(key.hex()[:16] for key in state.pins.attestation_keys) or "none yet",
+        "enclaves pinned": ", ".join(state.pins.hosts()) or "none yet",
         "updates handed in": str(state.rounds_done),
     }
     for name, value in rows.items():

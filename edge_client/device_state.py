@@ -8,16 +8,58 @@ from pathlib import Path
 from typing import Any
 
 from edge_client.storage import sync_folder, write_private_file
+from qflare_protocol.attestation.appraisal import TIERS
+from qflare_protocol.attestation.pins import PlatformPin, parse_pins
 from qflare_protocol.errors import Refusal
 from qflare_protocol.handshake import SeenCheckpoint
 
 
 @dataclass(frozen=True)
 class EnclavePins:
-    """The enclave hosts and code a device trusts: 32-byte key fingerprints, 64-byte measurements."""
+    """The enclaves a device trusts.
+
+    - attestation_keys: 32-byte fingerprints of software enclave hosts' keys.
+    - measurements: 64-byte code measurements.
+    - platforms: hardware and the images it launched.
+    - tiers: what tiers of evidence it takes; without "warning", hardware of a current TCB alone.
+    """
 
     attestation_keys: frozenset[bytes] = frozenset()
     measurements: frozenset[bytes] = frozenset()
+    platforms: frozenset[PlatformPin] = frozenset()
+    tiers: frozenset[str] = frozenset(TIERS)
+
+    @property
+    def complete(self) -> bool:
+        """Whether code and host are pinned, so that nothing is taken on first use."""
+        return bool(self.measurements and (self.attestation_keys or self.platforms))
+
+    def hosts(self) -> list[str]:
+        """Return the pinned hosts and platforms, shortened for people."""
+        keys = sorted(key.hex()[:16] for key in self.attestation_keys)
+        return keys + sorted(f"{pin.attester} {pin.registers[0][1].hex()[:16]}" for pin in self.platforms)
+
+    def to_json(self) -> dict[str, list[str]]:
+        """Return the pins as JSON values; `from_json` reads them back."""
+        return {
+            "attestation_keys": sorted(key.hex() for key in self.attestation_keys),
+            "measurements": sorted(value.hex() for value in self.measurements),
+            "platforms": sorted(pin.to_text() for pin in self.platforms),
+            "tiers": sorted(self.tiers),
+        }
+
+    @classmethod
+    def from_json(cls, members: dict[str, Any]) -> "EnclavePins":
+        """Read pins. Raises `Refusal`, `KeyError`, `TypeError` or `ValueError` for damaged ones."""
+        tiers = frozenset(members["tiers"])
+        if not tiers or not tiers <= set(TIERS):
+            raise ValueError("unknown tiers")
+        return cls(
+            frozenset(bytes.fromhex(key) for key in members["attestation_keys"]),
+            frozenset(bytes.fromhex(value) for value in members["measurements"]),
+            parse_pins(members["platforms"]),
+            tiers,
+        )
 
 
 @dataclass(frozen=True)
@@ -61,7 +103,7 @@ class DeviceStateFile:
             return DeviceState()
         try:
             return _from_json(json.loads(self._path.read_text()))
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, AttributeError, Refusal) as error:
             raise Refusal("malformed-message", f"{self._path} is damaged; move it away to start afresh.") from error
 
 
@@ -69,8 +111,7 @@ def _to_json(state: DeviceState) -> dict[str, Any]:
     seen = state.checkpoint
     return {
         "checkpoint": None if seen is None else {"size": seen.size, "root": seen.root.hex()},
-        "attestation_keys": sorted(key.hex() for key in state.pins.attestation_keys),
-        "measurements": sorted(value.hex() for value in state.pins.measurements),
+        **state.pins.to_json(),
         "rounds_done": state.rounds_done,
         "newest_versions": state.newest_versions,
     }
@@ -80,10 +121,7 @@ def _from_json(members: dict[str, Any]) -> DeviceState:
     seen = members["checkpoint"]
     return DeviceState(
         None if seen is None else SeenCheckpoint(int(seen["size"]), bytes.fromhex(seen["root"])),
-        EnclavePins(
-            frozenset(bytes.fromhex(key) for key in members["attestation_keys"]),
-            frozenset(bytes.fromhex(value) for value in members["measurements"]),
-        ),
+        EnclavePins.from_json(members),
         int(members["rounds_done"]),
         {str(federation): int(number) for federation, number in members["newest_versions"].items()},
     )

@@ -91,6 +91,6 @@ def _session(session: DeviceSession, memory: DeviceStateFile) -> str:
 
 def _policy(memory: DeviceStateFile) -> str:
     pins = memory.state.pins
-    if not pins.attestation_keys:
+    if not pins.hosts():
         return "no enclave pinned yet; the first one shown will be (qflare-edge trust pins one by hand)"
-    return f"{len(pins.attestation_keys)} enclave hosts and {len(pins.measurements)} measurements pinned"
+    return f"{len(pins.hosts())} enclave hosts or platforms and {len(pins.measurements)} measurements pinned"

@@ -6,7 +6,7 @@ from enclave.models import EnclaveInstance
 from operator_admin.base import ReadOnlyAdmin
 from operator_admin.columns import hex_column, live_or_retired, state_column, state_label
 from operator_admin.decorators import display
-from qflare_protocol.attestation.appraisal import SOFTWARE_REASON
+from qflare_protocol.attestation.limits import left_open
 from qflare_protocol.sealing_tier import tier_of
 
 
@@ -45,7 +45,7 @@ class EnclaveInstanceAdmin(ReadOnlyAdmin):
     @display(description="Not protected against")
     def not_protected_against(self, instance: EnclaveInstance) -> str:
         """What evidence of this kind leaves open."""
-        return SOFTWARE_REASON
+        return " ".join(left_open(instance.attester))
 
     @display(description="Sealing tier")
     def sealing(self, instance: EnclaveInstance) -> str:

@@ -8,8 +8,8 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from enclave.models import EnclaveInstance
-from qflare_protocol.attestation.appraisal import SOFTWARE_REASON
 from qflare_protocol.attestation.evidence import SIGNATURE_ALGORITHM
+from qflare_protocol.attestation.limits import left_open
 from qflare_protocol.cose import key_fingerprint
 
 
@@ -32,7 +32,7 @@ def describe_instance(instance: EnclaveInstance) -> dict[str, Any]:
         "round_id": str(instance.round_id),
         "attester": instance.attester,
         "tier": instance.tier,
-        "not_protected_against": SOFTWARE_REASON,
+        "not_protected_against": " ".join(left_open(instance.attester)),
         "key_id": bytes(instance.key_id).hex(),
         "measurement": bytes(instance.measurement).hex(),
         "policy_digest": bytes(instance.policy_digest).hex(),

@@ -27,7 +27,7 @@ from enclave.core.channel import Channel, ChannelClosed
 from enclave.core.host import attestation_public_key, destroy_round_key, initialise_host_directory
 from enclave.core.requests import AggregateRequest, PrepareRequest, SubmittedManifest
 from qflare_protocol.aggregation_policy import AggregationPolicy
-from qflare_protocol.attestation.evidence import EnclaveClaims, unverified_claims
+from qflare_protocol.attestation.evidence import EnclaveClaims, read_evidence
 from qflare_protocol.carried_rows import CarriedRow
 from qflare_protocol.errors import Refusal
 from qflare_protocol.round_result import RosterEntry
@@ -214,7 +214,7 @@ def prepare_round(
         process.send(PrepareRequest(round_id, federation_id, policy, nonce).to_map())
         answer = process.receive("prepared")
     # The courier reads what its own child gave it; devices verify, see `attestation.appraise`.
-    _, claims = unverified_claims(answer["evidence"])
+    claims = read_evidence(answer["evidence"]).claims
     return PreparedRound(answer["evidence"], answer["wrapped_keys"], claims)
 
 

@@ -1,11 +1,13 @@
-"""What an enclave claims of itself, and the software attester's signature over it (RFC 9334 section 4).
+"""What an enclave claims of itself, and how evidence carries it (RFC 9334 section 4).
 
-Evidence is deterministic CBOR {attester, attestation_key, statement}. For the attester "software"
-the statement is a COSE_Sign1 by the enclave host's ML-DSA-44 attestation key over the claims and
-their report data. Whoever is root on that host can use that key, so software evidence never earns
-more than the tier "warning".
+Evidence is deterministic CBOR. For the attester "software" it is {attester, attestation_key,
+statement}: a COSE_Sign1 by the enclave host's ML-DSA-44 attestation key over the claims and their
+report data. Whoever is root on that host can use that key, so software evidence never earns more
+than the tier "warning". For hardware it is {attester, claims, evidence, endorsements, collateral}:
+the platform's own evidence carries the claims' report data.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,12 +20,16 @@ from qflare_protocol.fields import exact_bytes, exact_map, whole_number
 
 PURPOSE = "enclave evidence"
 SOFTWARE = "software"
+HARDWARE = ("sev-snp", "tdx", "sgx", "nitro")
 SIGNATURE_ALGORITHM = "ML-DSA-44"
 MIN_NONCE_BYTES, MAX_NONCE_BYTES = 16, 64
 MEASUREMENT_BYTES = 64
 MAX_BYTES = 1 << 16
 
-ENVELOPE = frozenset({"attester", "attestation_key", "statement"})
+MAX_ENDORSEMENTS = 8
+
+SOFTWARE_ENVELOPE = frozenset({"attester", "attestation_key", "statement"})
+HARDWARE_ENVELOPE = frozenset({"attester", "claims", "evidence", "endorsements", "collateral"})
 
 _CODE = "evidence-refused"
 _MEMBERS = frozenset(
@@ -116,20 +122,75 @@ def sign_software_evidence(claims: EnclaveClaims, attester: Signer) -> bytes:
     return encode({"attester": SOFTWARE, "attestation_key": attester.public, "statement": signed})
 
 
-def unverified_claims(evidence: bytes) -> tuple[bytes, EnclaveClaims]:
-    """Return the attestation key and the claims of evidence that nobody has appraised.
+@dataclass(frozen=True)
+class HardwareEvidence:
+    """What a platform gave for the claims.
 
-    For a verifier that pins on first use: it must appraise the same evidence against its new pins.
-    Raises as `appraise` does for evidence out of form.
+    - attester: out of `HARDWARE`; it says how `evidence` is laid out.
+    - evidence: report, quote or document, as the platform wrote it.
+    - endorsements: DER certificates that the evidence does not carry itself, leaf first.
+    - collateral: Intel's signed statements on TCBs as JSON, or None.
+    """
+
+    attester: str
+    evidence: bytes
+    endorsements: tuple[bytes, ...] = ()
+    collateral: bytes | None = None
+
+
+@dataclass(frozen=True)
+class ReadEvidence:
+    """Evidence taken apart, nothing of it verified: either the software attester's parts or `hardware` are there."""
+
+    attester: str
+    claims: EnclaveClaims
+    attestation_key: bytes | None = None
+    statement: bytes | None = None
+    hardware: HardwareEvidence | None = None
+
+
+def encode_hardware_evidence(claims: EnclaveClaims, given: HardwareEvidence) -> bytes:
+    """Return evidence of the claims by the platform's own evidence, whose report data must be theirs."""
+    return encode(asdict(given) | {"claims": claims.to_map(), "endorsements": list(given.endorsements)})
+
+
+def read_evidence(evidence: bytes) -> ReadEvidence:
+    """Return evidence that nobody has appraised.
+
+    For whoever carries it, and for a verifier that pins on first use: it must appraise the same
+    evidence against its new pins. Raises `Refusal` as `appraise` does for evidence out of form.
     """
     decoded = decode(evidence, what="evidence", maximum_bytes=MAX_BYTES)
-    envelope = exact_map(decoded, ENVELOPE, what="evidence", code=_CODE)
+    attester = decoded.get("attester") if isinstance(decoded, dict) else None
+    if attester == SOFTWARE:
+        return _read_software(exact_map(decoded, SOFTWARE_ENVELOPE, what="evidence", code=_CODE))
+    if attester in HARDWARE:
+        return _read_hardware(exact_map(decoded, HARDWARE_ENVELOPE, what="evidence", code=_CODE))
+    raise Refusal(_CODE, "No verifier here knows the attester that made the evidence.")
+
+
+def _read_software(envelope: Mapping[str, Any]) -> ReadEvidence:
+    if not all(isinstance(envelope[name], bytes) for name in ("attestation_key", "statement")):
+        raise Refusal(_CODE, "The attestation key and the statement must be bytes.")
     attestation_key = pqc.signature(SIGNATURE_ALGORITHM).check_public_key(envelope["attestation_key"])
-    if not isinstance(envelope["statement"], bytes):
-        raise Refusal(_CODE, "The statement must be bytes.")
     signed = unverified_payload(envelope["statement"], purpose=PURPOSE, maximum_bytes=MAX_BYTES)
     statement = exact_map(signed, frozenset({"claims", "report_data"}), what="statement", code=_CODE)
-    return attestation_key, EnclaveClaims.from_map(statement["claims"])
+    claims = EnclaveClaims.from_map(statement["claims"])
+    if claims.report_data != statement["report_data"]:
+        raise Refusal(_CODE, "The report data does not belong to the claims.")
+    return ReadEvidence(SOFTWARE, claims, attestation_key, envelope["statement"])
+
+
+def _read_hardware(envelope: Mapping[str, Any]) -> ReadEvidence:
+    endorsements, collateral = envelope["endorsements"], envelope["collateral"]
+    if not isinstance(endorsements, list) or len(endorsements) > MAX_ENDORSEMENTS:
+        raise Refusal(_CODE, f"The endorsements must be a list of at most {MAX_ENDORSEMENTS}.")
+    if not all(isinstance(part, bytes) for part in (envelope["evidence"], *endorsements)):
+        raise Refusal(_CODE, "The platform's evidence and its endorsements must be bytes.")
+    if collateral is not None and not isinstance(collateral, bytes):
+        raise Refusal(_CODE, "The collateral must be bytes or null.")
+    given = HardwareEvidence(envelope["attester"], envelope["evidence"], tuple(endorsements), collateral)
+    return ReadEvidence(given.attester, EnclaveClaims.from_map(envelope["claims"]), hardware=given)
 
 
 def _check_protections(protections: object) -> None:

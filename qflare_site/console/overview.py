@@ -14,7 +14,7 @@ from audit.models import Event
 from devices.models import Device, DeviceState
 from enclave.models import EnclaveInstance
 from operator_admin.tones import tone_of
-from qflare_protocol.attestation.appraisal import SOFTWARE_REASON
+from qflare_protocol.attestation.limits import left_open
 from qflare_site.console.plot import Plot, accuracy_plot
 from training.models import UNFINISHED, Federation, Participation, ParticipationState, Round, RoundState
 
@@ -172,4 +172,4 @@ def _enclave() -> EnclaveView | None:
     if newest is None:
         return None
     refused = [f"The kernel did not give {name}." for name, held in sorted(newest.protections.items()) if not held]
-    return EnclaveView(newest, tone_of(newest.tier), [SOFTWARE_REASON, *refused])
+    return EnclaveView(newest, tone_of(newest.tier), [*left_open(newest.attester), *refused])

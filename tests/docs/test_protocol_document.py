@@ -18,6 +18,9 @@ from enclave.core.rules.server_optimisers import SERVER_OPTIMISERS
 from qflare_protocol import enrolment, handshake, hpke, pqc, update
 from qflare_protocol.aggregation_policy import PROTECTIONS, AggregationPolicy
 from qflare_protocol.attestation import evidence
+from qflare_protocol.attestation.pins import REQUIRED_REGISTERS, PlatformPin
+from qflare_protocol.attestation.roots import AMD_ROOTS, AWS_ROOTS, INTEL_ROOTS
+from qflare_protocol.attestation.trust_vector import TrustVector
 from qflare_protocol.cose import key_fingerprint
 from qflare_protocol.encoding import digest, encode, frame, label
 from qflare_protocol.epochs import EpochChain
@@ -149,6 +152,32 @@ def test_every_stage_is_in_the_table_with_its_parameters_and_defaults():
         for kind in kinds
         for name, part in kind.items()
     }
+
+
+def test_the_attesters_and_their_registers_are_those_of_the_code():
+    table = {quoted(row[0])[0]: set(re.findall(r"\*\*`(\w+)`\*\*", row[2])) for row in rows(section("10.5"))}
+    assert table == {attester: set(names) for attester, names in REQUIRED_REGISTERS.items()}
+    assert set(table) == set(evidence.HARDWARE)
+
+
+def test_the_envelopes_are_the_written_ones():
+    written = re.findall(r"^    (\{\"attester\".+\})$", section("10.1"), re.MULTILINE)
+    envelopes = [set(re.findall(r'"(\w+)":', line)) for line in written]
+    assert envelopes == [evidence.SOFTWARE_ENVELOPE, evidence.HARDWARE_ENVELOPE]
+
+
+def test_the_pinned_roots_are_the_written_ones():
+    written = {quoted(row[1])[0] for row in rows(section("10.5").partition("| root |")[2])}
+    assert written == {digest.hex() for digest in AMD_ROOTS | INTEL_ROOTS | AWS_ROOTS}
+
+
+def test_the_aspects_of_a_trust_vector_are_those_of_the_code():
+    assert members(section("10.6")) == set(TrustVector().to_map())
+
+
+def test_the_example_of_a_pin_is_one():
+    example = next(text for text in quoted(section("10.5")) if text.startswith("sev-snp/"))
+    assert PlatformPin.parse(example.replace("<96 digits>", "ab" * 48))
 
 
 def test_every_protection_is_named():

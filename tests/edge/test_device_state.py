@@ -5,10 +5,14 @@ import json
 import pytest
 
 from edge_client.device_state import DeviceState, DeviceStateFile, EnclavePins
+from qflare_protocol.attestation import PlatformPin
 from qflare_protocol.errors import Refusal
 from qflare_protocol.handshake import SeenCheckpoint
 
-PINS = EnclavePins(frozenset({b"k" * 32, b"l" * 32}), frozenset({b"m" * 64}))
+PLATFORM = PlatformPin.parse("sev-snp/MEASUREMENT=" + "ab" * 48 + "/min-snp=23")
+PINS = EnclavePins(
+    frozenset({b"k" * 32, b"l" * 32}), frozenset({b"m" * 64}), frozenset({PLATFORM}), frozenset({"affirming"})
+)
 
 
 def test_a_new_device_remembers_nothing(tmp_path):
@@ -35,7 +39,8 @@ def test_a_submission_is_kept_until_it_is_dropped(tmp_path):
 
 
 def damaged(**changes):
-    whole = {"checkpoint": None, "attestation_keys": [], "measurements": [], "rounds_done": 0}
+    whole = {"checkpoint": None, "attestation_keys": [], "measurements": [], "platforms": [], "tiers": ["warning"]}
+    whole |= {"rounds_done": 0, "newest_versions": {}}
     return json.dumps(whole | changes)
 
 
@@ -44,7 +49,8 @@ def damaged(**changes):
     [
         "", "{", "[]", "null", "1", "{}", "\x00", damaged(checkpoint={}), damaged(checkpoint={"size": "x", "root": ""}),
         damaged(checkpoint="x"), damaged(checkpoint={"size": 1, "root": "zz"}), damaged(attestation_keys=None),
-        damaged(measurements=[1]), damaged(rounds_done=None), damaged(rounds_done=float("inf")),
+        damaged(measurements=[1]), damaged(platforms=["tdx"]), damaged(platforms=[1]), damaged(tiers=[]),
+        damaged(tiers=["none"]), damaged(tiers=1), damaged(rounds_done=None), damaged(rounds_done=float("inf")),
         damaged(rounds_done=float("nan")),
     ],
 )  # fmt: skip

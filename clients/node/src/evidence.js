@@ -101,7 +101,7 @@ const POLICY = {
 export function readEvidence(evidence) {
   demand(evidence.length <= 64 * 1024, 'malformed-message', 'Evidence has at most 64 KiB.');
   const { attester, attestation_key: attestationKey, statement } = decodeMembers(evidence, ENVELOPE);
-  demand(attester === 'software', CODE, 'An attester that this client does not know.');
+  demand(attester === 'software', CODE, 'Evidence of hardware, which this client has no verifier for.');
   checkPublicKey(attestationKey, SIGNATURE_KEY_BYTES);
   const { claims: map, report_data: reportData } = verify1(attestationKey, 'enclave evidence', statement, STATEMENT);
   const claims = members(map, CLAIMS);
