@@ -26,7 +26,8 @@ FILE_SIZE_LIMIT = 4096  # the decision record is the only file that is ever writ
 @dataclass(frozen=True)
 class SealingPlan:
     """How to seal: the uid and gid to become (as root), address space in bytes, processor time in
-    seconds, descriptors to keep, and the parent whose death ends this process.
+    seconds, descriptors to keep, the parent whose death ends this process, and the one ioctl request
+    that stays allowed, if any.
     """
 
     uid: int
@@ -35,6 +36,7 @@ class SealingPlan:
     cpu_seconds: int
     keep_descriptors: frozenset[int]
     parent_pid: int
+    ioctl_request: int | None = None
 
 
 def seal_process(plan: SealingPlan) -> dict[str, bool]:
@@ -49,7 +51,7 @@ def seal_process(plan: SealingPlan) -> dict[str, bool]:
         "closed-descriptors": lambda: _close_all_but(plan.keep_descriptors),
         "resource-limits": lambda: _limit_resources(plan),
         "landlock": _landlock,
-        "seccomp": _seccomp,
+        "seccomp": lambda: _seccomp(plan.ioctl_request),
     }
     for name, step in steps.items():
         held[name] = _attempt(step) and (alone or name not in PER_THREAD)
@@ -138,7 +140,7 @@ def _landlock() -> bool:
     return True
 
 
-def _seccomp() -> bool:
+def _seccomp(ioctl_request: int | None) -> bool:
     kernel.forbid_implied_execution()
-    seccomp.install_filter()
+    seccomp.install_filter(ioctl_request)
     return True

@@ -25,6 +25,7 @@ class Architecture(NamedTuple):
     allowed: dict[str, int]
     mapping: dict[str, int]
     futex: int
+    ioctl: int
 
 
 ARCHITECTURES = {
@@ -38,6 +39,7 @@ ARCHITECTURES = {
         },
         {"mmap": 9, "mprotect": 10},
         202,
+        16,
     ),
     "aarch64": Architecture(
         0xC00000B7,
@@ -50,6 +52,7 @@ ARCHITECTURES = {
         },
         {"mmap": 222, "mprotect": 226},
         98,
+        29,
     ),
 }  # fmt: skip
 
@@ -70,8 +73,11 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
 
 
-def build_filter(architecture: Architecture) -> list[tuple[int, int, int, int]]:
-    """Return the BPF program as (code, jump if true, jump if false, k) instructions."""
+def build_filter(architecture: Architecture, ioctl_request: int | None = None) -> list[tuple[int, int, int, int]]:
+    """Return the BPF program as (code, jump if true, jump if false, k) instructions.
+
+    With `ioctl_request` an ioctl of that request number alone is allowed, for an attester's device.
+    """
     program: list[_Instruction] = [
         (_LOAD_WORD, 0, 0, _ARCH_OFFSET),
         (_JUMP_EQUAL, 1, 0, architecture.audit),
@@ -85,15 +91,18 @@ def build_filter(architecture: Architecture) -> list[tuple[int, int, int, int]]:
     for number in sorted(architecture.mapping.values()):
         program += _checked(number, _unless_executable())
     program += _checked(architecture.futex, _if_waiting_or_waking())
+    if ioctl_request is not None:
+        program += _checked(architecture.ioctl, _if_requested(ioctl_request))
     return [*program, (_RETURN, 0, 0, REFUSE)]
 
 
-def install_filter() -> None:
+def install_filter(ioctl_request: int | None = None) -> None:
     """Install the filter for this machine; needs no_new_privs. Raises `OSError` where it cannot be had."""
     machine = platform.machine()
     if machine not in ARCHITECTURES:
         raise OSError(errno.ENOSYS, f"no seccomp table for {machine}")
-    packed = b"".join(struct.pack("=HBBI", *instruction) for instruction in build_filter(ARCHITECTURES[machine]))
+    instructions = build_filter(ARCHITECTURES[machine], ioctl_request)
+    packed = b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions)
     buffer = ctypes.create_string_buffer(packed, len(packed))
     program = _Program(len(packed) // 8, ctypes.cast(buffer, ctypes.c_void_p))
     pointer = ctypes.cast(ctypes.byref(program), ctypes.c_void_p)
@@ -102,6 +111,16 @@ def install_filter() -> None:
 
 def _checked(number: int, check: list[_Instruction]) -> list[_Instruction]:
     return [(_JUMP_EQUAL, 0, len(check), number), *check]
+
+
+def _if_requested(ioctl_request: int) -> list[_Instruction]:
+    # The kernel reads a request number as 32 bits, so the upper half of the argument means nothing.
+    return [
+        (_LOAD_WORD, 0, 0, _SECOND_ARGUMENT_OFFSET),
+        (_JUMP_EQUAL, 1, 0, ioctl_request),
+        (_RETURN, 0, 0, REFUSE),
+        (_RETURN, 0, 0, ALLOW),
+    ]
 
 
 def _unless_executable() -> list[_Instruction]:
