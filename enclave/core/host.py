@@ -3,6 +3,8 @@
     attestation.key            32-byte ML-DSA-44 seed, signs software evidence
     attestation.pub            its public key, 1312 bytes; all that a courier reads
     rounds/<round id>.key      32 random bytes, wraps the round's private keys
+    endorsements/              what operators lay beside hardware evidence: leaf.der, intermediate.der, root.der,
+                               collateral.json; nothing secret, each may be absent
     rounds/<round id>.decision digests of the inputs and of the decision of its aggregation (see `DecisionRecord`)
     federations/<id>.key       32 random bytes, seals the rows that a federation carries from round to round
 
@@ -15,7 +17,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from enclave.core.attesters.interface import Endorsements
 from qflare_protocol import pqc
+from qflare_protocol.attestation.certificates import MAX_CERTIFICATE_BYTES
+from qflare_protocol.attestation.dcap_collateral import MAX_COLLATERAL_BYTES
 from qflare_protocol.attestation.evidence import SIGNATURE_ALGORITHM
 from qflare_protocol.cose import Signer
 from qflare_protocol.errors import Refusal
@@ -61,6 +66,18 @@ class HostDirectory:
         """Return the host's attestation key. Raises `Refusal("enclave-failed")` where there is none."""
         seed = self._read("attestation.key", SEED_BYTES)
         return Signer(SIGNATURE_ALGORITHM, seed, pqc.signature(SIGNATURE_ALGORITHM).public_key(seed))
+
+    def endorsements(self) -> Endorsements:
+        """Return what was laid beside hardware evidence.
+
+        Raises `Refusal("enclave-failed")` for a chain that is not whole, or files that are too long.
+        """
+        names = ("leaf.der", "intermediate.der", "root.der")
+        certificates = [self._optional(f"endorsements/{name}", MAX_CERTIFICATE_BYTES) for name in names]
+        present = tuple(certificate for certificate in certificates if certificate is not None)
+        if present and len(present) != len(names):
+            raise Refusal("enclave-failed", f"The endorsements of the enclave host are {', '.join(names)}, or none.")
+        return Endorsements(present, self._optional("endorsements/collateral.json", MAX_COLLATERAL_BYTES))
 
     def create_sealing_key(self, round_id: bytes) -> bytes:
         """Return the round's sealing key, made when the round has none yet."""
@@ -116,6 +133,19 @@ class HostDirectory:
             content = file.read(size + 1)
         if len(content) != size:
             raise Refusal("enclave-failed", f"{name} on the enclave host does not have {size} bytes.")
+        return content
+
+    def _optional(self, name: str, maximum: int) -> bytes | None:
+        try:
+            descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._descriptor)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise Refusal("enclave-failed", f"The enclave host cannot read {name}: {error.strerror}.") from error
+        with os.fdopen(descriptor, "rb") as file:
+            content = file.read(maximum + 1)
+        if len(content) > maximum:
+            raise Refusal("enclave-failed", f"{name} on the enclave host is longer than {maximum} bytes.")
         return content
 
     def _write_once(self, name: str, content: bytes, mode: int = 0o600) -> None:
