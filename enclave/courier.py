@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from enclave.child_messages import checked_message
+from enclave.core.attesters.choice import SOFTWARE
 from enclave.core.channel import Channel, ChannelClosed
 from enclave.core.host import attestation_public_key, destroy_round_key, initialise_host_directory
 from enclave.core.requests import AggregateRequest, PrepareRequest, SubmittedManifest
@@ -57,12 +58,13 @@ OpenBlob = Callable[[], BinaryIO]
 
 @dataclass(frozen=True)
 class EnclaveHost:
-    """Where and as whom the sealed process runs; `timeout_seconds` bounds one whole request."""
+    """Where and as whom the sealed process runs, and who attests it; `timeout_seconds` bounds one whole request."""
 
     directory: Path
     uid: int = 65534
     gid: int = 65534
     timeout_seconds: float = 600.0
+    attester: str = SOFTWARE
 
 
 @dataclass(frozen=True)
@@ -304,6 +306,7 @@ def _command(host: EnclaveHost, task: EnclaveTask, descriptor: int) -> list[str]
         "--round": task.round_id.hex(),
         "--federation": task.federation_id.hex(),
         "--parent-pid": os.getpid(),
+        "--attester": host.attester,
     }
     if task.blob_descriptors:
         options["--blob-fds"] = ",".join(map(str, task.blob_descriptors))

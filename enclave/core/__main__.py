@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from enclave.core.attesters.choice import ATTESTERS, open_attester
+from enclave.core.attesters.interface import Attester
 from enclave.core.channel import Channel, ChannelClosed
 from enclave.core.host import DecisionRecord, HostDirectory, acting_as
 from enclave.core.measurement import measure
 from enclave.core.sealing import SealingPlan, seal_process
-from enclave.core.service import EnclaveState, serve
+from enclave.core.service import EnclaveState, refused, serve
 from enclave.core.warmup import warm_up
-from qflare_protocol.cose import Signer
+from qflare_protocol.errors import Refusal
 
 EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
 
@@ -28,13 +30,14 @@ class _HostGives:
 
     sealing_key: bytes = field(repr=False)
     federation_key: bytes | None = field(default=None, repr=False)
-    attester: Signer | None = None
+    attester: Attester | None = None
     decision: int | None = None
 
     @property
-    def descriptors(self) -> tuple[int, ...]:
+    def descriptors(self) -> frozenset[int]:
         """The open descriptors among it."""
-        return () if self.decision is None else (self.decision,)
+        decision = frozenset() if self.decision is None else frozenset({self.decision})
+        return decision | (self.attester.descriptors if self.attester else frozenset())
 
 
 def main(arguments: list[str]) -> None:
@@ -42,7 +45,11 @@ def main(arguments: list[str]) -> None:
     options = _arguments(arguments)
     channel = Channel.over_descriptor(options.channel_fd)
     warm_up()
-    state = _sealed_state(options)
+    try:
+        state = _sealed_state(options)
+    except Refusal as refusal:  # the platform or a secret of the host is absent: say which
+        channel.send(refused(refusal))
+        return
     _report_failures_to(channel)
     serve(channel, state)
 
@@ -60,6 +67,7 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--memory-bytes", type=int, required=True)
     parser.add_argument("--cpu-seconds", type=int, required=True)
     parser.add_argument("--parent-pid", type=int, required=True)
+    parser.add_argument("--attester", choices=ATTESTERS, required=True)
     return parser.parse_args(arguments)
 
 
@@ -76,8 +84,9 @@ def _sealed_state(options: argparse.Namespace) -> EnclaveState:
             gid=options.gid,
             memory_bytes=options.memory_bytes,
             cpu_seconds=options.cpu_seconds,
-            keep_descriptors=frozenset({options.channel_fd, *options.blob_fds, *given.descriptors}),
+            keep_descriptors=frozenset({options.channel_fd, *options.blob_fds}) | given.descriptors,
             parent_pid=options.parent_pid,
+            ioctl_request=given.attester.ioctl_request if given.attester else None,
         )
     )
     return EnclaveState(
@@ -96,14 +105,17 @@ def _what_the_host_gives(options: argparse.Namespace) -> _HostGives:
     """Return what the mode needs of the host directory; a probe needs nothing."""
     if options.mode == "probe":
         return _HostGives(b"")
-    with HostDirectory(options.host_directory) as host, acting_as(options.uid, options.gid):
+    with HostDirectory(options.host_directory) as host:
         if options.mode == "prepare":
-            return _HostGives(host.create_sealing_key(options.round), attester=host.attestation_signer())
-        return _HostGives(
-            host.sealing_key(options.round),
-            federation_key=host.federation_key(options.federation),
-            decision=host.open_decision(options.round),
-        )
+            attester = open_attester(options.attester, host, options.uid, options.gid)
+            with acting_as(options.uid, options.gid):
+                return _HostGives(host.create_sealing_key(options.round), attester=attester)
+        with acting_as(options.uid, options.gid):
+            return _HostGives(
+                host.sealing_key(options.round),
+                federation_key=host.federation_key(options.federation),
+                decision=host.open_decision(options.round),
+            )
 
 
 def _report_failures_to(channel: Channel) -> None:

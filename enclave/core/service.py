@@ -6,6 +6,7 @@ from time import time
 from typing import Any
 
 from enclave.core.aggregation import Aggregation
+from enclave.core.attesters.interface import Attester
 from enclave.core.carried import CarriedSeal
 from enclave.core.channel import Channel
 from enclave.core.host import DecisionRecord
@@ -14,8 +15,7 @@ from enclave.core.requests import AggregateRequest, PrepareRequest, read_request
 from enclave.core.rules.pipeline import Pipeline
 from enclave.core.streams import Blob, FileBlob
 from qflare_protocol.aggregation_policy import AggregationPolicy
-from qflare_protocol.attestation import EnclaveClaims, sign_software_evidence
-from qflare_protocol.cose import Signer
+from qflare_protocol.attestation import EnclaveClaims
 from qflare_protocol.errors import Refusal
 from qflare_protocol.sealing_tier import missing_protections
 
@@ -34,7 +34,7 @@ class EnclaveState:
     memory_bytes: int
     sealing_key: bytes = field(repr=False)
     federation_key: bytes | None = field(default=None, repr=False)
-    attester: Signer | None = None
+    attester: Attester | None = None
     decisions: DecisionRecord | None = None
     blob_descriptors: frozenset[int] = frozenset()
 
@@ -48,8 +48,12 @@ def serve(channel: Channel, state: EnclaveState) -> None:
     try:
         channel.send(_answer(channel, state))
     except Refusal as refusal:
-        answer = {"code": refusal.code, "detail": refusal.detail, "extensions": refusal.extensions}
-        channel.send({"kind": "refused", **answer})
+        channel.send(refused(refusal))
+
+
+def refused(refusal: Refusal) -> dict[str, Any]:
+    """Return the message that carries a refusal to the courier."""
+    return {"kind": "refused", "code": refusal.code, "detail": refusal.detail, "extensions": refusal.extensions}
 
 
 def _answer(channel: Channel, state: EnclaveState) -> dict[str, Any]:
@@ -85,7 +89,7 @@ def _prepare(request: PrepareRequest, state: EnclaveState) -> dict[str, Any]:
     )
     return {
         "kind": "prepared",
-        "evidence": sign_software_evidence(claims, state.attester),
+        "evidence": state.attester.attest(claims),
         "wrapped_keys": wrap_keys(keys, _context(request, state)),
     }
 

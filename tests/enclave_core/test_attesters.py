@@ -26,6 +26,8 @@ from enclave.core.attesters.interface import Endorsements
 from enclave.core.attesters.nitro import NSM_IOCTL_RAW, NitroAttester
 from enclave.core.attesters.tsm import TsmAttester
 from enclave.core.host import HostDirectory, initialise_host_directory
+from enclave.courier import EnclaveHost, prepare_round
+from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.attestation import AppraisalPolicy, PlatformPin, appraise
 from qflare_protocol.attestation.evidence import read_evidence
 from qflare_protocol.errors import Refusal
@@ -326,20 +328,32 @@ def test_a_gramine_that_gives_no_quote_is_named(tmp_path):
 @pytest.fixture
 def host(tmp_path):
     initialise_host_directory(tmp_path / "host", UID, UID)
-    return tmp_path / "host"
+    return EnclaveHost(tmp_path / "host", UID, UID, timeout_seconds=60.0)
+
+
+@pytest.mark.parametrize(
+    ("attester", "because"), [("tsm", "no configfs-tsm"), ("nitro", "/dev/nsm"), ("gramine", "/dev/attestation")]
+)
+def test_a_sealed_process_refuses_to_start_where_its_platform_is_absent(host, attester, because):
+    host = EnclaveHost(host.directory, UID, UID, timeout_seconds=60.0, attester=attester)
+    policy = AggregationPolicy()
+    with pytest.raises(Refusal) as caught:
+        prepare_round(host, round_id=ROUND, federation_id=FEDERATION, policy=policy, nonce=b"n" * 32)
+    assert caught.value.code == "enclave-failed"
+    assert because in caught.value.detail
 
 
 def test_no_platform_falls_back_to_another(host):
-    with HostDirectory(host) as directory:
+    with HostDirectory(host.directory) as directory:
         for name in set(ATTESTERS) - {"software"}:
             assert_refused("", open_attester, name, directory, UID, UID)
         assert open_attester("software", directory, UID, UID).descriptors == set()
 
 
 def test_what_an_operator_lays_beside_the_evidence_is_read_whole_or_not_at_all(host):
-    folder = host / "endorsements"
+    folder = host.directory / "endorsements"
     folder.mkdir()
-    with HostDirectory(host) as directory:
+    with HostDirectory(host.directory) as directory:
         assert directory.endorsements() == Endorsements()
         (folder / "collateral.json").write_text("{}")
         (folder / "leaf.der").write_bytes(b"leaf")

@@ -135,7 +135,7 @@ def test_a_round_aggregated_once_is_not_aggregated_again_without_one_device(host
 def test_after_the_round_its_updates_open_for_nobody(host):
     entry = new_round(host)
     destroy_round_key(host.directory, ROUND)
-    assert_refused("enclave-failed", "ended with status", aggregate, host, entry)
+    assert_refused("enclave-failed", "cannot read rounds/", aggregate, host, entry)
     with HostDirectory(host.directory) as directory:
         directory.create_sealing_key(ROUND)
     os.chown(host.directory / f"rounds/{ROUND.hex()}.key", UID, UID)
@@ -156,11 +156,16 @@ def test_a_policy_that_demands_what_this_host_gives_is_served(host):
     assert prepare(host, AggregationPolicy(required_protections=tuple(given))).claims.policy.required_protections
 
 
-def test_a_process_without_its_host_directory_fails_with_its_status(tmp_path, caplog):
+def test_a_process_without_its_hosts_secrets_says_which_it_lacks(tmp_path):
     (tmp_path / "empty/rounds").mkdir(parents=True)
     empty = EnclaveHost(tmp_path / "empty", UID, UID, timeout_seconds=60.0)
-    assert_refused("enclave-failed", "status 1", prepare, empty)
-    assert "attestation.key" in caplog.text
+    assert_refused("enclave-failed", "cannot read attestation.key", prepare, empty)
+
+
+def test_a_process_without_its_host_directory_fails_with_its_status(tmp_path, caplog):
+    absent = EnclaveHost(tmp_path / "absent", UID, UID, timeout_seconds=60.0)
+    assert_refused("enclave-failed", "status 1", prepare, absent)
+    assert "FileNotFoundError" in caplog.text
 
 
 def test_a_process_that_is_late_is_ended(host):

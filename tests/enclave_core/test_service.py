@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from enclave.core.attesters.software import SoftwareAttester
 from enclave.core.channel import MAX_MESSAGE_BYTES, Channel, ChannelClosed
 from enclave.core.host import DecisionRecord
 from enclave.core.measurement import measure
@@ -26,6 +27,7 @@ from tests.enclave_core.rounds import FEDERATION, FEDERATION_KEY, ROUND, Round, 
 
 POLICY = AggregationPolicy()
 HOST = new_signer()
+ATTESTER = SoftwareAttester(HOST)
 ALL = dict.fromkeys(PROTECTIONS, True)
 
 
@@ -36,7 +38,7 @@ def decisions():
     os.close(descriptor)
 
 
-def state(decisions=None, *, attester=HOST, protections=ALL, memory_bytes=POLICY.maximum_memory_bytes, files=()):
+def state(decisions=None, *, attester=ATTESTER, protections=ALL, memory_bytes=POLICY.maximum_memory_bytes, files=()):
     return EnclaveState(
         measure(), protections, memory_bytes, b"s" * 32, FEDERATION_KEY, attester, decisions, frozenset(files)
     )
