@@ -37,6 +37,7 @@ def describe_instance(instance: EnclaveInstance) -> dict[str, Any]:
         "measurement": bytes(instance.measurement).hex(),
         "policy_digest": bytes(instance.policy_digest).hex(),
         "protections": instance.protections,
+        "appraisal": instance.appraisal,
         "attestation_key_fingerprint": key_fingerprint(SIGNATURE_ALGORITHM, attestation_key).hex(),
         "hpke_public_key": base64.b64encode(bytes(instance.hpke_public_key)).decode(),
         "result_public_key": base64.b64encode(bytes(instance.result_public_key)).decode(),

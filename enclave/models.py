@@ -23,8 +23,11 @@ class EnclaveInstance(models.Model):
     measurement = models.BinaryField(max_length=64)
     policy_digest = models.BinaryField(max_length=64)
     evidence = models.BinaryField()
-    attestation_key = models.BinaryField(help_text="The enclave host's public attestation key.")
+    attestation_key = models.BinaryField(
+        help_text="The enclave host's public attestation key: whose host it is, and in software evidence who signed."
+    )
     protections = models.JSONField(default=dict, help_text="What the kernel granted the sealed process.")
+    appraisal = models.JSONField(default=dict, help_text="The host's own appraisal: an EAR without the evidence.")
     wrapped_keys = models.BinaryField(null=True)
     prepared_at = models.DateTimeField()
     retired_at = models.DateTimeField(null=True, blank=True)

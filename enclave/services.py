@@ -3,6 +3,7 @@
 import secrets
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -13,11 +14,18 @@ from enclave import courier
 from enclave.core.measurement import measure
 from enclave.models import EnclaveInstance
 from qflare_protocol.aggregation_policy import AggregationPolicy
-from qflare_protocol.attestation import Appraisal, AppraisalPolicy, appraise
-from qflare_protocol.attestation.evidence import SIGNATURE_ALGORITHM
+from qflare_protocol.attestation import Appraisal, AppraisalPolicy, PlatformPin, appraise
+from qflare_protocol.attestation.evidence import SIGNATURE_ALGORITHM, read_evidence
+from qflare_protocol.attestation.hardware import verify_platform
+from qflare_protocol.attestation.pins import parse_pins
+from qflare_protocol.attestation.roots import VendorRoots
+from qflare_protocol.attestation.trust_vector import WARNING
 from qflare_protocol.cose import Verifier
 from qflare_protocol.errors import Refusal
 from qflare_protocol.round_result import RosterEntry, RoundResult, verify_result
+
+VENDOR_ROOTS = VendorRoots()
+NO_REFERENCE = "QFLARE_ENCLAVE_PLATFORMS pins no image, so this host does not know whether the right one was launched."
 
 
 def enclave_host() -> courier.EnclaveHost:
@@ -30,7 +38,12 @@ def enclave_host() -> courier.EnclaveHost:
 def enclave_account() -> courier.EnclaveHost:
     """Return the same without touching the directory."""
     directory = Path(settings.QFLARE_ENCLAVE_DIR)
-    return courier.EnclaveHost(directory, settings.QFLARE_ENCLAVE_UID, settings.QFLARE_ENCLAVE_GID)
+    return courier.EnclaveHost(
+        directory,
+        settings.QFLARE_ENCLAVE_UID,
+        settings.QFLARE_ENCLAVE_GID,
+        attester=settings.QFLARE_ENCLAVE_ATTESTER,
+    )
 
 
 def start_enclave(round_id: uuid.UUID, federation_id: uuid.UUID, policy: AggregationPolicy) -> courier.PreparedRound:
@@ -68,6 +81,7 @@ def record_instance(
         evidence=prepared.evidence,
         attestation_key=courier.attestation_public_key(enclave_host().directory),
         protections=claims.protections,
+        appraisal=appraisal.to_map(),
         wrapped_keys=prepared.wrapped_keys,
         prepared_at=now,
     )
@@ -81,6 +95,7 @@ def record_instance(
             "policy_digest": claims.policy.digest().hex(),
             "attester": appraisal.attester,
             "tier": appraisal.tier,
+            "registers": {name: value.hex() for name, value in appraisal.registers.items()},
         },
     )
     return instance
@@ -89,15 +104,40 @@ def record_instance(
 def _own_appraisal(
     prepared: courier.PreparedRound, round_id: uuid.UUID, federation_id: uuid.UUID, now: datetime
 ) -> Appraisal:
+    """Appraise as a device would that pins this host, its code and the platforms of the settings.
+
+    Where none is set, hardware's evidence is held against itself: its vendor's signatures and the
+    binding to the claims are checked, and what it launched stays a warning.
+    """
     attester = Verifier(SIGNATURE_ALGORITHM, courier.attestation_public_key(enclave_host().directory))
-    policy = AppraisalPolicy(frozenset({attester.fingerprint}), frozenset({measure()}))
-    return appraise(
+    pinned = parse_pins(settings.QFLARE_ENCLAVE_PLATFORMS)
+    policy = AppraisalPolicy(
+        frozenset({attester.fingerprint}),
+        frozenset({measure()}),
+        pinned or _own_platform(prepared),
+        vendor_roots=VENDOR_ROOTS,
+    )
+    appraisal = appraise(
         prepared.evidence,
         policy,
         round_id=round_id.bytes,
         federation_id=federation_id.bytes,
         now=int(now.timestamp()),
     )
+    return appraisal if pinned or not policy.platforms else _without_reference(appraisal)
+
+
+def _without_reference(appraisal: Appraisal) -> Appraisal:
+    vector = replace(appraisal.vector, executables=WARNING)
+    return replace(appraisal, tier=vector.tier, vector=vector, reasons=(NO_REFERENCE, *appraisal.reasons))
+
+
+def _own_platform(prepared: courier.PreparedRound) -> frozenset[PlatformPin]:
+    read = read_evidence(prepared.evidence)
+    if read.hardware is None:
+        return frozenset()
+    report = verify_platform(read.hardware, VENDOR_ROOTS, at=read.claims.issued_at)
+    return frozenset({PlatformPin.of_report(report)})
 
 
 def live_instance(round_id: uuid.UUID) -> EnclaveInstance:

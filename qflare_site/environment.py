@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 from django.core.exceptions import ImproperlyConfigured
 from environs import EnvValidationError, FileAwareEnv, ValidationError
 
+from qflare_protocol.attestation.pins import parse_pins
+from qflare_protocol.errors import Refusal
 from qflare_protocol.pqc.registry import parse_engines
 from qflare_protocol.suites import DEFAULT_SUITE, DEFAULT_SUITES
 
@@ -65,6 +67,9 @@ DEFAULTS: dict[str, Any] = {
     "QFLARE_QKD_CERTIFICATE": "",
     "QFLARE_QKD_PRIVATE_KEY": "",
     "QFLARE_QKD_CA": "",
+    # Who attests the sealed process, and the platforms that this host's own evidence has to match, as pins.
+    "QFLARE_ENCLAVE_ATTESTER": "software",
+    "QFLARE_ENCLAVE_PLATFORMS": [],
     # The unprivileged user the sealed process runs as, when the enclave worker is root.
     "QFLARE_ENCLAVE_UID": 65534,
     "QFLARE_ENCLAVE_GID": 65534,
@@ -74,6 +79,7 @@ DEFAULTS: dict[str, Any] = {
 _PARSERS: dict[type, str] = {bool: "bool", int: "int", list: "list", str: "str"}
 _RATE = re.compile(r"[1-9][0-9]*/[smhd]")
 _SUITE = re.compile(r"QF1-[A-Z0-9]{1,16}")
+_ATTESTERS = ("software", "tsm", "nitro", "gramine")  # of enclave.core.attesters.choice
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -142,6 +148,18 @@ def _networks(texts: list[str]) -> None:
             ipaddress.ip_network(text)
         except ValueError as error:
             raise ValidationError("Must be a comma separated list of addresses or CIDR networks.") from error
+
+
+def _attester(name: str) -> None:
+    if name not in _ATTESTERS:
+        raise ValidationError(f"Must be one of {', '.join(_ATTESTERS)}.")
+
+
+def _platforms(pins: list[str]) -> None:
+    try:
+        parse_pins(pins)
+    except Refusal as error:
+        raise ValidationError(f"Must be a comma separated list of platform pins. {error.detail}") from error
 
 
 def _rate(text: str) -> None:
@@ -217,6 +235,8 @@ _VALIDATORS: dict[str, Callable[[Any], None]] = {
     "QFLARE_LEASE_SECONDS": _between(2, 3600),
     "QFLARE_MAX_UPDATE_BYTES": _between(4096, 255 * 1024 * 1024),
     "QFLARE_EVALUATION_SECONDS": _between(1, 86_400),
+    "QFLARE_ENCLAVE_ATTESTER": _attester,
+    "QFLARE_ENCLAVE_PLATFORMS": _platforms,
     "QFLARE_ENCLAVE_UID": _between(1, 2**31 - 1),
     "QFLARE_ENCLAVE_GID": _between(1, 2**31 - 1),
     **{name: _rate for name in DEFAULTS if name.startswith("QFLARE_RATE_")},

@@ -18,6 +18,7 @@ from enrollment.services import IssuedToken, issue_token
 from keyring import envelope
 from keyring.services import server_signer
 from qflare_protocol.aggregation_policy import PROTECTIONS, AggregationPolicy
+from qflare_protocol.attestation.limits import left_open
 from qflare_protocol.device_keys import RegisteredKeys, generate_device_keypair
 from qflare_protocol.suites import DEFAULT_SUITE
 from qflare_protocol.tensors import encode_tensors
@@ -157,6 +158,11 @@ def make_enclave(round_id: uuid.UUID, *, refused: str = "seccomp") -> EnclaveIns
         evidence=b"evidence",
         attestation_key=b"attestation",
         protections={name: name != refused for name in PROTECTIONS},
+        appraisal={
+            "ear.trustworthiness-vector": {"instance-identity": 2, "configuration": 32, "hardware": 0},
+            "reasons": [*left_open("software"), f"The kernel did not give {refused}."],
+            "registers": {},
+        },
         wrapped_keys=b"wrapped keys of the enclave",
         prepared_at=NOW,
     )

@@ -7,6 +7,11 @@ NO_CLAIM, AFFIRMING, WARNING, CONTRAINDICATED = 0, 2, 32, 96
 _TIERS = ((CONTRAINDICATED, "contraindicated"), (WARNING, "warning"), (AFFIRMING, "affirming"))
 
 
+def tier_of(value: int) -> str:
+    """Return the tier that one value of a vector stands for."""
+    return next((name for least, name in _TIERS if value >= least), "none")
+
+
 @dataclass(frozen=True)
 class TrustVector:
     """The aspects that are appraised here; 0 makes no claim.
@@ -27,8 +32,7 @@ class TrustVector:
     @property
     def tier(self) -> str:
         """The worst tier of any aspect; "none" where no claim is made at all."""
-        worst = max(asdict(self).values())
-        return next((name for least, name in _TIERS if worst >= least), "none")
+        return tier_of(max(asdict(self).values()))
 
     def to_map(self) -> dict[str, int]:
         """Return the vector under the draft's names."""

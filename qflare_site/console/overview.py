@@ -167,9 +167,9 @@ def _last_rejections() -> QuerySet[Participation]:
 
 
 def _enclave() -> EnclaveView | None:
-    shown = EnclaveInstance.objects.only("attester", "tier", "protections", "prepared_at", "retired_at")
+    shown = EnclaveInstance.objects.only("attester", "tier", "appraisal", "prepared_at", "retired_at")
     newest = shown.order_by("-prepared_at").first()
     if newest is None:
         return None
-    refused = [f"The kernel did not give {name}." for name, held in sorted(newest.protections.items()) if not held]
-    return EnclaveView(newest, tone_of(newest.tier), [*left_open(newest.attester), *refused])
+    lowered = [reason for reason in newest.appraisal["reasons"] if reason not in left_open(newest.attester)]
+    return EnclaveView(newest, tone_of(newest.tier), [*left_open(newest.attester), *lowered])

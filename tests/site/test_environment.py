@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
+from enclave.core.attesters.choice import ATTESTERS
+from qflare_site import environment
 from qflare_site.environment import DEFAULTS, read_environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,3 +103,25 @@ def test_a_number_that_is_not_a_positive_whole_one_is_refused(monkeypatch, numbe
     monkeypatch.setenv("QFLARE_LEASE_SECONDS", number)
     with pytest.raises(ImproperlyConfigured, match="QFLARE_LEASE_SECONDS"):
         read_environment()
+
+
+def test_an_attester_and_its_platforms_are_read(monkeypatch):
+    pins = ["sgx/MRENCLAVE=" + "ab" * 32, "sev-snp/MEASUREMENT=" + "cd" * 48 + "/min-snp=23"]
+    monkeypatch.setenv("QFLARE_ENCLAVE_ATTESTER", "tsm")
+    monkeypatch.setenv("QFLARE_ENCLAVE_PLATFORMS", ",".join(pins))
+    values = read_environment()
+    assert (values["QFLARE_ENCLAVE_ATTESTER"], values["QFLARE_ENCLAVE_PLATFORMS"]) == ("tsm", pins)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("QFLARE_ENCLAVE_ATTESTER", "sgx"), ("QFLARE_ENCLAVE_PLATFORMS", "tdx/MRTD=" + "ab" * 48)],
+)
+def test_an_unknown_attester_or_half_a_pin_is_a_mistake(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ImproperlyConfigured, match=name):
+        read_environment()
+
+
+def test_the_attesters_of_the_setting_are_those_of_the_sealed_process():
+    assert set(environment._ATTESTERS) == set(ATTESTERS)
