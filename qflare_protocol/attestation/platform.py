@@ -5,8 +5,6 @@ from enum import Enum
 
 from qflare_protocol.attestation.layout import refuse
 
-REPORT_DATA_BYTES = 64
-
 
 class TcbStatus(Enum):
     """What is known of the platform's firmware."""
