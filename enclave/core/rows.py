@@ -70,6 +70,7 @@ class FirstReading:
             accumulator.add(block[:, :width])
         products = accumulator.total()
         self._each(lambda index: self._finish(index, float(products[index, index])))
+        self._rows.clear()
         kept = self.survivors
         return products[np.ix_(kept, kept)]
 
