@@ -154,11 +154,29 @@ def test_entries_of_processes_that_are_gone_are_removed_and_no_others():
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     entries = snp_guest()
-    kept = ["another", "qflare-", "qflare-x", f"qflare-{os.getppid()}"]
+    kept = ["another", "qflare-", "qflare-x", "qflare-99999999999999999999", f"qflare-{os.getppid()}"]
     for name in [*kept, f"qflare-{gone.pid}", f"qflare-{os.getpid()}"]:
         entries.create(name)
     TsmAttester(entries, Endorsements())
     assert sorted(entries.entries) == sorted([*kept, f"qflare-{os.getpid()}"])
+
+
+def test_an_entry_of_another_users_process_is_kept(monkeypatch):
+    def forbidden(pid, number):
+        raise PermissionError
+
+    monkeypatch.setattr(tsm.os, "kill", forbidden)
+    entries = snp_guest()
+    entries.create("qflare-1")
+    TsmAttester(entries, Endorsements())
+    assert "qflare-1" in entries.entries
+
+
+def test_a_generation_that_is_no_number_is_refused():
+    entries = snp_guest()
+    entries.create("other")
+    entries.create = lambda name: entries.entries.update({name: (b"", "many")})
+    assert_refused("no number", TsmAttester, entries, Endorsements())
 
 
 @pytest.mark.parametrize(("provider", "because"), [("arm_cca_guest", "'arm_cca_guest'"), (None, "no configfs-tsm")])

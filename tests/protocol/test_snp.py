@@ -86,6 +86,15 @@ def test_every_line_key_and_version_verifies(line, kind, version):
     assert report.security_versions == chip.versions
 
 
+@pytest.mark.parametrize("line", ["Milan", "Turin"])
+def test_a_hardware_id_may_be_wrapped_as_an_octet_string(line):
+    chip = snp_of(line)
+    extensions = dict(chip.key_extensions)
+    oid = next(oid for oid in extensions if oid.endswith("3704.1.4"))
+    extensions[oid] = bytes([0x04, len(extensions[oid])]) + extensions[oid]
+    assert verified(chip, chain=chip.endorsements(extensions=tuple(extensions.items()))).report_data == DATA
+
+
 def test_a_chain_is_verified_at_the_stated_time():
     assert_refused("not valid at 2024", at=int(datetime(2024, 6, 1, tzinfo=UTC).timestamp()))
     assert_refused("not valid at 2036", at=int(datetime(2036, 6, 1, tzinfo=UTC).timestamp()))

@@ -1,6 +1,7 @@
 """The attester of confidential virtual machines: AMD SEV-SNP and Intel TDX guests, through configfs-tsm."""
 
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from qflare_protocol.errors import Refusal
 ATTEMPTS = 3
 
 _PREFIX = "qflare-"
+_OWN_NAME = re.compile(r"qflare-([1-9][0-9]{0,6})")  # a process id is below 2^22
 _PLATFORMS = {"sev_guest": "sev-snp", "tdx_guest": "tdx"}
 _AUXILIARY = {"sev-snp": True, "tdx": False}  # whether there is an `auxblob`, with certificates
 
@@ -110,8 +112,8 @@ def _own_entry(entries: ReportEntries) -> str:
     guest, one may remove a live entry of the other, whose request then fails and is made again.
     """
     for name in entries.names():
-        pid = name.removeprefix(_PREFIX)
-        if name != pid and pid.isdecimal() and not (_is_alive(int(pid)) and int(pid) != os.getpid()):
+        owner = _OWN_NAME.fullmatch(name)
+        if owner and (int(owner[1]) == os.getpid() or not _is_alive(int(owner[1]))):
             with suppress(OSError):  # another process may be removing it too
                 entries.remove(name)
     own = f"{_PREFIX}{os.getpid()}"
