@@ -18,6 +18,7 @@ from qflare_protocol.attestation.layout import refuse, require
 MAX_CERTIFICATE_BYTES = 8192
 MAX_CHAIN = 8
 
+_LAST_MOMENT = 253_402_300_799  # the end of the year 9999; a stated time can lie behind it
 _UNDERSTOOD_WHEN_CRITICAL = frozenset({ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE})
 
 
@@ -101,7 +102,7 @@ def public_key(certificate: x509.Certificate) -> object:
 
 
 def _require_valid(certificate: x509.Certificate, at: int) -> None:
-    moment = datetime.fromtimestamp(at, UTC)
+    moment = datetime.fromtimestamp(min(at, _LAST_MOMENT), UTC)
     began, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     require(began <= moment <= ends, f"A certificate is not valid at {moment:%Y-%m-%d %H:%M:%S} UTC.")
 

@@ -134,6 +134,13 @@ def test_a_document_made_at_another_time_than_it_claims_is_refused():
     assert appraised(encode_hardware_evidence(CLAIMS, near)).tier == "affirming"
 
 
+@pytest.mark.parametrize("attester", HARDWARE)
+@pytest.mark.parametrize("issued_at", [0, 1 << 40])
+def test_a_time_beyond_all_calendars_is_refused(attester, issued_at):
+    claims = dataclasses.replace(CLAIMS, issued_at=issued_at)
+    assert_refused("", encode_hardware_evidence(claims, given_by(attester, claims.report_data)))
+
+
 def test_who_demands_affirming_evidence_takes_no_warning():
     strict = policy_of(*PINS.values(), accepted_tiers=frozenset({"affirming"}))
     assert appraised(EVIDENCE["nitro"], strict).tier == "affirming"

@@ -91,6 +91,7 @@ def test_a_root_that_is_not_pinned_is_refused():
         ({"timestamp": True}, "timestamp"),
         ({"timestamp": 1.5}, "timestamp"),
         ({"timestamp": (NOW + 86_400) * 1000}, "not valid"),
+        ({"timestamp": 1 << 50}, "not valid at 9999"),
         ({"module_id": ""}, "module_id"),
         ({"certificate": b""}, "cannot be read"),
         ({"certificate": None}, "byte string"),
