@@ -64,7 +64,17 @@ def main(kind, directory):
     attester = opened(kind, Path(directory))
     uid = 65534 if os.geteuid() == 0 else os.geteuid()
     kept = frozenset({1}) | attester.descriptors
-    held = seal_process(SealingPlan(uid, uid, 4 << 30, kept, os.getppid(), attester.ioctl_request))
+    held = seal_process(
+        SealingPlan(
+            uid=uid,
+            gid=uid,
+            memory_bytes=4 << 30,
+            cpu_seconds=60,
+            keep_descriptors=kept,
+            parent_pid=os.getppid(),
+            ioctl_request=attester.ioctl_request,
+        )
+    )
     os.write(1, f"{held['seccomp']} {other_ioctl()}\n".encode())
     try:
         os.write(1, attester.attest(CLAIMS))

@@ -389,7 +389,7 @@ def test_an_update_that_heals_after_the_decision_is_a_conflict(record):
 
 
 def test_an_aggregate_that_overflows_is_refused():
-    base = {"w": np.full(SHAPE, 3e38, dtype=np.float32)}
-    entry = Round(base=base)
-    entry.submit_all([np.full(SHAPE, 3e38, dtype=np.float32)] * 3)
+    nearly = {"w": np.full(SHAPE, 3.4e38, dtype=np.float32)}  # the largest float32 is 3.4028e38
+    entry = Round(base=nearly, policy=MEAN)
+    entry.submit_all([np.full(SHAPE, 1e37, dtype=np.float32)] * 3)
     assert_refused("enclave-failed", entry.aggregate)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from enclave.core.attesters.software import SoftwareAttester
 from enclave.core.channel import Channel, ChannelClosed
 from enclave.core.host import DecisionRecord
 from enclave.core.measurement import measure
@@ -14,6 +15,7 @@ from enclave.core.requests import PrepareRequest
 from enclave.core.service import EnclaveState, serve
 from enclave.courier import (
     EnclaveHost,
+    EnclaveTask,
     SealedProcess,
     aggregate_round,
     initialise_host_directory,
@@ -24,7 +26,7 @@ from qflare_protocol.encoding import decode, encode
 from qflare_protocol.errors import CATALOGUE, Refusal
 from qflare_protocol.tensors import encode_tensors
 from qflare_protocol.update import HEADER_BYTES, SEALED_KEY_BYTES
-from tests.enclave_core.rounds import FEDERATION, ROUND, Round, deltas, new_signer
+from tests.enclave_core.rounds import FEDERATION, FEDERATION_KEY, ROUND, Round, deltas, new_signer
 
 UID = 65534 if os.geteuid() == 0 else os.getuid()
 POLICY = AggregationPolicy()
@@ -32,7 +34,7 @@ PREPARE = PrepareRequest(ROUND, FEDERATION, POLICY, b"n" * 32).to_map()
 HONEST = Round()
 HONEST.submit_all(deltas(3))
 AGGREGATE = HONEST.request(wrapped_keys=b"wrapped keys").to_map()
-HOST = new_signer()
+ATTESTER = SoftwareAttester(new_signer())
 
 slow = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -68,7 +70,15 @@ def conversation(sent):
     descriptor = os.memfd_create("decision")
     decisions = DecisionRecord(descriptor)
     protections = dict.fromkeys(PROTECTIONS, True)
-    state = EnclaveState(measure(), protections, POLICY.maximum_memory_bytes, b"s" * 32, HOST, decisions)
+    state = EnclaveState(
+        measurement=measure(),
+        protections=protections,
+        memory_bytes=POLICY.maximum_memory_bytes,
+        sealing_key=b"s" * 32,
+        federation_key=FEDERATION_KEY,
+        attester=ATTESTER,
+        decisions=decisions,
+    )
     try:
         serve(Channel(read, write), state)
         ending = "answered"
@@ -168,7 +178,8 @@ def prepare(host):
     ],
 )
 def test_a_hostile_frame_ends_the_real_process_at_most_and_the_next_round_is_served(host, sent):
-    with SealedProcess(host, "prepare", ROUND, POLICY.maximum_memory_bytes) as process:
+    task = EnclaveTask("prepare", ROUND, FEDERATION, POLICY.maximum_memory_bytes)
+    with SealedProcess(host, task) as process:
         process.receive("ready")
         process._socket.sendall(sent)
         process._socket.shutdown(1)
@@ -236,4 +247,4 @@ def test_a_container_with_one_bit_flipped_anywhere_in_its_header_drops_out_alone
 
 
 def aggregate(host, entry):
-    return entry.result_of(aggregate_round(host, **(entry.for_courier() | {"write_model": lambda piece: None})))
+    return entry.result_of(aggregate_round(host, **(entry.for_courier() | {"write_output": lambda name, piece: None})))

@@ -38,7 +38,7 @@ def taken_over(monkeypatch):
     """Let the next processes write these bytes and nothing else."""
 
     def answer_with(data):
-        def command(host, mode, round_id, memory_bytes, descriptor):
+        def command(host, task, descriptor):
             return [sys.executable, "-S", "-c", TAKEN_OVER, str(descriptor), data.hex()]
 
         monkeypatch.setattr(courier, "_command", command)
@@ -63,7 +63,7 @@ def aggregate(host):
     entry = Round()
     entry.submit_all(deltas(3))
     entry.prepared = Wrapped()
-    aggregate_round(host, **(entry.for_courier() | {"write_model": lambda piece: None}))
+    aggregate_round(host, **(entry.for_courier() | {"write_output": lambda name, piece: None}))
 
 
 def refusal_of(action, *arguments, **options):
@@ -104,17 +104,23 @@ def test_bytes_that_are_no_message_fail_the_round(host, taken_over, data):
 @pytest.mark.parametrize(
     "message",
     [
-        {"kind": "read"},
-        {"kind": "read", "source": 0},
-        {"kind": "read", "source": "0", "reading": 0},
-        {"kind": "read", "source": True, "reading": 0},
-        {"kind": "read", "source": 99, "reading": 0},
-        {"kind": "read", "source": -2, "reading": 0},
-        {"kind": "read", "source": [0], "reading": 0},
-        {"kind": "read", "source": 0, "reading": {}},
-        {"kind": "read", "source": 0, "reading": 0, "more": 1},
-        {"kind": "model", "piece": "text"},
-        {"kind": "model"},
+        {"kind": "read", "source": 0, "reading": 0},
+        {"kind": "output"},
+        {"kind": "output", "name": "model"},
+        {"kind": "output", "piece": b"piece"},
+        {"kind": "output", "name": "model", "piece": "text"},
+        {"kind": "output", "name": "model", "piece": b"piece", "more": 1},
+        {"kind": "output", "name": 0, "piece": b"piece"},
+        {"kind": "output", "name": True, "piece": b"piece"},
+        {"kind": "output", "name": ["model"], "piece": b"piece"},
+        {"kind": "output", "name": "", "piece": b"piece"},
+        {"kind": "output", "name": "Model", "piece": b"piece"},
+        {"kind": "output", "name": "model\n", "piece": b"piece"},
+        {"kind": "output", "name": "another", "piece": b"piece"},
+        {"kind": "output", "name": "../../etc/passwd", "piece": b"piece"},
+        {"kind": "output", "name": "history/../model", "piece": b"piece"},
+        {"kind": "output", "name": "history/" + "0" * 31, "piece": b"piece"},
+        {"kind": "output", "name": "history/" + "0" * 33, "piece": b"piece"},
         {"kind": "step", "name": "x\x00y", "seconds": 1.5},
         {"kind": "step", "name": "read", "seconds": float("nan")},
         {"kind": "step", "name": "read", "seconds": "long"},
