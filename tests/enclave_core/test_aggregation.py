@@ -6,6 +6,7 @@ import pytest
 
 from enclave.core.aggregation import BASE_MODEL
 from enclave.core.host import DecisionRecord
+from enclave.core.rules.server_optimisers import NoOptimiser
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.errors import Refusal
 from qflare_protocol.round_result import COSINE_BELOW_MINIMUM, NORM_ABOVE_BOUND, roster_digest, verify_result
@@ -136,6 +137,8 @@ def bad_value(value):
         (bad_value(np.nan), "invalid-tensors"),
         (bad_value(np.inf), "invalid-tensors"),
         (bad_value(-np.inf), "invalid-tensors"),
+        (bad_value(3e38), "invalid-tensors"),
+        (bad_value(1e20), "invalid-tensors"),
         (np.ones((17, 40), dtype=np.float32), "invalid-tensors"),
         (np.ones((1, 17), dtype=np.float32), "invalid-tensors"),
         (np.ones((1,), dtype=np.float32), "invalid-tensors"),
@@ -145,7 +148,7 @@ def bad_value(value):
         (b"", "invalid-tensors"),
         (b"\x80\x04K\x01.", "invalid-tensors"),
     ],
-    ids=range(11),
+    ids=range(13),
 )
 def test_an_update_whose_tensors_do_not_fit_drops_out_alone(plaintext, reason):
     entry = honest_round(4)
@@ -388,8 +391,17 @@ def test_an_update_that_heals_after_the_decision_is_a_conflict(record):
     assert healed.model == b""
 
 
-def test_an_aggregate_that_overflows_is_refused():
-    nearly = {"w": np.full(SHAPE, 3.4e38, dtype=np.float32)}  # the largest float32 is 3.4028e38
-    entry = Round(base=nearly, policy=MEAN)
-    entry.submit_all([np.full(SHAPE, 1e37, dtype=np.float32)] * 3)
-    assert_refused("enclave-failed", entry.aggregate)
+def test_an_aggregate_that_overflows_is_refused(monkeypatch):
+    """No update gets there alone, as its square has to fit float32; what comes of the updates may."""
+    monkeypatch.setattr(NoOptimiser, "step", lambda self, aggregate, state: aggregate * np.float32(1e38))
+    entry = Round(base={"w": np.full(SHAPE, 3e38, dtype=np.float32)})
+    entry.submit_all([np.ones(SHAPE, dtype=np.float32)] * 3)
+    refusal = assert_refused("enclave-failed", entry.aggregate)
+    assert "not finite" in refusal.detail
+
+
+def test_a_base_model_that_is_not_finite_gives_no_model():
+    entry = Round(base={"w": bad_value(np.inf)})
+    entry.submit_all(deltas(3))
+    refusal = assert_refused("enclave-failed", entry.aggregate)
+    assert "not finite" in refusal.detail

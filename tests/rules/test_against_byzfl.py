@@ -28,9 +28,25 @@ def ours(updates, attackers, rule="mean", *before):
     return Aggregator(policy).aggregate(updates, seed=bytes(32))[0]
 
 
-def assert_agree(mine, theirs):
+def assert_agree(mine, theirs, where=slice(None)):
     scale = np.linalg.norm(theirs)
-    assert np.linalg.norm(np.asarray(mine, dtype=np.float64) - theirs) <= TOLERANCE * scale
+    assert np.linalg.norm((np.asarray(mine, dtype=np.float64) - theirs)[where]) <= TOLERANCE * scale
+
+
+def without_near_ties(rule, rows, attackers):
+    """Return the coordinates where float32 and float64 choose the same values.
+
+    Of two values on either side of the median and equally far off, meamed keeps one: which is a matter of rounding.
+    """
+    if rule != "meamed":
+        return slice(None)
+    offsets = rows - np.median(rows, axis=0)
+    order = np.argsort(np.abs(offsets), axis=0)
+    last_kept, first_dropped = np.take_along_axis(offsets, order, axis=0)[[-attackers - 1, -attackers]]
+    rounding = np.finfo(np.float32).eps * np.abs(rows).max(axis=0)
+    clear = (last_kept * first_dropped >= 0) | (np.abs(first_dropped) - np.abs(last_kept) > rounding)
+    assert clear.mean() > 0.95
+    return clear
 
 
 @pytest.fixture(params=SIZES, ids=lambda size: f"n={size[0]}, f={size[1]}")
@@ -63,7 +79,7 @@ def test_a_rule_alone(rule, updates, size):
 def test_a_rule_after_nearest_neighbour_mixing(rule, updates, size):
     mixed = byzfl_oracle.pre_aggregators().NNM(size[1])(updates.astype(np.float64))
     theirs = RULES[rule](byzfl_oracle.aggregators(), size[1])(mixed)
-    assert_agree(ours(updates, size[1], rule, Stage("nnm")), theirs)
+    assert_agree(ours(updates, size[1], rule, Stage("nnm")), theirs, without_near_ties(rule, mixed, size[1]))
 
 
 @pytest.mark.parametrize("rule", ["median", "trimmed-mean", "krum"])
