@@ -77,6 +77,8 @@ NONE = Stage("none")
 class AggregationPolicy:
     """What the enclave demands of a round. Raises `Refusal("policy-refused")` for values out of form.
 
+    The default pipeline is the one with the best worst case in docs/benchmarks/attacks.md.
+
     - minimum_updates: fewest accepted updates that are ever aggregated, at least 3.
     - tolerated_fraction: the part of a round's updates that may come from attackers, 0 to below 0.5;
       of n updates, floor(tolerated_fraction · n). An enclave refuses a pipeline that stands fewer.
@@ -95,12 +97,12 @@ class AggregationPolicy:
     """
 
     minimum_updates: int = SMALLEST_MINIMUM
-    tolerated_fraction: float = 0.0
-    filters: tuple[Stage, ...] = (Stage("norm-bound"), Stage("consensus-cosine"))
-    pre_aggregation: tuple[Stage, ...] = ()
-    rule: Stage = Stage("weighted-mean")
+    tolerated_fraction: float = 0.2
+    filters: tuple[Stage, ...] = ()
+    pre_aggregation: tuple[Stage, ...] = (Stage("median-clipping"), Stage("nnm"))
+    rule: Stage = Stage("geometric-median")
     history: float = 0.0
-    server_optimiser: Stage = NONE
+    server_optimiser: Stage = Stage("fedavgm", {"momentum": 0.5})
     noise: Stage = NONE
     root_device: str = ""
     maximum_sample_count: int = 1_000_000

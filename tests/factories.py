@@ -17,7 +17,7 @@ from enclave.models import EnclaveInstance
 from enrollment.services import IssuedToken, issue_token
 from keyring import envelope
 from keyring.services import server_signer
-from qflare_protocol.aggregation_policy import PROTECTIONS, AggregationPolicy
+from qflare_protocol.aggregation_policy import PROTECTIONS
 from qflare_protocol.attestation.limits import left_open
 from qflare_protocol.device_keys import RegisteredKeys, generate_device_keypair
 from qflare_protocol.suites import DEFAULT_SUITE
@@ -25,6 +25,7 @@ from qflare_protocol.tensors import encode_tensors
 from qflare_site.services import record_heartbeat
 from sessions.models import Session, SessionState
 from sessions.qkd import set_qkd_policy
+from tests.policies import screened
 from training.models import (
     Federation,
     ModelVersion,
@@ -65,7 +66,7 @@ def make_federation(name: str = "digits", **terms: Any) -> Federation:
         **{
             "initial_model": small_model(),
             "trainer": "example:Trainer",
-            "policy": AggregationPolicy(),
+            "policy": screened(),
             "actor": ACTOR,
             "now": NOW,
             **terms,

@@ -28,6 +28,7 @@ from qflare_protocol.encoding import frame
 from qflare_protocol.manifest import Manifest, sign_manifest
 from qflare_protocol.tensors import encode_tensors
 from tests.people import OPERATOR, Line, Opened, Person, enrol, opened
+from tests.policies import screened
 from training.models import Federation, Round
 from training.services.federations import create_federation
 from training.services.rounds import open_round
@@ -68,7 +69,7 @@ def make_federation(name: str = "digits", **options: Any) -> Federation:
     members = {
         "initial_model": MODEL,
         "trainer": "tests:Trainer",
-        "policy": AggregationPolicy(maximum_sample_count=1000, maximum_update_bytes=4096),
+        "policy": screened(maximum_sample_count=1000, maximum_update_bytes=4096),
         "actor": OPERATOR,
         "now": timezone.now(),
     }

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from enclave.core.rules.gram import BLOCK_COLUMNS
 from enclave.core.rules.in_memory import Aggregator
-from qflare_protocol.aggregation_policy import AggregationPolicy, Stage
+from qflare_protocol.aggregation_policy import NONE, AggregationPolicy, Stage
 
 Float32 = NDArray[np.float32]
 Run = Callable[[], object]
@@ -39,6 +39,7 @@ class Rule:
             filters=(),
             pre_aggregation=tuple(Stage(name) for name in self.before),
             rule=Stage(self.rule),
+            server_optimiser=NONE,
         )
         return lambda: Aggregator(policy).aggregate(updates, seed=bytes(32))
 

@@ -18,7 +18,7 @@ from bench.measuring import steady
 from enclave.courier import EnclaveHost, PreparedRound, SealedUpdate, aggregate_round, prepare_round
 from enclave.courier import initialise_host_directory as initialise
 from qflare_protocol import pqc
-from qflare_protocol.aggregation_policy import AggregationPolicy, Stage
+from qflare_protocol.aggregation_policy import NONE, AggregationPolicy, Stage
 from qflare_protocol.chunked import CHUNK_BYTES, TAG_BYTES
 from qflare_protocol.cose import Signer
 from qflare_protocol.manifest import Manifest, sign_manifest, verify_manifest
@@ -29,14 +29,9 @@ from qflare_protocol.update import UpdateContext, seal_update
 FEDERATION = bytes(15) + b"f"
 MOST_TIMES = 1.5
 PIPELINES = {
-    "mean": AggregationPolicy(filters=(), rule=Stage("mean")),
-    "clipping, NNM, geometric median": AggregationPolicy(
-        filters=(),
-        tolerated_fraction=0.2,
-        pre_aggregation=(Stage("median-clipping"), Stage("nnm")),
-        rule=Stage("geometric-median"),
-    ),
-    "trimmed mean": AggregationPolicy(filters=(), tolerated_fraction=0.2, rule=Stage("trimmed-mean")),
+    "mean": AggregationPolicy(tolerated_fraction=0.0, pre_aggregation=(), rule=Stage("mean"), server_optimiser=NONE),
+    "the default": AggregationPolicy(),
+    "trimmed mean": AggregationPolicy(pre_aggregation=(), rule=Stage("trimmed-mean"), server_optimiser=NONE),
 }
 
 

@@ -8,6 +8,7 @@ process whose own round fails does not start.
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import BinaryIO
 
 import numpy as np
@@ -17,9 +18,14 @@ from enclave.core.carried import CarriedSeal
 from enclave.core.host import DecisionRecord
 from enclave.core.keys import RoundKeys, WrappingContext, generate_round_keys, unwrap_keys, wrap_keys
 from enclave.core.requests import AggregateRequest, SubmittedManifest, read_request
+from enclave.core.rules.in_memory import Aggregator
+from enclave.core.rules.linear_rules import RULES
+from enclave.core.rules.order_statistics import MOST_ROWS_BY_NETWORK
+from enclave.core.rules.pre_aggregation import PRE_AGGREGATIONS
+from enclave.core.rules.server_optimisers import SERVER_OPTIMISERS
 from enclave.core.streams import FileBlob
 from qflare_protocol import pqc
-from qflare_protocol.aggregation_policy import PROTECTIONS, AggregationPolicy, Stage
+from qflare_protocol.aggregation_policy import NONE, PROTECTIONS, AggregationPolicy, Stage
 from qflare_protocol.attestation import EnclaveClaims, sign_software_evidence
 from qflare_protocol.attestation.evidence import SIGNATURE_ALGORITHM
 from qflare_protocol.cose import Signer
@@ -32,7 +38,7 @@ from qflare_protocol.update import UpdateContext, seal_update
 
 _ROUND, _FEDERATION = bytes(15) + b"r", bytes(15) + b"f"
 _DEVICES = 4
-DUMMY_POLICY = AggregationPolicy(history=0.5, server_optimiser=Stage("fedavgm"))
+DUMMY_POLICY = AggregationPolicy(filters=(Stage("norm-bound"), Stage("consensus-cosine")), history=0.5)
 
 
 class _MemoryCourier:
@@ -58,6 +64,7 @@ def warm_up() -> None:
     Raises `Refusal("enclave-failed")` when it does not come out right.
     """
     _load_signature_schemes()
+    _exercise_every_part()
     keys = _rewrapped(generate_round_keys())
     _dummy_evidence(keys)
     base = encode_tensors({"w": np.ones((4, 3), dtype=np.float32)})
@@ -75,6 +82,34 @@ def warm_up() -> None:
     with ExitStack() as files:
         courier = _MemoryCourier([base, *(blob for _, blob in updates)], files)
         _run(request, keys, courier, DecisionRecord(files.enter_context(_file_of(b"")).fileno()))
+
+
+def _exercise_every_part() -> None:
+    """Run every part of the rules once: what numpy loads on first use is loaded now."""
+    few, many = (
+        np.eye(count, 40, dtype=np.float32) + np.float32(1.0) for count in (_DEVICES, MOST_ROWS_BY_NETWORK + 1)
+    )
+    for policy in every_part():
+        for updates in (few, many):
+            Aggregator(policy).aggregate(updates, seed=bytes(32))
+
+
+def every_part() -> list[AggregationPolicy]:
+    """Return policies that name every registered part at least once."""
+    plain = AggregationPolicy(
+        tolerated_fraction=0.0, filters=(), pre_aggregation=(), rule=Stage("mean"), server_optimiser=NONE
+    )
+    clipping = Stage("quantile-clipping")
+    private = replace(plain, pre_aggregation=(clipping,), noise=Stage("gaussian"))
+    root = replace(plain, filters=(Stage("root-cosine"),), root_device=bytes(16).hex())
+    return [
+        AggregationPolicy(filters=(Stage("norm-bound"), Stage("consensus-cosine")), history=0.5),
+        root,
+        private,
+        *(replace(plain, rule=Stage(name)) for name in RULES),
+        *(replace(plain, pre_aggregation=(Stage(name),)) for name in PRE_AGGREGATIONS if name != clipping.name),
+        *(replace(plain, server_optimiser=Stage(name)) for name in SERVER_OPTIMISERS),
+    ]
 
 
 def _load_signature_schemes() -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from qflare_protocol.aggregation_policy import AggregationPolicy
+from qflare_protocol.aggregation_policy import AggregationPolicy, Stage
 
 NEEDED_ACCURACY = 0.85
 HONEST_REJECTIONS_ALLOWED = 1
@@ -57,7 +57,11 @@ class DemoSettings:
     def policy(self) -> AggregationPolicy:
         """The policy the enclave measures and enforces."""
         return AggregationPolicy(
-            minimum_updates=max(3, (self.devices - self.poisoned) // 2), maximum_sample_count=10_000
+            minimum_updates=max(3, (self.devices - self.poisoned) // 2),
+            tolerated_fraction=0.25,
+            filters=(Stage("norm-bound"), Stage("consensus-cosine")),
+            server_optimiser=Stage("none"),
+            maximum_sample_count=10_000,
         )
 
     def device_names(self) -> list[str]:

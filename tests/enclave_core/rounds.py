@@ -19,6 +19,7 @@ from qflare_protocol.manifest import Manifest, sign_manifest
 from qflare_protocol.round_result import RosterEntry, verify_result
 from qflare_protocol.tensors import decode_tensors, encode_tensors, model_digest
 from qflare_protocol.update import UpdateContext, seal_update
+from tests.policies import screened
 
 ROUND, FEDERATION = b"r" * 16, b"f" * 16
 FEDERATION_KEY = b"F" * 32
@@ -93,7 +94,7 @@ class Round:
     """Submit updates, then `aggregate()`; `hpke_public` and `key_id` may come from a real enclave."""
 
     base: dict = field(default_factory=lambda: {"w": np.linspace(-1, 1, 680, dtype=np.float32).reshape(40, 17)})
-    policy: AggregationPolicy = field(default_factory=AggregationPolicy)
+    policy: AggregationPolicy = field(default_factory=screened)
     prepared: object = None
 
     def __post_init__(self):

@@ -7,11 +7,11 @@ import pytest
 from enclave.core.aggregation import BASE_MODEL
 from enclave.core.host import DecisionRecord
 from enclave.core.rules.server_optimisers import NoOptimiser
-from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.errors import Refusal
 from qflare_protocol.round_result import COSINE_BELOW_MINIMUM, NORM_ABOVE_BOUND, roster_digest, verify_result
 from qflare_protocol.tensors import encode_tensors
 from tests.enclave_core.rounds import MemoryRecord, Round, deltas, device_id, new_signer, reasons
+from tests.policies import screened
 
 SHAPE = (40, 17)
 
@@ -115,7 +115,7 @@ def test_each_source_is_read_at_most_twice_and_a_rejected_one_once():
     ids=str,
 )
 def test_an_update_whose_manifest_does_not_fit_drops_out_alone(claims, reason):
-    policy = AggregationPolicy(maximum_sample_count=1000, maximum_update_bytes=10_000)
+    policy = screened(maximum_sample_count=1000, maximum_update_bytes=10_000)
     entry = honest_round(4, policy=policy)
     alone, alone_model = entry.aggregate()
     entry.submit(deltas(1)[0], **claims)
@@ -309,7 +309,7 @@ def test_the_recorded_inputs_name_updates_roster_policy_and_base_model():
     entry = honest_round(6)
     entry.aggregate()
     entry.aggregate(updates=tuple(entry.submitted[:-1]))
-    entry.aggregate(policy=AggregationPolicy(history=0.5))
+    entry.aggregate(policy=screened(history=0.5))
     entry.aggregate(roster=(*entry.roster, dataclasses.replace(entry.roster[0], device_id=device_id(99))))
     with pytest.raises(Refusal):
         entry.aggregate(base_model_digest=b"x" * 32, updates=tuple(entry.submitted))
@@ -351,7 +351,7 @@ def one_of_a_direction_of_its_own():
 )
 @pytest.mark.parametrize("change", ["one less", "one more"])
 def test_a_round_once_begun_answers_nothing_about_another_set_of_updates(first, minimum, change, record):
-    entry = Round(policy=AggregationPolicy(minimum_updates=minimum))
+    entry = Round(policy=screened(minimum_updates=minimum))
     entry.submit_all(one_of_a_direction_of_its_own())
     entry.submit(deltas(1, seed=7)[0])
     asked_later = tuple(entry.submitted[:-1]) if change == "one less" else tuple(entry.submitted)
@@ -366,7 +366,7 @@ def test_a_round_once_begun_answers_nothing_about_another_set_of_updates(first, 
 
 
 def test_the_same_updates_again_after_too_few_give_the_same_refusal(record):
-    entry = Round(policy=AggregationPolicy(minimum_updates=5))
+    entry = Round(policy=screened(minimum_updates=5))
     entry.submit_all(one_of_a_direction_of_its_own())
     assert too_few(entry, entry.courier(), record) == too_few(entry, entry.courier(), record)
 

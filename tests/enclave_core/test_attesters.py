@@ -27,7 +27,6 @@ from enclave.core.attesters.nitro import NSM_IOCTL_RAW, NitroAttester
 from enclave.core.attesters.tsm import TsmAttester
 from enclave.core.host import HostDirectory, initialise_host_directory
 from enclave.courier import EnclaveHost, prepare_round
-from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.attestation import AppraisalPolicy, PlatformPin, appraise
 from qflare_protocol.attestation.evidence import read_evidence
 from qflare_protocol.errors import Refusal
@@ -35,6 +34,7 @@ from tests.enclave_core.fake_configfs import FakeEntries
 from tests.enclave_core.test_sealing import verdict
 from tests.fake_evidence import CLAIMS, FEDERATION, PINS, ROUND
 from tests.fake_hardware import NOW, ROOTS, Dcap, Nitro, Snp, sgx_body, tdx_body
+from tests.policies import screened
 
 UID = 65534 if os.geteuid() == 0 else os.getuid()
 CHAIN = tuple(Snp().endorsements())
@@ -354,7 +354,7 @@ def host(tmp_path):
 )
 def test_a_sealed_process_refuses_to_start_where_its_platform_is_absent(host, attester, because):
     host = EnclaveHost(host.directory, UID, UID, timeout_seconds=60.0, attester=attester)
-    policy = AggregationPolicy()
+    policy = screened()
     with pytest.raises(Refusal) as caught:
         prepare_round(host, round_id=ROUND, federation_id=FEDERATION, policy=policy, nonce=b"n" * 32)
     assert caught.value.code == "enclave-failed"

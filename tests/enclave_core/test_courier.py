@@ -24,14 +24,15 @@ from enclave.courier import (
     initialise_host_directory,
     prepare_round,
 )
-from qflare_protocol.aggregation_policy import PROTECTIONS, AggregationPolicy
+from qflare_protocol.aggregation_policy import PROTECTIONS
 from qflare_protocol.attestation import AppraisalPolicy, appraise
 from qflare_protocol.cose import key_fingerprint
 from qflare_protocol.errors import Refusal
 from qflare_protocol.tensors import model_digest
 from tests.enclave_core.rounds import FEDERATION, ROUND, Round, deltas, reasons
+from tests.policies import screened
 
-POLICY = AggregationPolicy()
+POLICY = screened()
 TASK = EnclaveTask("prepare", ROUND, FEDERATION, POLICY.maximum_memory_bytes)
 UID = 65534 if os.geteuid() == 0 else os.getuid()
 
@@ -153,7 +154,7 @@ def test_too_few_updates_come_back_with_their_verdicts(host):
 
 def test_a_policy_that_demands_what_this_host_gives_is_served(host):
     given = sorted(name for name, held in prepare(host).claims.protections.items() if held)
-    assert prepare(host, AggregationPolicy(required_protections=tuple(given))).claims.policy.required_protections
+    assert prepare(host, screened(required_protections=tuple(given))).claims.policy.required_protections
 
 
 def test_a_process_without_its_hosts_secrets_says_which_it_lacks(tmp_path):

@@ -21,15 +21,16 @@ from enclave.courier import (
     initialise_host_directory,
     prepare_round,
 )
-from qflare_protocol.aggregation_policy import PROTECTIONS, AggregationPolicy
+from qflare_protocol.aggregation_policy import PROTECTIONS
 from qflare_protocol.encoding import decode, encode
 from qflare_protocol.errors import CATALOGUE, Refusal
 from qflare_protocol.tensors import encode_tensors
 from qflare_protocol.update import HEADER_BYTES, SEALED_KEY_BYTES
 from tests.enclave_core.rounds import FEDERATION, FEDERATION_KEY, ROUND, Round, deltas, new_signer
+from tests.policies import screened
 
 UID = 65534 if os.geteuid() == 0 else os.getuid()
-POLICY = AggregationPolicy()
+POLICY = screened()
 PREPARE = PrepareRequest(ROUND, FEDERATION, POLICY, b"n" * 32).to_map()
 HONEST = Round()
 HONEST.submit_all(deltas(3))

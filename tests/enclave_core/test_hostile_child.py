@@ -8,10 +8,10 @@ import pytest
 from enclave import courier
 from enclave.core.channel import Channel
 from enclave.courier import EnclaveHost, aggregate_round, initialise_host_directory, prepare_round
-from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.encoding import encode
 from qflare_protocol.errors import Refusal
 from tests.enclave_core.rounds import FEDERATION, ROUND, Round, deltas
+from tests.policies import screened
 
 UID = 65534 if os.geteuid() == 0 else os.getuid()
 READY = {"kind": "ready", "measurement": b"m" * 64, "protections": {"seccomp": True}}
@@ -166,6 +166,6 @@ def test_a_refusal_comes_through_without_what_no_column_takes(host, taken_over):
 @pytest.mark.parametrize("evidence", [b"", b"\xff", encode({"attester": "software"}), encode([])])
 def test_evidence_that_is_none_is_refused(host, taken_over, evidence):
     taken_over(framed(READY, {"kind": "prepared", "evidence": evidence, "wrapped_keys": b"w"}))
-    policy = AggregationPolicy()
+    policy = screened()
     terms = {"round_id": ROUND, "federation_id": FEDERATION, "policy": policy, "nonce": b"n" * 32}
     assert refusal_of(prepare_round, host, **terms).code in {"evidence-refused", "malformed-message"}

@@ -9,7 +9,7 @@ import pytest
 
 from enclave.courier import EnclaveHost, SealedProcess, SealedUpdate, aggregate_round, initialise_host_directory
 from enclave.courier import prepare_round as prepare
-from qflare_protocol.aggregation_policy import AggregationPolicy, Stage
+from qflare_protocol.aggregation_policy import NONE, AggregationPolicy, Stage
 from qflare_protocol.manifest import Manifest, sign_manifest
 from qflare_protocol.round_result import RosterEntry
 from qflare_protocol.tensors import encode_tensors, model_digest
@@ -23,15 +23,9 @@ BYTES_PER_UPDATE = 384 << 10
 SLACK = 24 * MIB
 
 PIPELINES = {
-    "decided on the Gram matrix": AggregationPolicy(
-        filters=(),
-        tolerated_fraction=0.2,
-        pre_aggregation=(Stage("median-clipping"), Stage("nnm")),
-        rule=Stage("geometric-median"),
-        server_optimiser=Stage("fedavgm"),
-    ),
+    "decided on the Gram matrix": AggregationPolicy(),
     "by coordinate, with history": AggregationPolicy(
-        filters=(), tolerated_fraction=0.2, rule=Stage("trimmed-mean"), history=0.9
+        pre_aggregation=(), rule=Stage("trimmed-mean"), server_optimiser=NONE, history=0.9
     ),
 }
 

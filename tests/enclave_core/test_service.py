@@ -17,15 +17,16 @@ from enclave.core.measurement import measure
 from enclave.core.requests import PrepareRequest, read_request
 from enclave.core.service import EnclaveState, serve
 from enclave.core.warmup import warm_up
-from qflare_protocol.aggregation_policy import PROTECTIONS, AggregationPolicy
+from qflare_protocol.aggregation_policy import PROTECTIONS
 from qflare_protocol.attestation import AppraisalPolicy, appraise
 from qflare_protocol.cose import Verifier
 from qflare_protocol.errors import Refusal
 from qflare_protocol.round_result import verify_result
 from qflare_protocol.tensors import model_digest
 from tests.enclave_core.rounds import FEDERATION, FEDERATION_KEY, ROUND, Round, deltas, new_signer
+from tests.policies import screened
 
-POLICY = AggregationPolicy()
+POLICY = screened()
 HOST = new_signer()
 ATTESTER = SoftwareAttester(HOST)
 ALL = dict.fromkeys(PROTECTIONS, True)
@@ -168,12 +169,12 @@ def test_after_too_few_updates_another_set_learns_nothing(decisions):
 
 def test_a_changed_policy_does_not_open_the_rounds_keys(decisions):
     entry = full_round()
-    looser = AggregationPolicy(filters=())
+    looser = screened(filters=())
     assert ask_to_aggregate(entry, decisions, policy=looser)["code"] == "decryption-failed"
 
 
 def test_a_missing_protection_that_the_policy_demands_is_refused():
-    demanding = AggregationPolicy(required_protections=("landlock", "seccomp"))
+    demanding = screened(required_protections=("landlock", "seccomp"))
     request = PrepareRequest(ROUND, FEDERATION, demanding, b"n" * 32)
     answer = Conversation(state(protections=ALL | {"landlock": False})).ask(request.to_map())
     assert answer["code"] == "sealing-refused"
@@ -182,7 +183,7 @@ def test_a_missing_protection_that_the_policy_demands_is_refused():
 
 
 def test_a_missing_protection_of_the_tier_that_the_policy_demands_is_refused():
-    demanding = AggregationPolicy(required_tier="full")
+    demanding = screened(required_tier="full")
     request = PrepareRequest(ROUND, FEDERATION, demanding, b"n" * 32)
     assert Conversation(state()).ask(request.to_map())["kind"] == "prepared"
     answer = Conversation(state(protections=ALL | {"namespaces": False})).ask(request.to_map())
@@ -219,7 +220,7 @@ def test_the_dummy_round_of_the_warm_up_comes_out_right():
 
 
 def test_a_warm_up_that_comes_out_wrong_stops_the_process(monkeypatch):
-    monkeypatch.setattr("enclave.core.warmup.DUMMY_POLICY", AggregationPolicy(filters=()))
+    monkeypatch.setattr("enclave.core.warmup.DUMMY_POLICY", screened(filters=()))
     with pytest.raises(Refusal) as caught:
         warm_up()
     assert caught.value.code == "enclave-failed"

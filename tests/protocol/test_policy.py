@@ -37,7 +37,7 @@ def test_a_whole_number_where_a_float_is_meant_is_the_same_policy():
     [
         ("minimum_updates", 4),
         ("tolerated_fraction", 0.1),
-        ("filters", []),
+        ("pre_aggregation", []),
         ("filters", [{"name": "norm-bound", "parameters": {"ratio": 2.5}}]),
         ("pre_aggregation", [{"name": "nnm", "parameters": {}}]),
         ("rule", {"name": "median", "parameters": {}}),

@@ -7,7 +7,8 @@ from enclave.core.rules.in_memory import Aggregator
 from enclave.core.rules.linear_rules import weiszfeld
 from enclave.core.rules.pre_aggregation import StaticClipping
 from enclave.core.rules.span import Span
-from qflare_protocol.aggregation_policy import AggregationPolicy, Stage
+from qflare_protocol.aggregation_policy import Stage
+from tests.policies import bare
 from tests.rules import byzfl_oracle
 from tests.rules.updates import KINDS, updates_of
 
@@ -18,10 +19,9 @@ SIZES = ((11, 2), (20, 6), (25, 5))
 def ours(updates, attackers, rule="mean", *before):
     """Return the pipeline's aggregate of the updates."""
     fraction = (attackers + 0.5) / len(updates)
-    policy = AggregationPolicy(
+    policy = bare(
         minimum_updates=len(updates),
         tolerated_fraction=fraction if rule != "mean" else 0.0,
-        filters=(),
         pre_aggregation=before,
         rule=Stage(rule) if isinstance(rule, str) else rule,
     )
@@ -122,7 +122,7 @@ def test_centered_clipping_carries_its_centre_as_byzfl_does():
     theirs = byzfl_oracle.aggregators().CenteredClipping(L=1, tau=5.0)
     theirs(first.astype(np.float64))
     rule = Stage("centered-clipping", {"absolute_radius": 5.0, "iterations": 1})
-    mine = Aggregator(AggregationPolicy(filters=(), rule=rule))
+    mine = Aggregator(bare(rule=rule))
     mine.aggregate(first)
     assert_agree(mine.aggregate(second)[0], theirs(second.astype(np.float64)))
 

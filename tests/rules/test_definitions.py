@@ -13,12 +13,13 @@ from enclave.core.rules.order_statistics import MOST_ROWS_BY_NETWORK, mean_aroun
 from enclave.core.rules.pre_aggregation import Bucketing, MedianClipping, QuantileClipping
 from enclave.core.rules.server_optimisers import SERVER_OPTIMISERS
 from enclave.core.rules.span import Span
-from qflare_protocol.aggregation_policy import AggregationPolicy, Stage
+from qflare_protocol.aggregation_policy import Stage
+from tests.policies import bare
 from tests.rules.updates import KINDS, updates_of
 
 
 def pipeline(rule, *before, fraction=0.0, **more):
-    return AggregationPolicy(filters=(), pre_aggregation=before, rule=Stage(rule), tolerated_fraction=fraction, **more)
+    return bare(pre_aggregation=before, rule=Stage(rule), tolerated_fraction=fraction, **more)
 
 
 def naive_bulyan(updates, f):
@@ -171,7 +172,7 @@ def test_a_weighted_mean_weighs_by_claimed_samples():
 def test_centered_clipping_moves_no_further_than_its_radius():
     updates = updates_of("huge", 10, 3, columns=100)
     rule = Stage("centered-clipping", {"absolute_radius": 0.5, "iterations": 1})
-    mine, _ = Aggregator(AggregationPolicy(filters=(), rule=rule)).aggregate(updates)
+    mine, _ = Aggregator(bare(rule=rule)).aggregate(updates)
     assert np.linalg.norm(mine) <= 0.5 * 1.0001
 
 

@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -9,14 +9,15 @@ from hypothesis.extra import numpy as npst
 from enclave.core.rules.filters import Sight
 from enclave.core.rules.pipeline import Pipeline, Rows
 from enclave.core.rules.span import Span
-from qflare_protocol.aggregation_policy import AggregationPolicy, Stage
+from qflare_protocol.aggregation_policy import Stage
 from qflare_protocol.round_result import COSINE_BELOW_MINIMUM, NORM_ABOVE_BOUND
 from tests.enclave_core.rounds import deltas
+from tests.policies import SCREENED
 
 
 def policy_with(ratio=3.0, minimum=0.0):
-    return AggregationPolicy(
-        filters=(Stage("norm-bound", {"ratio": ratio}), Stage("consensus-cosine", {"minimum": minimum}))
+    return replace(
+        SCREENED, filters=(Stage("norm-bound", {"ratio": ratio}), Stage("consensus-cosine", {"minimum": minimum}))
     )
 
 

@@ -10,15 +10,16 @@ from enclave.core.rules.noise import NOISES
 from enclave.core.rules.pipeline import Pipeline
 from enclave.core.rules.pre_aggregation import PRE_AGGREGATIONS
 from enclave.core.rules.server_optimisers import SERVER_OPTIMISERS
-from qflare_protocol.aggregation_policy import AggregationPolicy, Stage
+from qflare_protocol.aggregation_policy import Stage
 from qflare_protocol.errors import Refusal
+from tests.policies import bare
 from tests.rules.updates import updates_of
 
 ROBUST = [name for name in RULES if name not in ("mean", "weighted-mean", "bulyan")]
 
 
 def policy(rule="mean", *, filters=(), before=(), fraction=0.0, minimum=20, **more):
-    return AggregationPolicy(
+    return bare(
         minimum_updates=minimum,
         tolerated_fraction=fraction,
         filters=tuple(Stage(name) for name in filters),
