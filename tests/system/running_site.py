@@ -83,15 +83,15 @@ def create_federation(model: Tensors, **options: Any) -> Any:
 
     from django.utils import timezone
 
-    from qflare_protocol.aggregation_policy import AggregationPolicy
     from qflare_protocol.tensors import encode_tensors
+    from tests.policies import screened
     from training.services import federations
 
     return federations.create_federation(
         "system-test",
         initial_model=encode_tensors(model),
         trainer="tests.system.running_site:KnownUpdateTrainer",
-        policy=AggregationPolicy(minimum_updates=3),
+        policy=screened(),
         actor="operator:test",
         now=timezone.now(),
         round_time=timedelta(seconds=120),
