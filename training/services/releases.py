@@ -15,8 +15,8 @@ from training.services.rounds import event_payload
 class LeavingModel:
     """A model on its way out of the enclave; its first piece is a release, whatever becomes of the rest.
 
-    A crash or a lost lease after it has left does not make it unseen: the next attempt is a release
-    of its own, with other noise.
+    A crash or a lost lease after it has left does not make it unseen: the next attempt is entered as a
+    release of its own, although an enclave repeats its noise. The account errs on the safe side.
     """
 
     def __init__(self, round_: Round) -> None:
