@@ -9,12 +9,12 @@ used; only sealed processes read it from then on. Whatever goes wrong with the p
 import logging
 import math
 import os
+import resource
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -48,6 +48,7 @@ __all__ = [
 ]
 
 COPY_BYTES = 1 << 20
+SPARE_DESCRIPTORS = 64
 ROOT = Path(__file__).resolve().parents[1]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -246,6 +247,7 @@ def aggregate_round(
     "carried-rows-lost" for carried rows of other code, policy or host.
     """
     openers = [open_base_model, *(update.open_blob for update in updates), *(row.open_blob for row in carried)]
+    _allow_open_files(len(openers))
     with ExitStack() as stack:
         descriptors = [_descriptor_of(stack.enter_context(opener()), stack) for opener in openers]
         request = AggregateRequest(
@@ -285,14 +287,30 @@ def _attend(
 
 
 def _descriptor_of(blob: BinaryIO, stack: ExitStack) -> int:
-    """Return a blob's descriptor; one that is no file of its own is copied into a file without a name."""
+    """Return a blob's descriptor; one that is no file, as a decrypted base model, is copied into memory without a name.
+
+    It must not touch a disk: the model store keeps its models encrypted.
+    """
     try:
         return blob.fileno()
     except OSError:
-        copy = stack.enter_context(tempfile.TemporaryFile())
+        copy = stack.enter_context(os.fdopen(os.memfd_create("blob"), "w+b"))
         shutil.copyfileobj(blob, copy, COPY_BYTES)
         copy.flush()
         return copy.fileno()
+
+
+def _allow_open_files(blobs: int) -> None:
+    """Raise this process's soft limit of open files where the round's blobs need it.
+
+    Raises `Refusal("enclave-failed")` where the hard limit is below that.
+    """
+    wanted = len(list(Path("/proc/self/fd").iterdir())) + blobs + SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise Refusal("enclave-failed", f"The round needs {wanted} open files; this process may open {hard}.")
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _command(host: EnclaveHost, task: EnclaveTask, descriptor: int) -> list[str]:

@@ -2,10 +2,13 @@
 
 import io
 import os
+import resource
 import signal
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -207,6 +210,37 @@ def test_blobs_are_closed_even_when_the_round_fails(host):
         aggregate(host, entry, updates=updates)
     assert len(opened) == 3
     assert all(file.closed for file in opened)
+
+
+@pytest.fixture
+def few_open_files():
+    """Let this process open few more files, as a service manager's soft limit does; give the limits."""
+    former = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft = len(list(Path("/proc/self/fd").iterdir())) + 20
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, former[1]))
+    yield soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, former)
+
+
+def test_a_round_of_more_updates_than_files_may_be_open_is_aggregated(host, few_open_files):
+    entry = new_round(host, few_open_files + 10)
+    result, _ = aggregate(host, entry)
+    assert len(result.accepted) == few_open_files + 10
+
+
+def test_a_round_of_more_updates_than_the_hard_limit_says_so(host, monkeypatch):
+    entry = new_round(host, 3)
+    monkeypatch.setattr(resource, "getrlimit", lambda name: (60, 60))
+    assert_refused("enclave-failed", "may open 60", aggregate, host, entry)
+
+
+def test_a_blob_in_memory_reaches_the_process_without_touching_a_disk():
+    with ExitStack() as stack:
+        descriptor = courier._descriptor_of(io.BytesIO(b"base model"), stack)
+        assert str(Path(f"/proc/self/fd/{descriptor}").readlink()).startswith("/memfd:")
+        assert os.pread(descriptor, 100, 0) == b"base model"
+    with pytest.raises(OSError, match="descriptor"):
+        os.fstat(descriptor)
 
 
 def test_the_child_inherits_no_secret(monkeypatch):
