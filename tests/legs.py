@@ -23,7 +23,9 @@ from psycopg import sql
 from redis import Redis
 from redis.exceptions import RedisError
 
-PURE = ["tests/protocol", "tests/enclave_core", "tests/docs", "tests/vectors", "tests/qkd", "tests/bench"]
+PURE = [
+    "tests/protocol", "tests/enclave_core", "tests/rules", "tests/docs", "tests/vectors", "tests/qkd", "tests/bench",
+]  # fmt: skip
 """Directories whose tests know neither database nor broker."""
 
 THOROUGH = [

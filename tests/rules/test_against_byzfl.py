@@ -13,7 +13,7 @@ from tests.rules import byzfl_oracle
 from tests.rules.updates import KINDS, updates_of
 
 TOLERANCE = 1e-5
-SIZES = ((11, 2), (20, 6), (25, 5))
+SIZES = ((11, 2), (20, 6), pytest.param((25, 5), marks=pytest.mark.slow))
 
 
 def ours(updates, attackers, rule="mean", *before):

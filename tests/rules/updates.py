@@ -1,5 +1,7 @@
 """Updates for the tests of rules: honest, clustered, and with attackers as the papers describe them."""
 
+from functools import lru_cache
+
 import numpy as np
 
 COLUMNS = 17_000
@@ -8,6 +10,11 @@ KINDS = ("honest", "scattered", "clustered", "sign-flip", "huge", "little-is-eno
 
 def updates_of(kind, count, attackers, *, columns=COLUMNS, seed=7):
     """Return (count, columns) float32 updates; the first `attackers` are those of the named kind, if it has any."""
+    return _made(kind, count, attackers, columns, seed).copy()
+
+
+@lru_cache(maxsize=32)
+def _made(kind, count, attackers, columns, seed):
     generator = np.random.default_rng(seed)
     common = generator.normal(size=columns)
     rows = common + generator.normal(size=(count, columns))
