@@ -54,20 +54,45 @@ class CarriedSeal:
         key = HKDF(hashes.SHA3_512(), KEY_BYTES, salt=None, info=info).derive(self.federation_key)
         return ChunkCipher(key, bytes(PREFIX_BYTES), b"")
 
-    def open(self, row: CarriedRow, blob: Blob, size: int, scratch: memoryview) -> RawRow:
+    def open(self, row: CarriedRow, blob: Blob, size: int, scratch: memoryview) -> "CarriedContent":
         """Return a carried row of that many numbers. Raises `Refusal("carried-rows-lost")` under another key."""
         sealed = HashedBlob(blob, row.digest)
         try:
             cipher = self.cipher(row.name, row.enclave_key_id)
             if not hmac.compare_digest(cipher.header, sealed.read(HEADER_BYTES)):
                 raise Refusal("decryption-failed", "it was made by other code, under another policy or elsewhere.")
-            return RawRow(OpenedStream(sealed, cipher, scratch), size)
+            return CarriedContent(row.name, RawRow(OpenedStream(sealed, cipher, scratch), size))
         except Refusal as refusal:
-            raise Refusal("carried-rows-lost", f"The carried row {row.name} does not open: {refusal.detail}") from None
+            raise _lost(row.name, refusal) from None
 
     def writer(self, name: str, enclave_key_id: bytes, send: Callable[[bytes], None]) -> "CarriedWriter":
         """Return a writer of the row that the enclave leaves."""
         return CarriedWriter(name, enclave_key_id, self.cipher(name, enclave_key_id), send)
+
+
+class CarriedContent:
+    """An open carried row. Whatever is wrong with its bytes is `Refusal("carried-rows-lost")`."""
+
+    def __init__(self, name: str, row: RawRow) -> None:
+        self._name, self._row = name, row
+
+    def read_into(self, row: Float32) -> None:
+        """Fill the contiguous array with the next elements. Raises `Refusal`."""
+        try:
+            self._row.read_into(row)
+        except Refusal as refusal:
+            raise _lost(self._name, refusal) from None
+
+    def finish(self) -> None:
+        """Return when the row has ended as it should. Raises `Refusal`."""
+        try:
+            self._row.finish()
+        except Refusal as refusal:
+            raise _lost(self._name, refusal) from None
+
+
+def _lost(name: str, refusal: Refusal) -> Refusal:
+    return Refusal("carried-rows-lost", f"The carried row {name} does not open: {refusal.detail}")
 
 
 class CarriedWriter:

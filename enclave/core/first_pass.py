@@ -43,6 +43,7 @@ class FirstPass:
         Raises `Refusal`: "too-few-updates" where the root device's update is missing, "carried-rows-lost"
         for a carried row that does not open, "enclave-failed" when a source changes between readings.
         """
+        self._check_state()
         root = self._root_of(candidates)
         updates = [candidate for candidate in candidates if candidate is not root]
         centre = self._sources.carried(CENTRE, self._layout.size) if self._pipeline.carries_centre else None
@@ -67,6 +68,12 @@ class FirstPass:
             for index, refusal in reading.refusals.items()
         ]
         return Seen(survivors, rows, verdicts + ([root.verdict(None, None, None)] if root else []))
+
+    def _check_state(self) -> None:
+        """Read the optimiser's state to its end: what is wrong with it is known before anything leaves."""
+        openers = self._sources.state_rows(self._pipeline.server_optimiser.state, self._layout.size)
+        for _ in SealedRows(openers, self._layout.size).blocks(range(len(openers))):
+            pass
 
     def _root_of(self, candidates: Sequence[Candidate]) -> Candidate | None:
         device_id = self._pipeline.policy.root_device_id

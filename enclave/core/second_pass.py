@@ -13,7 +13,7 @@ from enclave.core.rules.gram import BLOCK_COLUMNS
 from enclave.core.rules.noise import standard_normals
 from enclave.core.rules.pipeline import Decision, Pipeline
 from enclave.core.sources import Courier, Sources
-from enclave.core.streams import Float32, OpenRow
+from enclave.core.streams import Float32
 from qflare_protocol.carried_rows import CarriedRow
 from qflare_protocol.errors import Refusal
 from qflare_protocol.tensors import TensorLayout, encode_header
@@ -87,7 +87,7 @@ class SecondPass:
         """Yield for every range where it starts, and the base model's, updates', centre's and carried state's rows."""
         size, base = self._layout.size, self._sources.base_model()
         centre = self._sources.carried(CENTRE, size) if decision.combination.reads_centre else None
-        state = self._state_openers()
+        state = self._sources.state_rows(self._pipeline.server_optimiser.state, size)
         openers = [lambda: base, *(self._sources.update(survivors[row], self._layout) for row in read)]
         openers += [*([centre] if centre else []), *state]
         rows, initial = SealedRows(openers, size), self._pipeline.server_optimiser.initial
@@ -97,13 +97,6 @@ class SecondPass:
             if not state:
                 carried = np.repeat(np.array([*initial.values()], dtype=np.float32)[:, None], block.shape[1], axis=1)
             yield number * BLOCK_COLUMNS, block[0], block[1:updates_end], block[updates_end:centre_end], carried
-
-    def _state_openers(self) -> list[OpenRow]:
-        openers = [self._sources.carried(name, self._layout.size) for name in self._pipeline.server_optimiser.state]
-        found = [opener for opener in openers if opener is not None]
-        if found and len(found) != len(openers):
-            raise Refusal("carried-rows-lost", "Only a part of the server optimiser's state is there.")
-        return found
 
     def _with_noise(self, aggregate: Float32, deviation: float, start: int) -> Float32:
         if not deviation:

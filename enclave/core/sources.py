@@ -1,5 +1,6 @@
 """Where a round's rows come from: the courier's blobs, opened with the round's keys and the federation's seal."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +11,7 @@ from enclave.core.keys import RoundKeys
 from enclave.core.requests import AggregateRequest
 from enclave.core.rows import SealedRows
 from enclave.core.streams import AnyRow, AveragedRow, Blob, OpenRow, Row, new_scratch, open_base_model, open_delta
+from qflare_protocol.errors import Refusal
 from qflare_protocol.tensors import TensorLayout
 
 BASE_MODEL = 0
@@ -62,6 +64,17 @@ class Sources:
         index, row = self._carried[name]
         source = 1 + len(self._request.updates) + index
         return lambda: self._seal.open(row, self._courier.blob(source), size, self._scratch)
+
+    def state_rows(self, names: Sequence[str], size: int) -> list[OpenRow]:
+        """Return what opens the rows of a state, all or, before its first round, none of them.
+
+        Raises `Refusal("carried-rows-lost")` where only a part is there.
+        """
+        openers = [self.carried(name, size) for name in names]
+        found = [opener for opener in openers if opener is not None]
+        if found and len(found) != len(openers):
+            raise Refusal("carried-rows-lost", "Only a part of the server optimiser's state is there.")
+        return found
 
     def carried_number(self, name: str) -> float | None:
         """Return a carried number. Raises `Refusal("carried-rows-lost")`."""
