@@ -3,7 +3,7 @@
 import tempfile
 import uuid
 from collections.abc import Callable
-from typing import IO
+from typing import IO, Self
 
 from audit.services import record_event
 from enclave.core.second_pass import MODEL
@@ -32,6 +32,13 @@ class Outputs:
         self._model_bytes = 0
         self._rows: dict[str, IO[bytes]] = {}
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for file in self._rows.values():
+            file.close()
+
     def write(self, name: str, piece: bytes) -> None:
         """Take a piece of the output of that name.
 
@@ -56,9 +63,8 @@ class Outputs:
         """Put the rows on stable storage, by name; they count only when the round is published."""
         stored = {}
         for name, file in self._rows.items():
-            with file:
-                file.seek(0)
-                stored[name] = store_blob(pieces_of(file))
+            file.seek(0)
+            stored[name] = store_blob(pieces_of(file))
         return stored
 
 

@@ -154,25 +154,25 @@ def _aggregate(round_: Round, holder: uuid.UUID) -> None:
     started_at, started = timezone.now(), time.monotonic()
     instance = enclave.live_instance(round_.id)
     base, roster, leaving = load_model(round_.base_version), roster_entries(round_), LeavingModel(round_)
-    outputs = Outputs(leaving.take, base_model_bytes=len(base), devices=len(roster))
-    signed, result = enclave.aggregate(
-        instance,
-        federation_id=round_.federation_id,
-        policy=round_.aggregation_policy(),
-        roster=roster,
-        base_model_digest=bytes(round_.base_version.digest),
-        open_base_model=lambda: io.BytesIO(base),
-        updates=_sealed_updates(round_),
-        carried=carried_rows(round_.federation_id),
-        write_output=outputs.write,
-        on_step=lambda name, seconds: log.info("enclave_step", round_id=str(round_.id), step=name, seconds=seconds),
-    )
+    with Outputs(leaving.take, base_model_bytes=len(base), devices=len(roster)) as outputs:
+        signed, result = enclave.aggregate(
+            instance,
+            federation_id=round_.federation_id,
+            policy=round_.aggregation_policy(),
+            roster=roster,
+            base_model_digest=bytes(round_.base_version.digest),
+            open_base_model=lambda: io.BytesIO(base),
+            updates=_sealed_updates(round_),
+            carried=carried_rows(round_.federation_id),
+            write_output=outputs.write,
+            on_step=lambda name, seconds: log.info("enclave_step", round_id=str(round_.id), step=name, seconds=seconds),
+        )
+        carried = outputs.store_carried_rows()
     aggregate_seconds = time.monotonic() - started
     publish_at, publish_started = timezone.now(), time.monotonic()
     sealed = seal_model(round_.federation_id, round_.base_version.number + 1, bytes(leaving.model))
     if sealed.digest != result.model_digest:
         raise Refusal("enclave-failed", "The model that arrived is not the one the enclave signed.")
-    carried = outputs.store_carried_rows()
     with transaction.atomic():
         publish_result(round_, holder, sealed, signed, result, leaving.release)
         replace_carried_rows(round_, bytes(instance.key_id), carried)
