@@ -7,7 +7,7 @@ STAMP := .venv/.installed-requirements
 DEV_STAMP := .venv/.installed-requirements-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all lint bench vectors clean
+.PHONY: help demo serve test test-all lint bench bench-aggregate bench-attacks vectors clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -49,6 +49,15 @@ test: lint ## Lint, then the tests, those of locks and broker on both profiles (
 test-all: export QFLARE_REQUIRE_ALL_LEGS = 1
 test-all: export QFLARE_ALL_TESTS = 1
 test-all: test ## Every test on both profiles, slow ones and coverage too; fails without PostgreSQL or Redis
+
+bench-aggregate: export OPENBLAS_NUM_THREADS = 1
+bench-aggregate: $(STAMP) ## Every rule beside byzfl and Flower, then a round from sealed blobs; ten minutes, 10 GB
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-bench.txt
+	$(BIN)/python -m bench.aggregate --output docs/benchmarks/aggregate.md
+	$(BIN)/python -m bench.aggregate.sealed
+
+bench-attacks: $(DEV_STAMP) ## Every rule under every attack on MNIST; twenty minutes (ARGS="--quick")
+	$(BIN)/python -m bench.attacks $(ARGS)
 
 bench: $(STAMP) ## Cryptography, sealing and handshake beside their references (ARGS="--json"); on an idle machine
 	@$(BIN)/python -m bench.crypto $(ARGS)

@@ -100,7 +100,7 @@ class AggregationPolicy:
     tolerated_fraction: float = 0.2
     filters: tuple[Stage, ...] = ()
     pre_aggregation: tuple[Stage, ...] = (Stage("median-clipping"), Stage("nnm"))
-    rule: Stage = Stage("geometric-median")
+    rule: Stage = Stage("trimmed-mean")
     history: float = 0.0
     server_optimiser: Stage = Stage("fedavgm", {"momentum": 0.5})
     noise: Stage = NONE

@@ -56,6 +56,7 @@ RULES = (
     Rule("median", "order", "median"),
     Rule("mean around the median", "", "meamed"),
     Rule("NNM, trimmed mean", "", "trimmed-mean", ("nnm",)),
+    Rule("clipping, NNM, trimmed mean (default)", "", "trimmed-mean", ("median-clipping", "nnm")),
 )
 
 

@@ -31,7 +31,7 @@ MOST_TIMES = 1.5
 PIPELINES = {
     "mean": AggregationPolicy(tolerated_fraction=0.0, pre_aggregation=(), rule=Stage("mean"), server_optimiser=NONE),
     "the default": AggregationPolicy(),
-    "trimmed mean": AggregationPolicy(pre_aggregation=(), rule=Stage("trimmed-mean"), server_optimiser=NONE),
+    "clipping, NNM, geometric median": AggregationPolicy(rule=Stage("geometric-median"), server_optimiser=NONE),
 }
 
 

@@ -11,6 +11,8 @@ from dataclasses import asdict
 from time import perf_counter
 from typing import Protocol
 
+import numpy as np
+
 from enclave.core.carried import CarriedSeal
 from enclave.core.first_pass import FirstPass, Seen
 from enclave.core.inputs import Candidate, check_manifests
@@ -96,8 +98,9 @@ class Aggregation:
 
     def _check_base_model(self) -> TensorLayout:
         row = self._sources.base_model()
-        for _ in SealedRows([lambda: row], row.layout.size).blocks([0]):
-            pass
+        for block in SealedRows([lambda: row], row.layout.size).blocks([0]):
+            if not np.isfinite(block).all():
+                raise Refusal("invalid-tensors", "The base model holds NaN or infinity.")
         return row.layout
 
     def _decide(self, seen: Seen, verdicts: Sequence[UpdateVerdict]) -> tuple[Decision | None, list[UpdateVerdict]]:

@@ -10,7 +10,7 @@ from enclave.core.carried import CENTRE, RADIUS, CarriedSeal, CarriedWriter, his
 from enclave.core.inputs import Candidate
 from enclave.core.rows import SealedRows
 from enclave.core.rules.gram import BLOCK_COLUMNS
-from enclave.core.rules.noise import standard_normals
+from enclave.core.rules.noise import NOISE_STARTS_AT, standard_normals
 from enclave.core.rules.pipeline import Decision, Pipeline
 from enclave.core.sources import Courier, Sources
 from enclave.core.streams import Float32
@@ -19,8 +19,6 @@ from qflare_protocol.errors import Refusal
 from qflare_protocol.tensors import TensorLayout, encode_header
 
 MODEL = "model"
-NOISE_STARTS_AT = 1
-"""The first normal value of a round's seed goes to the count of the quantile clipping, those after it to the model."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ BYTES_PER_UPDATE = 384 << 10
 SLACK = 24 * MIB
 
 PIPELINES = {
-    "decided on the Gram matrix": AggregationPolicy(),
+    "the default": AggregationPolicy(),
     "by coordinate, with history": AggregationPolicy(
         pre_aggregation=(), rule=Stage("trimmed-mean"), server_optimiser=NONE, history=0.9
     ),
@@ -99,6 +99,6 @@ def test_memory_is_flat_in_the_updates_and_in_the_model(peak, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("count, columns", [(50, 1_000_000), (200, 1_000_000), (10, 10_000_000), (50, 10_000_000)])
 def test_memory_is_flat_for_many_updates_and_a_large_model(peak, count, columns):
-    policy = PIPELINES["decided on the Gram matrix"]
+    policy = PIPELINES["the default"]
     least = peak(policy, 10, 100_000)
     assert peak(policy, count, columns) - least < SLACK + (count - 10) * BYTES_PER_UPDATE

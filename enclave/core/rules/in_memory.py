@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enclave.core.rules.gram import BLOCK_COLUMNS, gram_of, look
-from enclave.core.rules.noise import standard_normals
+from enclave.core.rules.noise import NOISE_STARTS_AT, standard_normals
 from enclave.core.rules.pipeline import Decision, Pipeline, Rows, needs_gram
 from enclave.core.rules.span import Span
 from qflare_protocol.aggregation_policy import AggregationPolicy
@@ -109,9 +109,9 @@ class Aggregator:
         for block in source.blocks(rows):
             part = combination.combine(block)
             if decision.noise_deviation:
-                part = part + (decision.noise_deviation * standard_normals(seed, start + 1, len(part))).astype(
-                    np.float32
-                )
+                part = part + (
+                    decision.noise_deviation * standard_normals(seed, NOISE_STARTS_AT + start, len(part))
+                ).astype(np.float32)
             aggregate[start : start + len(part)] = part
             start += len(part)
         return aggregate

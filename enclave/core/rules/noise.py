@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from enclave.core.rules.part import Need, Part, Registry, parameter
 
 NORMALS_PER_VALUE = 4
+NOISE_STARTS_AT = 1
+"""The first normal value of a round's seed goes to the count of the quantile clipping, those after it to the model."""
+
 _BLOCKS_PER_VALUE = NORMALS_PER_VALUE * 8 // 16
 
 Float64 = NDArray[np.float64]
