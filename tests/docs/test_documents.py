@@ -114,7 +114,12 @@ def required(file):
 
 
 @pytest.mark.parametrize(
-    ("heading", "file"), [("At run time", "requirements.txt"), ("For tests and checks", "requirements-dev.txt")]
+    ("heading", "file"),
+    [
+        ("At run time", "requirements.txt"),
+        ("For tests and checks", "requirements-dev.txt"),
+        ("For benchmarks", "requirements-bench.txt"),
+    ],
 )
 def test_every_requirement_has_its_reason_and_no_other_does(heading, file):
     text = (ROOT / "docs/dependencies.md").read_text().partition(f"## {heading}")[2].partition("\n## ")[0]
