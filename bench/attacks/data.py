@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from edge_client.examples.digits_data import LabelledImages, held_out, shard
+
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
 CLASSES = 10
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 IDX_UNSIGNED_BYTES = 0x08
-DIGITS_HELD_OUT = 5
-"""Every so manieth of scikit-learn's digits is held out; MNIST brings its own test set."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,13 @@ def read_idx(path: Path) -> Pixels:
 
 
 def load_digits() -> ImageData:
-    """Return scikit-learn's 1,797 handwritten digits of 8 by 8 pixels (Alpaydin, Kaynak 1998)."""
-    from sklearn.datasets import load_digits as load
+    """Return scikit-learn's 1,797 handwritten digits of 8 by 8 pixels as the demo splits them."""
+    parts = shard(0, 1, alpha=1.0, seed=0), held_out(0)
+    return ImageData("scikit-learn's digits", *(_as_images(part) for part in parts))
 
-    digits = load()
-    pixels, labels = np.rint(digits.data / 16 * 255).astype(np.uint8), digits.target.astype(np.int64)
-    held_out = np.arange(len(labels)) % DIGITS_HELD_OUT == 0
-    parts = (Images(pixels[rows], labels[rows]) for rows in (~held_out, held_out))
-    return ImageData("scikit-learn's digits", *parts)
+
+def _as_images(part: LabelledImages) -> Images:
+    return Images(np.rint(part.features * 255).astype(np.uint8), part.labels)
 
 
 def _idx_file(folder: Path, name: str) -> Path:

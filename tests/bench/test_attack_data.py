@@ -52,7 +52,7 @@ def test_images_without_their_labels_are_refused(tmp_path):
 
 def test_the_digits_are_split_into_parts_without_overlap():
     data = load_digits()
-    assert (len(data.training), len(data.held_out)) == (1437, 360)
+    assert (len(data.training), len(data.held_out)) == (1438, 359)
     assert data.training.pixels.max() == 255
 
 
