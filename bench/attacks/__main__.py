@@ -48,7 +48,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name, choices in (("rules", PIPELINES), ("attacks", ATTACK_NAMES), ("settings", SETTINGS)):
         names = list(choices)
         parser.add_argument(f"--{name}", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("--seeds", type=int, default=2, help="runs of each experiment (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each experiment (default: %(default)s)")
     parser.add_argument("--processes", type=int, default=2, help="workers (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help=f"f = 4 and {', '.join(QUICK_ATTACKS)} only")
     parser.add_argument("--json", action="store_true", help="print every run as JSON for machines")

@@ -85,7 +85,10 @@ RULES = (
 )  # fmt: skip
 """Every rule by itself."""
 CLIPPED_AND_MIXED = (MEDIAN_CLIPPING, NNM)
-SERVER_MOMENTUM = Stage("fedavgm", {"momentum": 0.9, "learning_rate": 1.0})
+MOMENTUM_TWOFOLD, MOMENTUM_TENFOLD = (
+    Stage("fedavgm", {"momentum": momentum, "learning_rate": 1.0}) for momentum in (0.5, 0.9)
+)
+"""Server momentum, whose steps come to 1 / (1 - momentum) times an aggregate that stays the same."""
 HISTORY = 0.9
 
 
@@ -95,7 +98,8 @@ def _candidate(
     """Return a pipeline that is named by its parts in their order."""
     parts = [f"history {history:g}"] if history else []
     parts += [*(stage.name for stage in pre_aggregation), rule]
-    parts += [] if server_optimiser == NO_OPTIMISER else [server_optimiser.name]
+    if server_optimiser != NO_OPTIMISER:
+        parts.append(f"{server_optimiser.name} {server_optimiser.parameters['momentum']:g}")
     return Pipeline(", ".join(parts), Stage(rule), pre_aggregation, (), history, server_optimiser)
 
 
@@ -106,9 +110,11 @@ CANDIDATES = (
     _candidate("centered-clipping", history=HISTORY),
     _candidate("geometric-median", *CLIPPED_AND_MIXED),
     _candidate("geometric-median", *CLIPPED_AND_MIXED, history=HISTORY),
-    _candidate("centered-clipping", server_optimiser=SERVER_MOMENTUM),
-    _candidate("mean", *CLIPPED_AND_MIXED, server_optimiser=SERVER_MOMENTUM),
-    _candidate("geometric-median", *CLIPPED_AND_MIXED, server_optimiser=SERVER_MOMENTUM),
+    _candidate("centered-clipping", server_optimiser=MOMENTUM_TWOFOLD),
+    _candidate("geometric-median", *CLIPPED_AND_MIXED, server_optimiser=MOMENTUM_TENFOLD),
+    _candidate("geometric-median", *CLIPPED_AND_MIXED, server_optimiser=MOMENTUM_TWOFOLD),
+    _candidate("trimmed-mean", ARC, NNM, server_optimiser=MOMENTUM_TWOFOLD),
+    _candidate("trimmed-mean", *CLIPPED_AND_MIXED, server_optimiser=MOMENTUM_TWOFOLD),
 )
 """What the default was chosen from."""
 DEFAULT = CANDIDATES[-1].name

@@ -67,12 +67,16 @@ def _parts(images: Images, federation: Federation, generator: np.random.Generato
 
 
 class Attackers:
-    """The last f devices. With a history they steer its averages, which they know, and not single updates."""
+    """The last f devices. With a history they steer its averages, which they know, and not single updates.
+
+    What they make their attack of are the averages of what everybody trained, themselves included: of their
+    own forged ones an attack that boosts would go to infinity by itself.
+    """
 
     def __init__(self, count: int, attack: Attack, beta: float, generator: np.random.Generator) -> None:
         self._count, self._attack, self._generator = count, attack, generator
         self._craft = attack.new_craft()
-        self._history = History(beta)
+        self._sent, self._trained = History(beta), History(beta)
 
     def poisoned(self, parts: list[Images]) -> list[Images]:
         """Return the devices' data, the attackers' as they train on it."""
@@ -89,38 +93,35 @@ class Attackers:
         """Return all devices' updates, given those that were trained."""
         if not self._attack.trains:
             deltas = np.concatenate([deltas, np.zeros((self._count, deltas.shape[1]), np.float32)])
-        averages = self._history.seen(deltas)
         honest = len(deltas) - self._count
+        trained = self._trained.take(deltas)
         if self._count:
-            crafted = self._craft(View(averages[:honest], averages[honest:], self._generator))
-            deltas[honest:] = self._history.needed(crafted, slice(honest, None))
-        self._history.advance(deltas)
+            crafted = self._craft(View(trained[:honest], trained[honest:], self._generator))
+            deltas[honest:] = self._sent.needed(crafted, slice(honest, None))
+        self._sent.take(deltas)
         return deltas
 
 
 class History:
-    """The attackers' own reckoning of the per-device averages that the aggregation keeps."""
+    """Averages per device as the aggregation keeps them: once of what is sent, and once of what was trained."""
 
     def __init__(self, beta: float) -> None:
         self._beta = np.float32(beta)
         self._averages: Matrix | None = None
 
-    def seen(self, deltas: Matrix) -> Matrix:
-        """Return the averages with these updates."""
+    def take(self, deltas: Matrix) -> Matrix:
+        """Return the averages with these updates, and keep them."""
         if self._averages is None or not self._beta:
-            return deltas.copy()
-        return self._beta * self._averages + (1 - self._beta) * deltas
+            self._averages = deltas.copy()
+        else:
+            self._averages = self._beta * self._averages + (1 - self._beta) * deltas
+        return self._averages
 
     def needed(self, averages: Matrix, devices: slice) -> Matrix:
         """Return the updates that make the averages of these devices what they are to be."""
         if self._averages is None or not self._beta:
             return averages
         return (averages - self._beta * self._averages[devices]) / (1 - self._beta)
-
-    def advance(self, deltas: Matrix) -> None:
-        """Take in what was sent."""
-        if self._beta:
-            self._averages = self.seen(deltas)
 
 
 def judge(network: Network, model: Vector, held_out: Images) -> Outcome:

@@ -42,8 +42,7 @@ def test_attackers_steer_the_averages_that_the_history_keeps():
     attackers, enclave = Attackers(2, BY_NAME["inner product 2"], 0.9, generator), History(0.9)
     for _ in range(3):
         sent = attackers.tamper(generator.normal(size=(8, 5)).astype(np.float32))
-        averages = enclave.seen(sent)
-        enclave.advance(sent)
+        averages = enclave.take(sent)
         assert averages[8] == pytest.approx(-2 * averages[:8].mean(axis=0), abs=1e-5)
 
 

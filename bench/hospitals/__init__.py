@@ -1,0 +1,1 @@
+"""Four real hospitals learn together: the figures of docs/tutorials/four-hospitals.md."""
