@@ -15,11 +15,12 @@ from bench.attacks.attacks import ATTACKS
 from bench.attacks.data import load_images
 from bench.attacks.experiments import SETTINGS, jobs_of, run_all
 from bench.attacks.pipelines import BY_NAME as PIPELINES
-from bench.attacks.pipelines import DEFAULT
+from bench.attacks.pipelines import DEFAULT, FINALISTS
 from bench.attacks.report import lines_by_setting, plot, put_between_marks, table
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks" / "attacks.md"
 ATTACK_NAMES = tuple(attack.name for attack in ATTACKS)
+FINALISTS_SEEDS = 3
 QUICK_ATTACKS = ("sign flip", "inner product 2", "min-max against")
 
 
@@ -34,11 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     lines = lines_by_setting(results)
     text = "\n".join(f"### {setting.capitalize()}\n\n{table(of_setting)}" for setting, of_setting in lines.items())
-    minutes = (time.monotonic() - started) / 60
-    notes = f"Data: {data.name}. Seeds: {options.seeds}. {len(results)} runs in {minutes:.0f} minutes.\n\n"
+    notes = f"Data: {data.name}. Seeds: {options.seeds}. {len(results)} runs.\n\n"
+    sys.stderr.write(f"It took {(time.monotonic() - started) / 60:.0f} minutes.\n")
     if options.write:
-        put_between_marks(PAGE, "tables", notes + text)
-        PAGE.with_name("attacks.svg").write_text(plot(lines, DEFAULT), encoding="utf-8")
+        put_between_marks(PAGE, "finalists" if options.finalists else "tables", notes + text)
+        if not options.finalists:
+            PAGE.with_name("attacks.svg").write_text(plot(lines, DEFAULT), encoding="utf-8")
     else:
         sys.stdout.write(notes + text)
 
@@ -47,17 +49,22 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.attacks", description=__doc__)
     for name, choices in (("rules", PIPELINES), ("attacks", ATTACK_NAMES), ("settings", SETTINGS)):
         names = list(choices)
-        parser.add_argument(f"--{name}", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+        parser.add_argument(f"--{name}", nargs="+", choices=names, default=names, metavar="NAME", help="; ".join(names))
     parser.add_argument("--seeds", type=int, default=1, help="runs of each experiment (default: %(default)s)")
     parser.add_argument("--processes", type=int, default=2, help="workers (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help=f"f = 4 and {', '.join(QUICK_ATTACKS)} only")
+    parser.add_argument("--finalists", action="store_true", help="the best pipelines alone, f = 4, three seeds")
     parser.add_argument("--json", action="store_true", help="print every run as JSON for machines")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks/attacks.md and .svg")
     options = parser.parse_args(arguments)
     if options.seeds < 1 or options.processes < 1:
         parser.error("--seeds and --processes must be at least 1")
+    if options.quick or options.finalists:
+        options.settings = [name for name in SETTINGS if name.endswith("4")]
     if options.quick:
-        options.attacks, options.settings = list(QUICK_ATTACKS), [name for name in SETTINGS if name.endswith("4")]
+        options.attacks = list(QUICK_ATTACKS)
+    if options.finalists:
+        options.rules, options.seeds = list(FINALISTS), FINALISTS_SEEDS
     return options
 
 

@@ -100,7 +100,7 @@ class LocalTraining:
     """So many steps of stochastic gradient descent per round; a fixed number keeps norms alike on unlike parts."""
 
     steps: int = 10
-    batch: int = 16
+    batch: int = 32
     learning_rate: float = 0.1
 
     def deltas(

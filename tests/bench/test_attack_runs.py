@@ -72,6 +72,13 @@ def test_the_quick_run_is_a_part_of_the_whole():
     assert DEFAULT in PIPELINES
 
 
+def test_the_finalists_run_on_several_seeds():
+    finalists = command._options(["--finalists"])
+    assert DEFAULT in finalists.rules
+    assert set(finalists.rules) < set(PIPELINES)
+    assert finalists.seeds > command._options([]).seeds
+
+
 @pytest.mark.parametrize("arguments", [["--seeds", "0"], ["--processes", "0"], ["--rules", "voodoo"]])
 def test_nonsense_is_refused(arguments, capsys):
     with pytest.raises(SystemExit):
