@@ -5,9 +5,9 @@ from collections.abc import Callable
 from bench.attacks.pipelines import BY_NAME as PIPELINES
 from bench.attacks.pipelines import DEFAULT, Pipeline, enclave_aggregate
 from bench.attacks.run import Aggregate
-from bench.hospitals.privacy import noise_multiplier
 from bench.hospitals.study import ROUNDS
 from qflare_protocol.aggregation_policy import SMALLEST_MINIMUM, AggregationPolicy, Stage
+from training.privacy import noise_for
 
 HOSPITALS, POISONERS = 4, 1
 HOSPITAL_CLIP = 0.3
@@ -35,7 +35,7 @@ def hospital_privacy(epsilon: float, delta: float) -> Aggregate:
             rule=Stage("mean"),
             noise=Stage(
                 "gaussian",
-                {"noise_multiplier": noise_multiplier(epsilon, delta, ROUNDS), "expected_cohort": HOSPITALS},
+                {"noise_multiplier": noise_for(ROUNDS, epsilon, delta), "expected_cohort": HOSPITALS},
             ),
         )
     )

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from bench.attacks.run import Aggregate
 from bench.attacks.training import Matrix, Network, Vector, softmax
-from bench.hospitals.privacy import noise_multiplier
 from edge_client.examples.heart_disease_data import FEATURES, Patients
+from training.privacy import noise_for
 
 ROUNDS, LOCAL_STEPS, LEARNING_RATE = 30, 5, 0.2
 PRIVATE_LEARNING_RATE, CLIP = 1.0, 1.0
@@ -29,10 +30,10 @@ class Privacy:
     epsilon: float
     delta: float = 1e-4
 
-    @property
+    @cached_property
     def multiplier(self) -> float:
         """The noise on the sum of clipped gradients, in multiples of the clipping norm; none for infinite epsilon."""
-        return 0.0 if math.isinf(self.epsilon) else noise_multiplier(self.epsilon, self.delta, ROUNDS)
+        return 0.0 if math.isinf(self.epsilon) else noise_for(ROUNDS, self.epsilon, self.delta)
 
 
 def train(

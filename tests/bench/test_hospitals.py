@@ -5,9 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from bench.hospitals import measures, privacy
+from bench.attacks.training import Network
+from bench.hospitals import __main__ as command
+from bench.hospitals import measures, study
 from edge_client.examples import heart_disease_data as data
 
+NETWORK = Network(data.FEATURES, 0, 2)
 ROWS = """\
 63.0,1.0,1.0,145.0,233.0,1.0,2.0,150.0,0.0,2.3,3.0,0.0,6.0,0
 32,0,4,0,0,?,?,127,1,.7,?,?,?,3
@@ -62,18 +65,30 @@ def test_a_split_keeps_the_share_of_the_ill_and_loses_nobody():
     assert (data.split(whole, 2)[1].features != held_out.features).any()
 
 
-def test_the_accountant_agrees_with_the_integral_of_the_privacy_loss():
-    epsilon, mu = 1.5, 0.8
-    x = np.linspace(-12, 12, 400_001)
-    with_patient, without = (np.exp(-((x - shift) ** 2) / 2) / math.sqrt(2 * math.pi) for shift in (mu, 0))
-    delta = np.maximum(with_patient - math.exp(epsilon) * without, 0).sum() * (x[1] - x[0])
-    assert privacy.delta_of(epsilon, mu) == pytest.approx(delta, rel=1e-6)
+@pytest.mark.parametrize("epsilon", [3.0, math.inf])
+def test_a_private_step_clips_every_patient_and_adds_the_noise_that_the_budget_asks_for(epsilon):
+    generator, network = np.random.default_rng(0), NETWORK
+    features = generator.normal(size=(50, data.FEATURES)).astype(np.float32) * 100
+    patients = data.Patients(features, (features[:, 0] > 0).astype(np.float32))
+    privacy, model = study.Privacy(epsilon), np.zeros(network.size, np.float32)
+    changes = [study.train(network, model, patients, privacy, np.random.default_rng(seed)) for seed in range(200)]
+    scale = study.PRIVATE_LEARNING_RATE * study.CLIP
+    assert np.linalg.norm(np.mean(changes, axis=0)) < scale * 1.3
+    assert np.std(changes, axis=0).mean() == pytest.approx(scale * privacy.multiplier / 50, rel=0.1, abs=1e-6)
 
 
-@pytest.mark.parametrize(("epsilon", "releases"), [(1.0, 1), (1.0, 30), (10.0, 30)])
-def test_the_noise_is_what_the_budget_allows_and_no_more(epsilon, releases):
-    multiplier = privacy.noise_multiplier(epsilon, 1e-4, releases)
-    assert privacy.delta_of(epsilon, math.sqrt(releases) / multiplier) == pytest.approx(1e-4, rel=1e-6)
+def test_each_hospital_alone_together_and_pooled_learn_what_can_be_learnt():
+    generator = np.random.default_rng(1)
+    hospitals = []
+    for _ in range(4):
+        features = generator.normal(size=(60, data.FEATURES)).astype(np.float32)
+        hospitals.append(data.Patients(features, (features[:, 0] > 0).astype(np.float32)))
+    at = command.Split.of(hospitals, 0)
+    for method in (command.alone(), command.federated(), command.pooled()):
+        *by_hospital, everybody, area = command.judge(NETWORK, method(NETWORK, at), at.held_out)
+        assert len(by_hospital) == 4
+        assert everybody > 0.7
+        assert area > 0.8
 
 
 def test_the_area_under_the_curve_counts_pairs():
