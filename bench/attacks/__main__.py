@@ -20,7 +20,7 @@ from bench.attacks.report import lines_by_setting, plot, put_between_marks, tabl
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks" / "attacks.md"
 ATTACK_NAMES = tuple(attack.name for attack in ATTACKS)
-FINALISTS_SEEDS = 3
+FINALISTS_SEEDS = 2
 QUICK_ATTACKS = ("sign flip", "inner product 2", "min-max against")
 
 
@@ -53,7 +53,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1, help="runs of each experiment (default: %(default)s)")
     parser.add_argument("--processes", type=int, default=2, help="workers (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help=f"f = 4 and {', '.join(QUICK_ATTACKS)} only")
-    parser.add_argument("--finalists", action="store_true", help="the best pipelines alone, f = 4, three seeds")
+    parser.add_argument("--finalists", action="store_true", help="the best pipelines alone, f = 4, two seeds")
     parser.add_argument("--json", action="store_true", help="print every run as JSON for machines")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks/attacks.md and .svg")
     options = parser.parse_args(arguments)

@@ -118,8 +118,8 @@ CANDIDATES = (
     _candidate("geometric-median", *CLIPPED_AND_MIXED, server_optimiser=MOMENTUM_TENFOLD),
     _candidate("geometric-median", *CLIPPED_AND_MIXED, filters=FILTERS, server_optimiser=MOMENTUM_TWOFOLD),
     _candidate("trimmed-mean", ARC, NNM, server_optimiser=MOMENTUM_TWOFOLD),
-    _candidate("trimmed-mean", *CLIPPED_AND_MIXED, server_optimiser=MOMENTUM_TWOFOLD),
     _candidate("geometric-median", *CLIPPED_AND_MIXED, server_optimiser=MOMENTUM_TWOFOLD),
+    _candidate("trimmed-mean", *CLIPPED_AND_MIXED, server_optimiser=MOMENTUM_TWOFOLD),
 )
 """What the default was chosen from."""
 DEFAULT = CANDIDATES[-1].name

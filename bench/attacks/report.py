@@ -8,7 +8,7 @@ from statistics import fmean
 
 from bench.attacks.attacks import ATTACKS, BACKDOORS, BY_NAME, NONE
 
-BAR_LEFT, BAR_WIDTH, LINE_HEIGHT, HEAD = 330, 280, 20, 54
+BAR_LEFT, BAR_WIDTH, LINE_HEIGHT, HEAD = 560, 240, 20, 54
 PANEL_WIDTH = BAR_WIDTH + 50
 
 

@@ -5,11 +5,11 @@ import pytest
 
 from bench.attacks import __main__ as command
 from bench.attacks import experiments
-from bench.attacks.attacks import BY_NAME, NONE
+from bench.attacks.attacks import BY_NAME, NONE, View
 from bench.attacks.data import load_digits
 from bench.attacks.pipelines import BY_NAME as PIPELINES
 from bench.attacks.pipelines import CANDIDATES, DEFAULT, RULES
-from bench.attacks.published import FEDERATION, MOMENTUM, RADIUS, comparison, pipeline
+from bench.attacks.published import FEDERATION, MOMENTUM, RADIUS, WithoutMomentum, comparison, pipeline
 from bench.attacks.run import Attackers, Federation, History, Outcome, run
 from bench.attacks.training import LocalTraining
 
@@ -102,6 +102,15 @@ def test_the_published_experiment_is_the_papers_in_the_enclaves_terms():
         assert change == pytest.approx(-rate * centre, rel=1e-3, abs=1e-5)
 
 
+def test_the_authors_flippers_send_their_gradient_without_momentum():
+    generator, trained, craft = np.random.default_rng(0), History(MOMENTUM), WithoutMomentum(-1)
+    for number in range(3):
+        steps = generator.normal(size=(2, 5)).astype(np.float32)
+        own = trained.take(steps)
+        sent = craft(View(np.zeros((3, 5), np.float32), own, generator))
+        assert sent == pytest.approx(-(1 - MOMENTUM) * steps, abs=1e-6), number
+
+
 def test_the_comparison_stands_beside_what_was_published():
-    text = comparison({"none": [0.98, 0.96], "sign flip": [0.95, 0.95]})
-    assert text.splitlines()[2:] == ["| none |  | 97.0 ± 1.4 | +0.0 |", "| sign flip | 97.8 | 95.0 ± 0.0 | -2.0 |"]
+    text = comparison({"no attack": [0.98, 0.96], "bit flip": [0.95, 0.95]})
+    assert text.splitlines()[2:] == ["| no attack |  | 97.0 ± 1.4 | +0.0 |", "| bit flip | 97.8 | 95.0 ± 0.0 | -2.0 |"]
