@@ -13,6 +13,7 @@ from typing import Any
 from qflare_protocol.encoding import digest, encode
 from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import exact_bytes, exact_map, finite_number, short_text, whole_number
+from qflare_protocol.ranges import MAX_RANGES
 from qflare_protocol.sealing_tier import sealing_tier
 
 SMALLEST_MINIMUM = 3
@@ -94,6 +95,7 @@ class AggregationPolicy:
     - maximum_memory_bytes: address space of the sealed process in bytes, 512 MiB to 1 TiB.
     - required_tier: name of the sealing tier without which the enclave does not work, see `sealing_tier`.
     - required_protections: further names from `PROTECTIONS` without which it does not.
+    - ranges: among how many sealed processes the model's columns are shared out, 1 to 16.
     """
 
     minimum_updates: int = SMALLEST_MINIMUM
@@ -110,12 +112,14 @@ class AggregationPolicy:
     maximum_memory_bytes: int = 4096 * _MIB
     required_tier: str = "none"
     required_protections: tuple[str, ...] = ()
+    ranges: int = 1
 
     def __post_init__(self) -> None:
         whole_number(self.minimum_updates, SMALLEST_MINIMUM, 1_000_000, what="minimum_updates", code=_CODE)
         whole_number(self.maximum_sample_count, 1, 10**9, what="maximum_sample_count", code=_CODE)
         whole_number(self.maximum_update_bytes, 4096, 1 << 36, what="maximum_update_bytes", code=_CODE)
         whole_number(self.maximum_memory_bytes, 512 * _MIB, 1 << 40, what="maximum_memory_bytes", code=_CODE)
+        whole_number(self.ranges, 1, MAX_RANGES, what="ranges", code=_CODE)
         fraction = finite_number(self.tolerated_fraction, 0.0, 0.499, what="tolerated_fraction", code=_CODE)
         history = finite_number(self.history, 0.0, 0.999, what="history", code=_CODE)
         object.__setattr__(self, "tolerated_fraction", fraction)  # a float always: 0 and 0.0 are one policy
@@ -139,17 +143,21 @@ class AggregationPolicy:
         return bytes.fromhex(self.root_device) or None
 
     def to_map(self) -> dict[str, Any]:
-        """Return the policy as a map for CBOR or JSON."""
-        return asdict(self) | {
+        """Return the policy as a map for CBOR or JSON; one range is not named."""
+        members = asdict(self) | {
             "filters": [stage.to_map() for stage in self.filters],
             "pre_aggregation": [stage.to_map() for stage in self.pre_aggregation],
             "required_protections": list(self.required_protections),
         }
+        if self.ranges == 1:
+            del members["ranges"]
+        return members
 
     @classmethod
     def from_map(cls, value: object) -> "AggregationPolicy":
         """Read a policy strictly. Raises `Refusal("policy-refused")`."""
-        members = dict(exact_map(value, _MEMBERS, what="aggregation policy", code=_CODE))
+        named = _MEMBERS if isinstance(value, dict) and value.get("ranges", 1) != 1 else _MEMBERS - {"ranges"}
+        members = dict(exact_map(value, named, what="aggregation policy", code=_CODE))
         for name in ("filters", "pre_aggregation"):
             members[name] = tuple(Stage.from_map(stage) for stage in _list(members[name], name))
         for name in ("rule", "server_optimiser", "noise"):

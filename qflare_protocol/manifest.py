@@ -1,12 +1,13 @@
 """The manifest: what a device says, and signs, about the update it has sealed for one round."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, astuple, dataclass, field, fields
 from typing import Any
 
 from qflare_protocol.cose import Signer, Verifier, sign1, unverified_payload, verify1
 from qflare_protocol.encoding import digest
 from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import exact_bytes, exact_map, finite_number, short_text, whole_number
+from qflare_protocol.ranges import MAX_RANGES
 
 PURPOSE = "update manifest"
 FORM = "delta"
@@ -27,12 +28,29 @@ _BYTE_FIELDS = {
 
 
 @dataclass(frozen=True)
+class UpdatePart:
+    """What is sealed to one range's process: its 32-byte key id, and the part's size and BLAKE3 digest (32 bytes)."""
+
+    enclave_key_id: bytes
+    ciphertext_bytes: int
+    ciphertext_digest: bytes
+
+    def __post_init__(self) -> None:
+        exact_bytes(self.enclave_key_id, 32, what=f"enclave_key_id of a part of the {_WHAT}")
+        whole_number(self.ciphertext_bytes, 1, 1 << 40, what=f"ciphertext_bytes of a part of the {_WHAT}")
+        exact_bytes(self.ciphertext_digest, 32, what=f"ciphertext_digest of a part of the {_WHAT}")
+
+
+@dataclass(frozen=True)
 class Manifest:
     """One device's update to one round.
 
     Ids are 16-byte UUIDs. `base_model_digest` and `ciphertext_digest` are BLAKE3 (32 bytes),
     `ciphertext_bytes` is the sealed update's size, `enclave_key_id` names the round key it is sealed
-    to, and `form` is "delta": the tensors are new weights minus base weights.
+    to, and `form` is "delta": the tensors are new weights minus base weights. Where several processes
+    share the model, `parts` says what is sealed to each, in order; `ciphertext_digest` and
+    `ciphertext_bytes` are of all parts one after another, `enclave_key_id` is the first one's. An update
+    that is sealed to one process has no parts.
 
     Raises `Refusal("sample-count-refused")` for a sample count that is not a whole number from 1,
     and `Refusal("malformed-message")` for every other member out of form.
@@ -48,6 +66,7 @@ class Manifest:
     enclave_key_id: bytes
     metrics: dict[str, float] = field(default_factory=dict)
     form: str = FORM
+    parts: tuple[UpdatePart, ...] = ()
 
     def __post_init__(self) -> None:
         for name, length in _BYTE_FIELDS.items():
@@ -57,18 +76,47 @@ class Manifest:
         if self.form != FORM:
             raise Refusal("malformed-message", f"The form of an update is {FORM!r}.")
         object.__setattr__(self, "metrics", _checked_metrics(self.metrics))
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        if not self.parts:
+            return
+        if not 2 <= len(self.parts) <= MAX_RANGES:
+            raise Refusal("malformed-message", f"An update has 2 to {MAX_RANGES} parts, or none.")
+        if sum(part.ciphertext_bytes for part in self.parts) != self.ciphertext_bytes:
+            raise Refusal("malformed-message", "The parts of an update are together as long as it is.")
+        if self.parts[0].enclave_key_id != self.enclave_key_id:
+            raise Refusal("malformed-message", "An update names the key of its first part.")
+
+    @property
+    def key_ids(self) -> tuple[bytes, ...]:
+        """The ids of the enclave keys that the update is sealed to, in the order of their ranges."""
+        return tuple(part.enclave_key_id for part in self.parts) or (self.enclave_key_id,)
 
     def to_map(self) -> dict[str, Any]:
         """Return the map that is signed."""
-        return asdict(self)
+        members = asdict(self)
+        del members["parts"]
+        if self.parts:
+            members["parts"] = [list(astuple(part)) for part in self.parts]
+        return members
 
     @classmethod
     def from_map(cls, value: object) -> "Manifest":
         """Read a manifest strictly; raises as the class does."""
-        return cls(**exact_map(value, _MEMBERS, what=_WHAT))
+        if not isinstance(value, dict) or "parts" not in value:
+            return cls(**exact_map(value, _MEMBERS - {"parts"}, what=_WHAT))
+        members = exact_map(value, _MEMBERS, what=_WHAT)
+        return cls(**(dict(members) | {"parts": _parts(members["parts"])}))
 
 
 _MEMBERS = frozenset(member.name for member in fields(Manifest))
+
+
+def _parts(rows: object) -> tuple[UpdatePart, ...]:
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, list) and len(row) == 3 for row in rows):
+        raise Refusal("malformed-message", "The parts of an update must be a list of (key id, bytes, digest).")
+    return tuple(UpdatePart(*row) for row in rows)
 
 
 def sign_manifest(manifest: Manifest, signer: Signer) -> bytes:

@@ -91,6 +91,10 @@ class UpdateVerdict:
         if self.detail is not None:
             short_text(self.detail, MAX_DETAIL, what="detail of the verdict")
 
+    def to_map(self) -> dict[str, Any]:
+        """Return the verdict as a map for CBOR."""
+        return asdict(self)
+
     @classmethod
     def from_map(cls, value: object) -> "UpdateVerdict":
         """Read a verdict strictly. Raises `Refusal("malformed-message")`."""

@@ -10,9 +10,9 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 from numpy.typing import NDArray
 
-from enclave.core.rules.gram import BLOCK_COLUMNS
 from enclave.core.rules.in_memory import Aggregator
 from qflare_protocol.aggregation_policy import NONE, AggregationPolicy, Stage
+from qflare_protocol.ranges import BLOCK_COLUMNS
 
 Float32 = NDArray[np.float32]
 Run = Callable[[], object]

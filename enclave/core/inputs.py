@@ -1,13 +1,15 @@
 """The input checks that come before any mathematics; a failing update drops out and disturbs no other."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from enclave.core.requests import AggregateRequest, SubmittedManifest
+from qflare_protocol.carried_rows import carried_digest
 from qflare_protocol.cose import Verifier
+from qflare_protocol.encoding import digest, encode
 from qflare_protocol.errors import Refusal
 from qflare_protocol.manifest import Manifest, manifest_digest, verify_manifest
-from qflare_protocol.round_result import MAX_DETAIL, Scores, UpdateVerdict
+from qflare_protocol.round_result import MAX_DETAIL, Scores, UpdateVerdict, roster_digest
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,10 @@ class Candidate:
         )
 
 
-def check_manifests(request: AggregateRequest, key_id: bytes) -> tuple[list[Candidate], list[UpdateVerdict]]:
+def check_manifests(request: AggregateRequest, key_ids: Sequence[bytes]) -> tuple[list[Candidate], list[UpdateVerdict]]:
     """Return the candidates in order of device id, and a verdict for each update that is none.
+
+    `key_ids` are those of the processes that share the model, in the order of their ranges.
 
     Of two updates of one device, the one with the smaller manifest digest stands: an order that
     does not depend on arrival.
@@ -47,7 +51,7 @@ def check_manifests(request: AggregateRequest, key_id: bytes) -> tuple[list[Cand
     verdicts = []
     for source, submitted in _in_fixed_order(request.updates):
         try:
-            manifest = _checked_manifest(submitted, request, key_id, verifiers)
+            manifest = _checked_manifest(submitted, request, key_ids, verifiers)
             if manifest.device_id in candidates:
                 raise Refusal("already-submitted", "The device has another update in this round.")
         except Refusal as refusal:
@@ -55,6 +59,28 @@ def check_manifests(request: AggregateRequest, key_id: bytes) -> tuple[list[Cand
         else:
             candidates[manifest.device_id] = Candidate(source, manifest, manifest_digest(submitted.manifest))
     return list(candidates.values()), verdicts
+
+
+def round_inputs(request: AggregateRequest, key_ids: Sequence[bytes]) -> bytes:
+    """Return the digest of what all processes of a round work on, in an order that does not depend on arrival."""
+    return digest(
+        "round inputs",
+        request.federation_id,
+        request.round_id,
+        encode(list(key_ids)),
+        request.policy.digest(),
+        roster_digest(request.roster),
+        request.base_model_digest,
+        encode(sorted([update.device_id, manifest_digest(update.manifest)] for update in request.updates)),
+    )
+
+
+def range_inputs(request: AggregateRequest, inputs: bytes, index: int) -> bytes:
+    """Return the digest of what one process works on: the round's inputs, its range, and the carried rows it is given.
+
+    One process alone works on range 0.
+    """
+    return digest("range inputs", inputs, index.to_bytes(8, "big"), carried_digest(request.carried))
 
 
 def detail_of(refusal: Refusal) -> str:
@@ -68,7 +94,10 @@ def _in_fixed_order(updates: tuple[SubmittedManifest, ...]) -> list[tuple[int, S
 
 
 def _checked_manifest(
-    submitted: SubmittedManifest, request: AggregateRequest, key_id: bytes, verifiers: Mapping[bytes, Verifier]
+    submitted: SubmittedManifest,
+    request: AggregateRequest,
+    key_ids: Sequence[bytes],
+    verifiers: Mapping[bytes, Verifier],
 ) -> Manifest:
     if submitted.device_id not in verifiers:
         raise Refusal("not-invited", "The device does not stand in the round's roster.")
@@ -79,7 +108,7 @@ def _checked_manifest(
         raise Refusal("round-closed", "The manifest is for another round or federation.")
     if manifest.base_model_digest != request.base_model_digest:
         raise Refusal("base-model-mismatch", "The update was trained from another model than the round's.")
-    if manifest.enclave_key_id != key_id:
+    if manifest.key_ids != tuple(key_ids):
         raise Refusal("enclave-key-mismatch", "The update is sealed to another enclave key than the round's.")
     _check_amounts(manifest, request)
     return manifest

@@ -58,9 +58,9 @@ class WrappingContext:
     federation_id: bytes
     round_id: bytes
 
-    def cipher(self) -> AESGCM:
-        """Return AES-256-GCM under the derived key."""
-        info = frame(label("round key wrap"), self.measurement, self.policy_digest, self.federation_id, self.round_id)
+    def cipher(self, purpose: bytes = label("round key wrap")) -> AESGCM:
+        """Return AES-256-GCM under the key derived for what the label says."""
+        info = frame(purpose, self.measurement, self.policy_digest, self.federation_id, self.round_id)
         return AESGCM(HKDF(hashes.SHA3_512(), 32, salt=None, info=info).derive(self.sealing_key))
 
 

@@ -1,78 +1,69 @@
-"""The rows of a round, read range by range in lock step; no more than one range of each is ever held."""
+"""The rows of a round, read block by block in lock step; no more than one block of each is ever held."""
 
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from enclave.core.rules.gram import BLOCK_COLUMNS, GramAccumulator
+from enclave.core.rules.gram import GramAccumulator
 from enclave.core.rules.span import Matrix
 from enclave.core.streams import AnyRow, Float32, OpenRow
 from qflare_protocol.errors import Refusal
+from qflare_protocol.ranges import BLOCK_COLUMNS, Columns
 
 NOT_FINITE = "The update holds NaN, infinity, or values whose squares float32 cannot hold."
 
 
 class SealedRows:
-    """Rows that are opened anew for every reading. It is a `BlockSource` of the rules."""
+    """Rows of the same columns that are opened anew for every reading."""
 
-    def __init__(self, openers: Sequence[OpenRow], size: int) -> None:
+    def __init__(self, openers: Sequence[OpenRow], columns: Columns) -> None:
         self._openers = openers
-        self.size = size
+        self._width = columns.width
 
     def __len__(self) -> int:
         return len(self._openers)
 
     def blocks(self, rows: Sequence[int]) -> Iterator[Float32]:
-        """Yield the ranges of these rows; raises the `Refusal` of the first that cannot be read."""
+        """Yield the blocks of these rows; raises the `Refusal` of the first that cannot be read."""
         opened = [self._openers[row]() for row in rows]
-        block = np.empty((len(opened), min(BLOCK_COLUMNS, self.size)), dtype=np.float32)
-        for start in range(0, self.size, BLOCK_COLUMNS):
-            width = min(BLOCK_COLUMNS, self.size - start)
+        block = np.empty((len(opened), min(BLOCK_COLUMNS, self._width)), dtype=np.float32)
+        for start in range(0, self._width, BLOCK_COLUMNS):
+            width = min(BLOCK_COLUMNS, self._width - start)
             for index, row in enumerate(opened):
                 row.read_into(block[index, :width])
             yield block[:, :width]
         for row in opened:
             row.finish()
 
-    def taken(self, rows: Sequence[int]) -> "SealedRows":
-        """Return some of the rows."""
-        return SealedRows([self._openers[row] for row in rows], self.size)
-
 
 class FirstReading:
     """Reads every row once. Afterwards `refusals` says which failed an input check, by index.
 
-    A failing row is zeroed and no longer read; its products are cut out at the end, so those of the
-    others are what they would have been without it.
+    A failing row is zeroed and no longer read. Whoever takes the products leaves its own out: those of
+    the others are what they would have been without it.
     """
 
-    def __init__(self, openers: Sequence[OpenRow], size: int, *, with_gram: bool) -> None:
+    def __init__(self, openers: Sequence[OpenRow], columns: Columns, *, with_gram: bool) -> None:
         self._openers = openers
-        self._size = size
+        self._columns = columns
         self._with_gram = with_gram
         self._rows: dict[int, AnyRow] = {}
         self.refusals: dict[int, Refusal] = {}
 
-    @property
-    def survivors(self) -> list[int]:
-        """The indices of the rows that have passed so far."""
-        return [index for index in range(len(self._openers)) if index not in self.refusals]
-
-    def products(self) -> Matrix:
-        """Return the survivors' Gram matrix, or only its diagonal where the pipeline needs no more."""
+    def segments(self) -> list[Matrix]:
+        """Return the Gram matrix of each segment, or only its diagonal where the pipeline needs no more."""
         self._each(self._open)
-        accumulator = GramAccumulator(len(self._openers), self._size, only_squares=not self._with_gram)
-        block = np.zeros((len(self._openers), min(BLOCK_COLUMNS, self._size)), dtype=np.float32)
-        for start in range(0, self._size, BLOCK_COLUMNS):
-            width = min(BLOCK_COLUMNS, self._size - start)
+        accumulator = GramAccumulator(len(self._openers), self._columns.size, only_squares=not self._with_gram)
+        block = np.zeros((len(self._openers), min(BLOCK_COLUMNS, self._columns.width)), dtype=np.float32)
+        for start in range(0, self._columns.width, BLOCK_COLUMNS):
+            width = min(BLOCK_COLUMNS, self._columns.width - start)
             self._each(lambda index, width=width: self._rows[index].read_into(block[index, :width]))  # type: ignore[misc]
             block[list(self.refusals)] = 0.0
             accumulator.add(block[:, :width])
-        products = accumulator.total()
-        self._each(lambda index: self._finish(index, float(products[index, index])))
+        squares = np.diag(accumulator.total())
+        self._each(lambda index: self._finish(index, float(squares[index])))
         self._rows.clear()
-        kept = self.survivors
-        return products[np.ix_(kept, kept)]
+        return accumulator.segments
 
     def _open(self, index: int) -> None:
         self._rows[index] = self._openers[index]()
@@ -83,7 +74,9 @@ class FirstReading:
             raise Refusal("invalid-tensors", NOT_FINITE)
 
     def _each(self, action: Callable[[int], None]) -> None:
-        for index in self.survivors:
+        for index in range(len(self._openers)):
+            if index in self.refusals:
+                continue
             try:
                 action(index)
             except Refusal as refusal:

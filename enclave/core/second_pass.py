@@ -1,4 +1,8 @@
-"""The second pass: the new model, and the rows that the federation carries on, made range by range."""
+"""The second pass: the new model, and the rows that the federation carries on, made block by block.
+
+The process that works on the whole model gives it out as it is. One that works on a range seals its
+slice, as it seals the rows to carry: a model leaves when all of it is there, from `model_of_slices`.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,30 +11,48 @@ import blake3
 import numpy as np
 
 from enclave.core.carried import CENTRE, RADIUS, CarriedSeal, CarriedWriter, history_name
+from enclave.core.extent import Extent
 from enclave.core.inputs import Candidate
 from enclave.core.rows import SealedRows
-from enclave.core.rules.gram import BLOCK_COLUMNS
+from enclave.core.rules.combination import Combination
 from enclave.core.rules.noise import NOISE_STARTS_AT, standard_normals
-from enclave.core.rules.pipeline import Decision, Pipeline
+from enclave.core.rules.pipeline import Pipeline
 from enclave.core.sources import Courier, Sources
 from enclave.core.streams import Float32
 from qflare_protocol.carried_rows import CarriedRow
 from qflare_protocol.errors import Refusal
+from qflare_protocol.ranges import BLOCK_COLUMNS
 from qflare_protocol.tensors import TensorLayout, encode_header
 
 MODEL = "model"
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What was decided of the rows, as far as combining them needs it.
+
+    - kept: those of the survivors, by index, that take part; `combination` numbers the survivors alike.
+    - noise_deviation, seed: the noise on each number of the aggregate, and the secret key it is drawn with.
+    - next_radius: the clipping radius to carry to the next round, where one is.
+    """
+
+    kept: tuple[int, ...]
+    combination: Combination
+    noise_deviation: float
+    next_radius: float | None
+    seed: bytes
+
+
+@dataclass(frozen=True)
 class Outputs:
-    """What the second pass gave out: the model's digest and the new carried rows."""
+    """What the second pass gave out: the model's digest, of a whole model, and the sealed rows."""
 
     model_digest: bytes
     carried: list[CarriedRow]
 
 
 class SecondPass:
-    """Makes the model of one decided round. Its rows: base model, updates, last aggregate, the optimiser's state."""
+    """Makes one range of a decided round: of base model, updates, last aggregate, the optimiser's state."""
 
     def __init__(
         self,
@@ -38,84 +60,124 @@ class SecondPass:
         courier: Courier,
         seal: CarriedSeal,
         pipeline: Pipeline,
-        layout: TensorLayout,
+        extent: Extent,
         *,
         key_id: bytes,
-        seed: bytes,
     ) -> None:
         self._sources, self._courier, self._seal = sources, courier, seal
-        self._pipeline, self._layout = pipeline, layout
-        self._key_id, self._seed = key_id, seed
-        self._hasher = blake3.blake3()
+        self._pipeline, self._extent = pipeline, extent
+        self._key_id = key_id
+        self._model = ModelWriter(extent.layout, courier)
         self._writers: dict[str, CarriedWriter] = {}
 
-    def run(self, survivors: Sequence[Candidate], decision: Decision) -> Outputs:
+    def run(self, survivors: Sequence[Candidate], plan: Plan) -> Outputs:
         """Give everything out. Raises `Refusal("enclave-failed")` for a source or a model that does not hold."""
         try:
-            self._run(survivors, decision)
+            self._run(survivors, plan)
         except Refusal as refusal:
             raise Refusal("enclave-failed", f"The new model could not be made: {refusal.detail}") from refusal
-        return Outputs(self._hasher.digest(), [writer.finish() for writer in self._writers.values()])
+        return Outputs(self._model.digest(), [writer.finish() for writer in self._writers.values()])
 
-    def _run(self, survivors: Sequence[Candidate], decision: Decision) -> None:
-        read = decision.kept if self._pipeline.policy.history else list(decision.combination.rows)
-        combined = [read.index(row) for row in decision.combination.rows]
-        self._emit(encode_header(self._layout))
+    def _run(self, survivors: Sequence[Candidate], plan: Plan) -> None:
+        read = list(plan.kept if self._pipeline.policy.history else plan.combination.rows)
+        combined = [read.index(row) for row in plan.combination.rows]
         state = self._pipeline.server_optimiser.state
-        for start, base, updates, centre, carried in self._ranges(survivors, read, decision):
+        write_model = self._model.write if self._extent.whole else lambda values: self._seal_on(MODEL, values)
+        for start, base, updates, centre, carried in self._blocks(survivors, read, plan):
             rows = updates if len(combined) == len(updates) else updates[combined]
-            rows = np.concatenate((rows, centre)) if decision.combination.reads_centre else rows
-            aggregate = self._with_noise(decision.combination.combine(rows), decision.noise_deviation, start)
+            rows = np.concatenate((rows, centre)) if plan.combination.reads_centre else rows
+            aggregate = _with_noise(plan.combination.combine(rows), plan, start)
             rows_of_state = dict(zip(state, carried, strict=True))
             step = self._pipeline.server_optimiser.step(aggregate, rows_of_state)
-            self._emit(_model_range(base, step))
+            write_model(_new_weights(base, step))
             for index, row in zip(read, updates, strict=True):
                 if self._pipeline.policy.history:
-                    self._carry(history_name(survivors[index].device_id), row)
+                    self._seal_on(history_name(survivors[index].device_id), row)
             if self._pipeline.carries_centre:
-                self._carry(CENTRE, aggregate)
+                self._seal_on(CENTRE, aggregate)
             for name, row in rows_of_state.items():
-                self._carry(name, row)
-        if decision.next_radius is not None:
-            self._carry(RADIUS, np.array([decision.next_radius], dtype=np.float32))
+                self._seal_on(name, row)
+        if plan.next_radius is not None and self._extent.index == 0:
+            self._write(RADIUS, np.array([plan.next_radius], dtype=np.float32))
 
-    def _ranges(
-        self, survivors: Sequence[Candidate], read: Sequence[int], decision: Decision
+    def _blocks(
+        self, survivors: Sequence[Candidate], read: Sequence[int], plan: Plan
     ) -> Iterator[tuple[int, Float32, Float32, Float32, Float32]]:
-        """Yield for every range where it starts, and the base model's, updates', centre's and carried state's rows."""
-        size, base = self._layout.size, self._sources.base_model()
-        centre = self._sources.carried(CENTRE, size) if decision.combination.reads_centre else None
-        state = self._sources.state_rows(self._pipeline.server_optimiser.state, size)
-        openers = [lambda: base, *(self._sources.update(survivors[row], self._layout) for row in read)]
+        """Yield for every block where it starts, and the base model's, updates', centre's and carried state's rows."""
+        extent = self._extent
+        centre = self._sources.carried(CENTRE, extent) if plan.combination.reads_centre else None
+        state = self._sources.state_rows(self._pipeline.server_optimiser.state, extent)
+        openers = [self._sources.base_columns(extent)]
+        openers += [self._sources.update(survivors[row], extent) for row in read]
         openers += [*([centre] if centre else []), *state]
-        rows, initial = SealedRows(openers, size), self._pipeline.server_optimiser.initial
+        rows, initial = SealedRows(openers, extent.columns), self._pipeline.server_optimiser.initial
         updates_end, centre_end = 1 + len(read), 1 + len(read) + int(centre is not None)
         for number, block in enumerate(rows.blocks(range(len(rows)))):
             carried = block[centre_end:]
             if not state:
                 carried = np.repeat(np.array([*initial.values()], dtype=np.float32)[:, None], block.shape[1], axis=1)
-            yield number * BLOCK_COLUMNS, block[0], block[1:updates_end], block[updates_end:centre_end], carried
+            start = extent.columns.start + number * BLOCK_COLUMNS
+            yield start, block[0], block[1:updates_end], block[updates_end:centre_end], carried
 
-    def _with_noise(self, aggregate: Float32, deviation: float, start: int) -> Float32:
-        if not deviation:
-            return aggregate
-        noise = deviation * standard_normals(self._seed, NOISE_STARTS_AT + start, len(aggregate))
-        noisy: Float32 = (aggregate + noise).astype(np.float32)
-        return noisy
+    def _seal_on(self, output: str, values: Float32) -> None:
+        self._write(self._extent.name(output), values)
 
-    def _emit(self, piece: bytes) -> None:
-        self._hasher.update(piece)
-        self._courier.write(MODEL, piece)
-
-    def _carry(self, name: str, values: Float32) -> None:
+    def _write(self, name: str, values: Float32) -> None:
         if name not in self._writers:
             self._writers[name] = self._seal.writer(name, self._key_id, lambda piece: self._courier.write(name, piece))
         self._writers[name].write(values)
 
 
-def _model_range(base: Float32, step: Float32) -> bytes:
+class ModelWriter:
+    """Gives a model out as a container, its header first, and hashes it."""
+
+    def __init__(self, layout: TensorLayout, courier: Courier) -> None:
+        self._layout, self._courier = layout, courier
+        self._hasher = blake3.blake3()
+        self._begun = False
+
+    def write(self, weights: Float32) -> None:
+        """Take the next weights."""
+        if not self._begun:
+            self._emit(encode_header(self._layout))
+            self._begun = True
+        self._emit(weights.astype("<f4", copy=False).tobytes())
+
+    def digest(self) -> bytes:
+        """Return the digest of what was given out."""
+        return self._hasher.digest()
+
+    def _emit(self, piece: bytes) -> None:
+        self._hasher.update(piece)
+        self._courier.write(MODEL, piece)
+
+
+def model_of_slices(layout: TensorLayout, slices: Sequence[SealedRows], courier: Courier) -> bytes:
+    """Give out the model whose slices are these rows, in order, and return its digest.
+
+    Raises `Refusal("enclave-failed")` for a slice that is not what its range made.
+    """
+    model = ModelWriter(layout, courier)
+    try:
+        for rows in slices:
+            for block in rows.blocks([0]):
+                model.write(block[0])
+    except Refusal as refusal:
+        raise Refusal("enclave-failed", f"The new model could not be put together: {refusal.detail}") from refusal
+    return model.digest()
+
+
+def _with_noise(aggregate: Float32, plan: Plan, start: int) -> Float32:
+    if not plan.noise_deviation:
+        return aggregate
+    noise = plan.noise_deviation * standard_normals(plan.seed, NOISE_STARTS_AT + start, len(aggregate))
+    noisy: Float32 = (aggregate + noise).astype(np.float32)
+    return noisy
+
+
+def _new_weights(base: Float32, step: Float32) -> Float32:
     with np.errstate(over="ignore"):
-        model = base + step
+        model: Float32 = base + step
     if not np.isfinite(model).all():
         raise Refusal("invalid-tensors", "The new model has weights that are not finite float32 numbers.")
-    return model.astype("<f4", copy=False).tobytes()
+    return model

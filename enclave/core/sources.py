@@ -6,13 +6,25 @@ from typing import Protocol
 import numpy as np
 
 from enclave.core.carried import CarriedSeal, history_name
+from enclave.core.extent import Extent
 from enclave.core.inputs import Candidate
 from enclave.core.keys import RoundKeys
 from enclave.core.requests import AggregateRequest
 from enclave.core.rows import SealedRows
-from enclave.core.streams import AnyRow, AveragedRow, Blob, OpenRow, Row, new_scratch, open_base_model, open_delta
+from enclave.core.streams import (
+    AnyRow,
+    AveragedRow,
+    Blob,
+    OpenRow,
+    Row,
+    RowOfColumns,
+    new_scratch,
+    open_base_model,
+    open_delta,
+    open_part,
+)
 from qflare_protocol.errors import Refusal
-from qflare_protocol.tensors import TensorLayout
+from qflare_protocol.ranges import Columns
 
 BASE_MODEL = 0
 """The source number of the base model; the updates follow from 1, the carried rows after them."""
@@ -46,31 +58,39 @@ class Sources:
         """Return the base model's row. Raises `Refusal`: "invalid-tensors" or "digest-mismatch"."""
         return open_base_model(self._courier.blob(BASE_MODEL), self._request.base_model_digest)
 
-    def update(self, candidate: Candidate, layout: TensorLayout) -> OpenRow:
-        """Return what opens a device's update, averaged with its history where the policy keeps one."""
-        history = self.carried(history_name(candidate.device_id), layout.size) if self._request.policy.history else None
+    def base_columns(self, extent: Extent) -> OpenRow:
+        """Return what opens a range of the base model's row, all of which is read for its digest."""
+        return lambda: RowOfColumns(self.base_model(), extent.columns)
+
+    def update(self, candidate: Candidate, extent: Extent) -> OpenRow:
+        """Return what opens a range of a device's update, averaged with its history where the policy keeps one."""
+        history = self.carried(history_name(candidate.device_id), extent) if self._request.policy.history else None
 
         def opened() -> AnyRow:
             blob = self._courier.blob(1 + candidate.source)
-            row = open_delta(candidate, self._hpke_private, layout, blob, self._scratch)
+            opens = open_delta if extent.whole else open_part
+            row = opens(candidate, self._hpke_private, extent, blob, self._scratch)
             return row if history is None else AveragedRow(row, history(), self._request.policy.history)
 
         return opened
 
-    def carried(self, name: str, size: int) -> OpenRow | None:
-        """Return what opens a carried row of that many numbers, or None where the federation carries none."""
+    def carried(self, name: str, extent: Extent) -> OpenRow | None:
+        """Return what opens a range of a carried row, or None where the federation carries none."""
+        return self._carried_row(extent.name(name), extent.columns.width)
+
+    def _carried_row(self, name: str, size: int) -> OpenRow | None:
         if name not in self._carried:
             return None
         index, row = self._carried[name]
         source = 1 + len(self._request.updates) + index
         return lambda: self._seal.open(row, self._courier.blob(source), size, self._scratch)
 
-    def state_rows(self, names: Sequence[str], size: int) -> list[OpenRow]:
+    def state_rows(self, names: Sequence[str], extent: Extent) -> list[OpenRow]:
         """Return what opens the rows of a state, all or, before its first round, none of them.
 
         Raises `Refusal("carried-rows-lost")` where only a part is there.
         """
-        openers = [self.carried(name, size) for name in names]
+        openers = [self.carried(name, extent) for name in names]
         found = [opener for opener in openers if opener is not None]
         if found and len(found) != len(openers):
             raise Refusal("carried-rows-lost", "Only a part of the server optimiser's state is there.")
@@ -78,8 +98,8 @@ class Sources:
 
     def carried_number(self, name: str) -> float | None:
         """Return a carried number. Raises `Refusal("carried-rows-lost")`."""
-        opener = self.carried(name, 1)
+        opener = self._carried_row(name, 1)
         if opener is None:
             return None
-        values = [float(block[0, 0]) for block in SealedRows([opener], 1).blocks([0])]
+        values = [float(block[0, 0]) for block in SealedRows([opener], Columns(0, 1, 1)).blocks([0])]
         return values[0] if np.isfinite(values[0]) else None

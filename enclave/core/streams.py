@@ -13,11 +13,14 @@ import blake3
 import numpy as np
 from numpy.typing import NDArray
 
+from enclave.core.extent import Extent
 from enclave.core.inputs import Candidate
 from qflare_protocol import update
 from qflare_protocol.chunked import CHUNK_BYTES, HEADER_BYTES, TAG_BYTES, ChunkCipher
 from qflare_protocol.errors import Refusal
-from qflare_protocol.tensors import LENGTH_BYTES, TensorLayout, header_bytes, parse_header, require_layout
+from qflare_protocol.manifest import UpdatePart
+from qflare_protocol.ranges import BLOCK_COLUMNS, Columns
+from qflare_protocol.tensors import LENGTH_BYTES, header_bytes, parse_header, require_layout
 from qflare_protocol.update import UpdateContext, open_content_key
 
 Float32 = NDArray[np.float32]
@@ -46,6 +49,18 @@ class FileBlob:
             if count == 0:
                 raise Refusal("digest-mismatch", "The file ends before its end.")
             target, offset = target[count:], offset + count
+
+
+class PartOfBlob:
+    """Some bytes of a blob, as a blob of their own."""
+
+    def __init__(self, blob: Blob, offset: int, size: int) -> None:
+        self._blob, self._offset = blob, offset
+        self.size = size
+
+    def read_into(self, target: memoryview, offset: int) -> None:
+        """Fill the buffer from that offset. Raises `Refusal("digest-mismatch")` where the file ends first."""
+        self._blob.read_into(target, self._offset + offset)
 
 
 class Content(Protocol):
@@ -156,7 +171,7 @@ class RawRow:
 
     def __init__(self, content: Content, size: int) -> None:
         if content.left != size * 4:
-            raise Refusal("invalid-tensors", "A carried row is not as long as the model.")
+            raise Refusal("invalid-tensors", "A row is not as long as its columns of the model.")
         self._content = content
 
     def read_into(self, row: Float32) -> None:
@@ -176,6 +191,30 @@ class AnyRow(Protocol):
 
     def finish(self) -> None:
         """Return when everything read was what its digest vouches for. Raises `Refusal`."""
+
+
+class RowOfColumns:
+    """Some columns of a row, all of which is read: its digest is over all of it."""
+
+    def __init__(self, row: AnyRow, columns: Columns) -> None:
+        self._row, self._columns = row, columns
+        self._skip(columns.start)
+
+    def read_into(self, row: Float32) -> None:
+        """Fill the contiguous array with the next elements. Raises `Refusal`."""
+        self._row.read_into(row)
+
+    def finish(self) -> None:
+        """Return when the row has been read to its end and was what its digest says. Raises `Refusal`."""
+        self._skip(self._columns.size - self._columns.stop)
+        self._row.finish()
+
+    def _skip(self, columns: int) -> None:
+        ignored = np.empty(min(columns, BLOCK_COLUMNS), dtype=np.float32)
+        while columns:
+            width = min(columns, BLOCK_COLUMNS)
+            self._row.read_into(ignored[:width])
+            columns -= width
 
 
 class AveragedRow:
@@ -204,26 +243,48 @@ def open_base_model(blob: Blob, expected_digest: bytes) -> Row:
     return Row(HashedBlob(blob, expected_digest))
 
 
-def open_delta(candidate: Candidate, hpke_private: bytes, layout: TensorLayout, blob: Blob, scratch: memoryview) -> Row:
+def open_delta(candidate: Candidate, hpke_private: bytes, extent: Extent, blob: Blob, scratch: memoryview) -> Row:
     """Return the opened update's row, whose layout is the base model's. Raises `Refusal`."""
+    manifest = candidate.manifest
+    whole = UpdatePart(manifest.enclave_key_id, manifest.ciphertext_bytes, manifest.ciphertext_digest)
+    row = Row(_opened(candidate, whole, hpke_private, blob, scratch))
+    require_layout(row.layout, extent.layout)
+    return row
+
+
+def open_part(candidate: Candidate, hpke_private: bytes, extent: Extent, blob: Blob, scratch: memoryview) -> RawRow:
+    """Return the opened row of an update's part for one range. Raises `Refusal`."""
+    if blob.size != candidate.manifest.ciphertext_bytes:
+        raise _of_another_size(candidate.manifest.ciphertext_bytes)
+    before = sum(part.ciphertext_bytes for part in candidate.manifest.parts[: extent.index])
+    part = candidate.manifest.parts[extent.index]
+    place = PartOfBlob(blob, before, part.ciphertext_bytes)
+    return RawRow(_opened(candidate, part, hpke_private, place, scratch), extent.columns.width)
+
+
+def _opened(
+    candidate: Candidate, part: UpdatePart, hpke_private: bytes, blob: Blob, scratch: memoryview
+) -> OpenedStream:
     manifest = candidate.manifest
     context = UpdateContext(
         federation_id=manifest.federation_id,
         round_id=manifest.round_id,
         device_id=manifest.device_id,
-        enclave_key_id=manifest.enclave_key_id,
+        enclave_key_id=part.enclave_key_id,
         base_model_digest=manifest.base_model_digest,
     )
-    if blob.size != manifest.ciphertext_bytes:
-        raise Refusal("digest-mismatch", f"The blob does not have the {manifest.ciphertext_bytes} bytes it should.")
-    sealed = HashedBlob(blob, manifest.ciphertext_digest)
+    if blob.size != part.ciphertext_bytes:
+        raise _of_another_size(part.ciphertext_bytes)
+    sealed = HashedBlob(blob, part.ciphertext_digest)
     if sealed.left < update.HEADER_BYTES + HEADER_BYTES + TAG_BYTES:
         raise Refusal("decryption-failed", "The sealed update ends too early.")
     content_key, stream_context = open_content_key(hpke_private, context, sealed.read(update.HEADER_BYTES))
     cipher = ChunkCipher.from_header(content_key, sealed.read(HEADER_BYTES), stream_context)
-    row = Row(OpenedStream(sealed, cipher, scratch))
-    require_layout(row.layout, layout)
-    return row
+    return OpenedStream(sealed, cipher, scratch)
+
+
+def _of_another_size(expected: int) -> Refusal:
+    return Refusal("digest-mismatch", f"The blob does not have the {expected} bytes it should.")
 
 
 def new_scratch() -> memoryview:

@@ -6,14 +6,16 @@ from scipy.stats import kstest
 
 from enclave.core.rules import gram
 from enclave.core.rules.filters import Sight
-from enclave.core.rules.gram import BLOCK_COLUMNS, GramAccumulator, gram_of, look, segment_columns
+from enclave.core.rules.gram import GramAccumulator, gram_of, look
 from enclave.core.rules.in_memory import Aggregator, MatrixSource
 from enclave.core.rules.noise import standard_normals
 from enclave.core.rules.order_statistics import MOST_ROWS_BY_NETWORK, mean_around_median, middle_mean, sorted_rows
 from enclave.core.rules.pre_aggregation import Bucketing, MedianClipping, QuantileClipping
 from enclave.core.rules.server_optimisers import SERVER_OPTIMISERS
 from enclave.core.rules.span import Span
+from qflare_protocol import ranges
 from qflare_protocol.aggregation_policy import Stage
+from qflare_protocol.ranges import BLOCK_COLUMNS, segment_columns
 from tests.policies import bare
 from tests.rules.updates import KINDS, updates_of
 
@@ -104,7 +106,7 @@ def test_a_span_about_a_pivot_is_the_same_rows():
 
 
 def test_a_gram_matrix_summed_by_segments_is_the_same_bits_however_its_blocks_are_shared_out(monkeypatch):
-    monkeypatch.setattr(gram, "SMALLEST_SEGMENT_BLOCKS", 1)
+    monkeypatch.setattr(ranges, "SMALLEST_SEGMENT_BLOCKS", 1)
     size = 5 * BLOCK_COLUMNS + 77
     rows = np.random.default_rng(8).normal(size=(4, size)).astype(np.float32)
     whole = gram_of(MatrixSource(rows), range(4))

@@ -1,7 +1,7 @@
-"""The Gram matrix of all rows, accumulated range by range, and the decision that is made from it.
+"""The Gram matrix of all rows, accumulated block by block, and whether it has to be taken from closer by.
 
-Ranges lie on one grid of `BLOCK_COLUMNS` whoever reads them, and are summed by segments of the grid
-in a fixed order: floating-point addition is not associative, and a round that is spread over many
+Blocks lie on one grid whoever reads them (`qflare_protocol.ranges`), and are summed by segments of the
+grid in a fixed order: floating-point addition is not associative, and a round that is spread over many
 workers must come to the same bits as one.
 """
 
@@ -12,10 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enclave.core.rules.span import Matrix, Span
+from qflare_protocol.ranges import segment_columns
 
-BLOCK_COLUMNS = 1 << 14
-MAX_SEGMENTS = 16
-SMALLEST_SEGMENT_BLOCKS = 16
 CLOSE = 1e-3
 """Updates whose median squared distance is below this part of their median square are looked at from one of them."""
 
@@ -31,12 +29,6 @@ class BlockSource(Protocol):
         """Yield the (k, w) ranges of these rows one after another; a range is valid until the next one is asked for."""
 
 
-def segment_columns(size: int) -> int:
-    """Return how many columns a segment of a model of that size has: a multiple of the grid, 16 segments at most."""
-    blocks = -(-size // BLOCK_COLUMNS)
-    return max(SMALLEST_SEGMENT_BLOCKS, -(-blocks // MAX_SEGMENTS)) * BLOCK_COLUMNS
-
-
 def gram_of(source: BlockSource, rows: Sequence[int], *, pivot: int | None = None) -> Matrix:
     """Return the (k, k) products of the rows in float64; with a pivot, those of the differences from that row.
 
@@ -45,7 +37,7 @@ def gram_of(source: BlockSource, rows: Sequence[int], *, pivot: int | None = Non
     """
     accumulator = GramAccumulator(len(rows), source.size)
     for block in source.blocks(rows):
-        accumulator.add(block if pivot is None else _about(block, pivot))
+        accumulator.add(block if pivot is None else about(block, pivot))
     return accumulator.total()
 
 
@@ -70,6 +62,11 @@ class GramAccumulator:
                 self._segments[-1] += block @ block.T
         self._columns += block.shape[1]
 
+    @property
+    def segments(self) -> list[Matrix]:
+        """The products of each segment so far, in order."""
+        return self._segments
+
     def total(self) -> Matrix:
         """Return the sum over all segments, in their order."""
         return sum_segments(self._segments)
@@ -86,21 +83,27 @@ def sum_segments(segments: Sequence[Matrix]) -> Matrix:
 def look(source: BlockSource, updates: int, references: int, gram: Matrix) -> Span:
     """Return the rows as a span whose distances are as precise as decisions need.
 
-    `gram` is the Gram matrix of the updates and then the references. Where the updates lie so close
-    together that rounding would decide, the source is read once more, relative to the update in
-    their midst.
+    `gram` is the Gram matrix of the updates and then the references. Where `pivot_of` names an update,
+    the source is read once more, relative to it.
     """
-    span = Span.of_gram(gram)
-    distances = span.squared_distances()[:updates, :updates]
-    squares = np.diag(gram)[:updates]
-    between = distances[~np.eye(updates, dtype=bool)]
-    if len(between) == 0 or float(np.median(between)) > CLOSE * float(np.median(squares)):
-        return span
-    pivot = int(np.argmin(np.median(distances, axis=1)))
+    pivot = pivot_of(updates, gram)
+    if pivot is None:
+        return Span.of_gram(gram)
     return Span.about_pivot(gram_of(source, range(updates + references), pivot=pivot), pivot)
 
 
-def _about(block: Float32, pivot: int) -> Float32:
+def pivot_of(updates: int, gram: Matrix) -> int | None:
+    """Return the update in the others' midst where they lie so close together that rounding would decide."""
+    distances = Span.of_gram(gram).squared_distances()[:updates, :updates]
+    squares = np.diag(gram)[:updates]
+    between = distances[~np.eye(updates, dtype=bool)]
+    if len(between) == 0 or float(np.median(between)) > CLOSE * float(np.median(squares)):
+        return None
+    return int(np.argmin(np.median(distances, axis=1)))
+
+
+def about(block: Float32, pivot: int) -> Float32:
+    """Return the differences of the rows from row `pivot`, itself standing in its own place."""
     differences: Float32 = block - block[pivot]
     differences[pivot] = block[pivot]
     return differences

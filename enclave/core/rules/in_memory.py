@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from enclave.core.rules.gram import BLOCK_COLUMNS, gram_of, look
+from enclave.core.rules.gram import gram_of, look
 from enclave.core.rules.noise import NOISE_STARTS_AT, standard_normals
 from enclave.core.rules.pipeline import Decision, Pipeline, Rows, needs_gram
 from enclave.core.rules.span import Span
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.errors import Refusal
+from qflare_protocol.ranges import BLOCK_COLUMNS
 
 Float32 = NDArray[np.float32]
 
