@@ -12,7 +12,7 @@ from typing import Any
 from qflare_protocol.errors import CATALOGUE, Refusal
 from qflare_protocol.fields import short_text
 
-_OUTPUT = re.compile("model|centre|radius|momentum|second-moment|history/[0-9a-f]{32}")
+_OUTPUT = re.compile("radius|(model|centre|momentum|second-moment|history/[0-9a-f]{32})(@[0-9]{1,2})?")
 MAX_NAME = 100
 MAX_DETAIL = 300  # with the title it has room in a round's end_reason
 
@@ -43,6 +43,7 @@ _MEMBERS: Mapping[str, Mapping[str, Callable[[object], bool]]] = {
     "output": {"name": _is_output, "piece": _is_bytes},
     "step": {"name": _is_name, "seconds": _is_seconds},
     "aggregated": {"result": _is_bytes},
+    "said": {"what": _is_name, "message": _is_bytes},
 }
 """The members of each kind of message, and what each has to be."""
 

@@ -110,14 +110,61 @@ class SealedRow:
 
 
 @dataclass(frozen=True)
+class RoundGiven:
+    """What a sealed process is given of a round: what it is asked, and how the blobs are opened for reading."""
+
+    round_id: bytes
+    federation_id: bytes
+    policy: AggregationPolicy
+    wrapped_keys: bytes
+    base_model_digest: bytes
+    open_base_model: OpenBlob
+    roster: Sequence[RosterEntry]
+    updates: Sequence[SealedUpdate]
+    carried: Sequence[SealedRow] = ()
+
+    @property
+    def openers(self) -> list[OpenBlob]:
+        """What opens the blobs, in the order in which a request names their descriptors."""
+        return [
+            self.open_base_model,
+            *(update.open_blob for update in self.updates),
+            *(row.open_blob for row in self.carried),
+        ]
+
+    def request(self, descriptors: tuple[int, ...]) -> AggregateRequest:
+        """Return what is asked, with the blobs open as these descriptors."""
+        return AggregateRequest(
+            round_id=self.round_id,
+            federation_id=self.federation_id,
+            policy=self.policy,
+            wrapped_keys=self.wrapped_keys,
+            base_model_digest=self.base_model_digest,
+            roster=tuple(self.roster),
+            updates=tuple(SubmittedManifest(update.device_id, update.manifest) for update in self.updates),
+            carried=tuple(row.description for row in self.carried),
+            descriptors=descriptors,
+        )
+
+    def task(self, descriptors: tuple[int, ...], range_index: int | None) -> "EnclaveTask":
+        """Return what the process is started for."""
+        memory = self.policy.maximum_memory_bytes
+        return EnclaveTask("aggregate", self.round_id, self.federation_id, memory, descriptors, range_index)
+
+
+@dataclass(frozen=True)
 class EnclaveTask:
-    """What one sealed process is started for: "prepare" or "aggregate" a round, with the open files of its blobs."""
+    """What one sealed process is started for: "prepare" or "aggregate" a round, with the open files of its blobs.
+
+    `range_index` is given to one that works on a range alone.
+    """
 
     mode: str
     round_id: bytes
     federation_id: bytes
     memory_bytes: int
     blob_descriptors: tuple[int, ...] = ()
+    range_index: int | None = None
 
 
 class SealedProcess:
@@ -204,9 +251,16 @@ class SealedProcess:
 
 
 def prepare_round(
-    host: EnclaveHost, *, round_id: bytes, federation_id: bytes, policy: AggregationPolicy, nonce: bytes
+    host: EnclaveHost,
+    *,
+    round_id: bytes,
+    federation_id: bytes,
+    policy: AggregationPolicy,
+    nonce: bytes,
+    range_index: int = 0,
+    range_count: int = 1,
 ) -> PreparedRound:
-    """Have the enclave make the round's keys and evidence.
+    """Have the enclave make the keys and evidence of the round, or of one of the ranges that share its model.
 
     Raises `Refusal`: "enclave-failed", "sealing-refused" where the policy demands a protection that
     this host does not give, "evidence-refused" for a nonce of another length than 16 to 64 bytes.
@@ -214,7 +268,7 @@ def prepare_round(
     task = EnclaveTask("prepare", round_id, federation_id, policy.maximum_memory_bytes)
     with SealedProcess(host, task) as process:
         process.receive("ready")
-        process.send(PrepareRequest(round_id, federation_id, policy, nonce).to_map())
+        process.send(PrepareRequest(round_id, federation_id, policy, nonce, range_index, range_count).to_map())
         answer = process.receive("prepared")
     # The courier reads what its own child gave it; devices verify, see `attestation.appraise`.
     claims = read_evidence(answer["evidence"]).claims
@@ -246,44 +300,59 @@ def aggregate_round(
     inputs than those that were aggregated before, "decryption-failed" for keys of other code,
     "carried-rows-lost" for carried rows of other code, policy or host.
     """
-    openers = [open_base_model, *(update.open_blob for update in updates), *(row.open_blob for row in carried)]
-    _allow_open_files(len(openers))
+    given = RoundGiven(
+        round_id, federation_id, policy, wrapped_keys, base_model_digest, open_base_model, roster, updates, carried
+    )
+    answer = run_request(host, given, AggregateRequest.to_map, write_output=write_output, on_step=on_step)
+    return result_of(answer)
+
+
+def run_request(
+    host: EnclaveHost,
+    given: "RoundGiven",
+    ask: Callable[[AggregateRequest], Mapping[str, Any]],
+    *,
+    range_index: int | None = None,
+    write_output: Callable[[str, bytes], None],
+    on_step: Callable[[str, float], None],
+) -> dict[str, Any]:
+    """Start a sealed process over a round's blobs, ask what `ask` makes of the round, and return the last answer.
+
+    `range_index` is given for what has the record of a range instead of the round's. Raises what the
+    process refuses, and `Refusal("enclave-failed")`.
+    """
+    _allow_open_files(len(given.openers))
     with ExitStack() as stack:
-        descriptors = [_descriptor_of(stack.enter_context(opener()), stack) for opener in openers]
-        request = AggregateRequest(
-            round_id=round_id,
-            federation_id=federation_id,
-            policy=policy,
-            wrapped_keys=wrapped_keys,
-            base_model_digest=base_model_digest,
-            roster=tuple(roster),
-            updates=tuple(SubmittedManifest(update.device_id, update.manifest) for update in updates),
-            carried=tuple(row.description for row in carried),
-            descriptors=tuple(descriptors),
-        )
+        descriptors = [_descriptor_of(stack.enter_context(opener()), stack) for opener in given.openers]
         started = time.monotonic()
-        task = EnclaveTask("aggregate", round_id, federation_id, policy.maximum_memory_bytes, tuple(descriptors))
-        process = stack.enter_context(SealedProcess(host, task))
+        process = stack.enter_context(SealedProcess(host, given.task(tuple(descriptors), range_index)))
         process.receive("ready")
         on_step("seal", time.monotonic() - started)
-        process.send(request.to_map())
+        process.send(ask(given.request(tuple(descriptors))))
         return _attend(process, write_output, on_step)
+
+
+def result_of(answer: Mapping[str, Any]) -> bytes:
+    """Return the signed result that an answer brings. Raises `Refusal("enclave-failed")` where it is another answer."""
+    if answer["kind"] != "aggregated":
+        raise Refusal("enclave-failed", "The sealed process failed: it gave no result.")
+    result: bytes = answer["result"]
+    return result
 
 
 def _attend(
     process: SealedProcess, write_output: Callable[[str, bytes], None], on_step: Callable[[str, float], None]
-) -> bytes:
-    """Serve the process until its result is there."""
+) -> dict[str, Any]:
+    """Serve the process until its answer is there."""
     while True:
-        message = process.receive("output", "step", "aggregated")
+        message = process.receive("output", "step", "aggregated", "said")
         match message["kind"]:
             case "output":
                 write_output(message["name"], message["piece"])
             case "step":
                 on_step(message["name"], message["seconds"])
             case _:
-                result: bytes = message["result"]
-                return result
+                return message
 
 
 def _descriptor_of(blob: BinaryIO, stack: ExitStack) -> int:
@@ -326,6 +395,8 @@ def _command(host: EnclaveHost, task: EnclaveTask, descriptor: int) -> list[str]
         "--parent-pid": os.getpid(),
         "--attester": host.attester,
     }
+    if task.range_index is not None:
+        options["--range"] = task.range_index
     if task.blob_descriptors:
         options["--blob-fds"] = ",".join(map(str, task.blob_descriptors))
     flags = [str(part) for option in options.items() for part in option]

@@ -20,6 +20,7 @@ from enclave.core.sealing import SealingPlan, seal_process
 from enclave.core.service import EnclaveState, refused, serve
 from enclave.core.warmup import warm_up
 from qflare_protocol.errors import Refusal
+from qflare_protocol.ranges import MAX_RANGES
 
 EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
 
@@ -61,6 +62,7 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--host-directory", type=Path, required=True)
     parser.add_argument("--round", type=bytes.fromhex, required=True)
     parser.add_argument("--federation", type=bytes.fromhex, required=True)
+    parser.add_argument("--range", type=int, choices=range(MAX_RANGES))
     parser.add_argument("--blob-fds", type=_descriptors, default=())
     parser.add_argument("--uid", type=int, required=True)
     parser.add_argument("--gid", type=int, required=True)
@@ -98,6 +100,7 @@ def _sealed_state(options: argparse.Namespace) -> EnclaveState:
         given.attester,
         DecisionRecord(given.decision) if given.decision is not None else None,
         frozenset(options.blob_fds),
+        options.range,
     )
 
 
@@ -114,7 +117,7 @@ def _what_the_host_gives(options: argparse.Namespace) -> _HostGives:
             return _HostGives(
                 host.sealing_key(options.round),
                 federation_key=host.federation_key(options.federation),
-                decision=host.open_decision(options.round),
+                decision=host.open_decision(options.round, options.range),
             )
 
 

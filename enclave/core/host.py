@@ -6,6 +6,7 @@
     endorsements/              what operators lay beside hardware evidence: leaf.der, intermediate.der, root.der,
                                collateral.json; nothing secret, each may be absent
     rounds/<round id>.decision digests of the inputs and of the decision of its aggregation (see `DecisionRecord`)
+    rounds/<round id>-<n>.decision the same of range n of a model that several processes share
     federations/<id>.key       32 random bytes, seals the rows that a federation carries from round to round
 
 The sealed process opens what it needs before it seals itself and nothing afterwards.
@@ -24,6 +25,7 @@ from qflare_protocol.attestation.dcap_collateral import MAX_COLLATERAL_BYTES
 from qflare_protocol.attestation.evidence import SIGNATURE_ALGORITHM
 from qflare_protocol.cose import Signer
 from qflare_protocol.errors import Refusal
+from qflare_protocol.ranges import MAX_RANGES
 
 ROUNDS = "rounds"
 FEDERATIONS = "federations"
@@ -95,14 +97,14 @@ class HostDirectory:
             self._write_once(name, os.urandom(SEALING_KEY_BYTES))
         return self._read(name, SEALING_KEY_BYTES)
 
-    def open_decision(self, round_id: bytes) -> int:
-        """Return a descriptor of the round's decision record, which outlives the sealing of the process.
+    def open_decision(self, round_id: bytes, range_index: int | None = None) -> int:
+        """Return a descriptor of the decision record of a round, or of a range, which outlives the process's sealing.
 
         It is locked until it is closed, and this waits for the lock: of two processes for one round
         the second sees what the first has recorded.
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(_decision_name(round_id), flags, 0o600, dir_fd=self._descriptor)
+        descriptor = os.open(_decision_name(round_id, range_index), flags, 0o600, dir_fd=self._descriptor)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         self._sync(ROUNDS)
         return descriptor
@@ -113,7 +115,8 @@ class HostDirectory:
         The key goes first, durably: a key without its record could be asked for a second decision.
         The overwriting is best effort: a journal or a flash drive may keep old blocks.
         """
-        for name in (_key_name(round_id), _decision_name(round_id)):
+        ranges = [_decision_name(round_id, index) for index in range(MAX_RANGES)]
+        for name in (_key_name(round_id), _decision_name(round_id), *filter(self._exists, ranges)):
             self._erase(name)
             self._sync(ROUNDS)
 
@@ -271,5 +274,6 @@ def _key_name(round_id: bytes) -> str:
     return f"{ROUNDS}/{round_id.hex()}.key"
 
 
-def _decision_name(round_id: bytes) -> str:
-    return f"{ROUNDS}/{round_id.hex()}.decision"
+def _decision_name(round_id: bytes, range_index: int | None = None) -> str:
+    of_range = "" if range_index is None else f"-{range_index}"
+    return f"{ROUNDS}/{round_id.hex()}{of_range}.decision"

@@ -9,9 +9,11 @@ from qflare_protocol.carried_rows import CarriedRow
 from qflare_protocol.cose import Verifier
 from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import exact_bytes, exact_map, short_text, whole_number
+from qflare_protocol.ranges import MAX_RANGES
 from qflare_protocol.round_result import RosterEntry
 
-_PREPARE = frozenset({"kind", "round_id", "federation_id", "policy", "nonce"})
+_PREPARE = frozenset({"kind", "round_id", "federation_id", "policy", "nonce", "range_index", "range_count"})
+_RANGE = frozenset({"kind", "round", "step", "range_index", "key_ids", "messages", "second_readings"})
 _AGGREGATE = frozenset(
     {
         "kind",
@@ -33,12 +35,14 @@ MAX_DESCRIPTOR = 1 << 20
 
 @dataclass(frozen=True)
 class PrepareRequest:
-    """Make keys and evidence for one round; ids are 16 bytes, the nonce 16 to 64."""
+    """Make keys and evidence for one round, or for one of its ranges; ids are 16 bytes, the nonce 16 to 64."""
 
     round_id: bytes
     federation_id: bytes
     policy: AggregationPolicy
     nonce: bytes
+    range_index: int = 0
+    range_count: int = 1
 
     def to_map(self) -> dict[str, Any]:
         """Return the channel message."""
@@ -83,14 +87,56 @@ class AggregateRequest:
         }
 
 
-def read_request(message: Mapping[str, Any]) -> PrepareRequest | AggregateRequest:
+RANGE_STEPS = ("read", "read-again", "decide", "combine", "conclude")
+OF_THE_ROUND = ("decide", "conclude")
+"""The steps of the round as a whole, which range 0 does; all others are every range's."""
+
+
+@dataclass(frozen=True)
+class RangeRequest:
+    """One step of a round whose model several processes share; see `enclave.core.fan_out`.
+
+    `round` is what is asked of the round, with the carried rows and the wrapped keys of the range;
+    `key_ids` are the key ids of all ranges in order, `messages` what earlier steps have said, and
+    `second_readings` what the ranges have said when they read again.
+    """
+
+    round: AggregateRequest
+    step: str
+    range_index: int
+    key_ids: tuple[bytes, ...]
+    messages: tuple[bytes, ...] = ()
+    second_readings: tuple[bytes, ...] = ()
+
+    @property
+    def policy(self) -> AggregationPolicy:
+        """The round's policy."""
+        return self.round.policy
+
+    def to_map(self) -> dict[str, Any]:
+        """Return the channel message."""
+        return vars(self) | {
+            "kind": "range",
+            "round": self.round.to_map(),
+            "key_ids": list(self.key_ids),
+            "messages": list(self.messages),
+            "second_readings": list(self.second_readings),
+        }
+
+
+Request = PrepareRequest | AggregateRequest | RangeRequest
+
+
+def read_request(message: Mapping[str, Any]) -> Request:
     """Read a request strictly. Raises `Refusal`: "malformed-message" or "policy-refused"."""
     kind = message.get("kind")
     if kind == "prepare":
         return _prepare(exact_map(message, _PREPARE, what="prepare request"))
     if kind == "aggregate":
         return _aggregate(exact_map(message, _AGGREGATE, what="aggregate request"))
-    raise Refusal("malformed-message", "A request is of the kind prepare or aggregate.")
+    if kind == "range":
+        return _range(exact_map(message, _RANGE, what="range request"))
+    raise Refusal("malformed-message", "A request is of the kind prepare, aggregate or range.")
 
 
 def _prepare(members: Mapping[str, Any]) -> PrepareRequest:
@@ -99,6 +145,25 @@ def _prepare(members: Mapping[str, Any]) -> PrepareRequest:
         federation_id=exact_bytes(members["federation_id"], 16, what="federation_id"),
         policy=AggregationPolicy.from_map(members["policy"]),
         nonce=_bytes(members["nonce"], "nonce"),
+        range_index=whole_number(members["range_index"], 0, MAX_RANGES - 1, what="range_index"),
+        range_count=whole_number(members["range_count"], 1, MAX_RANGES, what="range_count"),
+    )
+
+
+def _range(members: Mapping[str, Any]) -> RangeRequest:
+    if members["step"] not in RANGE_STEPS:
+        raise Refusal("malformed-message", f"The step of a range is one of {', '.join(RANGE_STEPS)}.")
+    round_ = exact_map(members["round"], _AGGREGATE, what="aggregate request")
+    if members["step"] in ("read-again", "combine") and members["messages"] == []:
+        raise Refusal("malformed-message", "To read again or to combine a range is told what was decided.")
+    key_ids = tuple(exact_bytes(one, 32, what="key id of a range") for one in _list(members["key_ids"], "key ids"))
+    return RangeRequest(
+        _aggregate(round_),
+        members["step"],
+        whole_number(members["range_index"], 0, max(0, len(key_ids) - 1), what="range_index"),
+        key_ids,
+        tuple(_bytes(one, "message") for one in _list(members["messages"], "messages")),
+        tuple(_bytes(one, "second reading") for one in _list(members["second_readings"], "second readings")),
     )
 
 
@@ -148,4 +213,10 @@ def _rows(value: object, length: int, what: str) -> list[list[Any]]:
 def _bytes(value: object, what: str) -> bytes:
     if not isinstance(value, bytes):
         raise Refusal("malformed-message", f"The {what} must be bytes.")
+    return value
+
+
+def _list(value: object, what: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise Refusal("malformed-message", f"The {what} must be a list.")
     return value

@@ -9,9 +9,11 @@ from enclave.core.aggregation import Aggregation
 from enclave.core.attesters.interface import Attester
 from enclave.core.carried import CarriedSeal
 from enclave.core.channel import Channel
+from enclave.core.fan_out import RangeWork
 from enclave.core.host import DecisionRecord
-from enclave.core.keys import WrappingContext, generate_round_keys, unwrap_keys, wrap_keys
-from enclave.core.requests import AggregateRequest, PrepareRequest, read_request
+from enclave.core.keys import RoundKeys, WrappingContext, generate_round_keys, unwrap_keys, wrap_keys
+from enclave.core.requests import OF_THE_ROUND, AggregateRequest, PrepareRequest, RangeRequest, read_request
+from enclave.core.round_work import RoundWork
 from enclave.core.rules.pipeline import Pipeline
 from enclave.core.streams import Blob, FileBlob
 from qflare_protocol.aggregation_policy import AggregationPolicy
@@ -24,7 +26,8 @@ from qflare_protocol.sealing_tier import missing_protections
 class EnclaveState:
     """What the process holds when it begins to listen.
 
-    `attester` is there to prepare a round, `federation_key` and `decisions` to aggregate it;
+    `attester` is there to prepare a round, `federation_key` and `decisions` to aggregate it or a range
+    of it; `range_index` names the range whose record `decisions` is, None where it is the round's.
     `protections` is what `seal_process` gave, `memory_bytes` the address space it was sealed with,
     `blob_descriptors` the open files of the round's blobs.
     """
@@ -37,6 +40,7 @@ class EnclaveState:
     attester: Attester | None = None
     decisions: DecisionRecord | None = None
     blob_descriptors: frozenset[int] = frozenset()
+    range_index: int | None = None
 
 
 def serve(channel: Channel, state: EnclaveState) -> None:
@@ -61,6 +65,8 @@ def _answer(channel: Channel, state: EnclaveState) -> dict[str, Any]:
     _require_sealing(request.policy, state)
     if isinstance(request, PrepareRequest):
         return _prepare(request, state)
+    if isinstance(request, RangeRequest):
+        return _work_on_range(request, state, channel)
     return _aggregate(request, state, channel)
 
 
@@ -86,6 +92,8 @@ def _prepare(request: PrepareRequest, state: EnclaveState) -> dict[str, Any]:
         policy=request.policy,
         protections=state.protections,
         issued_at=int(time()),
+        range_index=request.range_index,
+        range_count=request.range_count,
     )
     return {
         "kind": "prepared",
@@ -95,13 +103,36 @@ def _prepare(request: PrepareRequest, state: EnclaveState) -> dict[str, Any]:
 
 
 def _aggregate(request: AggregateRequest, state: EnclaveState, channel: Channel) -> dict[str, Any]:
-    if state.decisions is None or state.federation_key is None:
-        raise Refusal("enclave-failed", "This process was not started to aggregate a round.")
+    given = _given(request, state, channel, range_index=None)
+    return {"kind": "aggregated", "result": Aggregation(request, *given).run()}
+
+
+def _work_on_range(request: RangeRequest, state: EnclaveState, channel: Channel) -> dict[str, Any]:
+    index = None if request.step in OF_THE_ROUND else request.range_index
+    given = _given(request.round, state, channel, range_index=index)
+    round_work = RoundWork(request.round, *given, index=request.range_index, key_ids=request.key_ids)
+    work = RangeWork(round_work, _context(request.round, state))
+    if request.step == "conclude":
+        decision, *slices = request.messages or (b"",)
+        return {"kind": "aggregated", "result": work.conclude(decision, slices)}
+    if request.step == "decide":
+        said = work.decide(request.messages, request.second_readings)
+    elif request.step == "read":
+        said = work.read()
+    else:
+        said = {"read-again": work.read_again, "combine": work.combine}[request.step](*request.messages[:1])
+    return {"kind": "said", "what": said.kind, "message": said.message}
+
+
+def _given(
+    request: AggregateRequest, state: EnclaveState, channel: Channel, *, range_index: int | None
+) -> tuple[RoundKeys, CarriedSeal, "DescriptorCourier", DecisionRecord]:
+    """Return what a round or a range is worked on with, in a process that was started for it."""
+    if state.decisions is None or state.federation_key is None or state.range_index != range_index:
+        raise Refusal("enclave-failed", "This process was not started to aggregate this round or range.")
     keys = unwrap_keys(request.wrapped_keys, _context(request, state))
     seal = CarriedSeal(state.federation_key, state.measurement, request.policy.digest(), request.federation_id)
-    courier = DescriptorCourier(channel, _descriptors(request, state))
-    result = Aggregation(request, keys, seal, courier, state.decisions).run()
-    return {"kind": "aggregated", "result": result}
+    return keys, seal, DescriptorCourier(channel, _descriptors(request, state)), state.decisions
 
 
 def _descriptors(request: AggregateRequest, state: EnclaveState) -> tuple[int, ...]:

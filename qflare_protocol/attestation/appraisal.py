@@ -96,10 +96,13 @@ def appraise(
     federation_id: bytes,
     now: int,
     nonce: bytes | None = None,
+    range_index: int = 0,
+    range_count: int | None = 1,
 ) -> Appraisal:
     """Return the appraisal of evidence for that round, `now` in Unix seconds.
 
-    `nonce` is given by a verifier that challenged the enclave itself. Certificates must have been
+    `nonce` is given by a verifier that challenged the enclave itself; `range_index` of `range_count` is
+    the range that the process is to work on, of however many where None is given. Certificates must have been
     valid when the evidence was issued. What is contraindicated raises `Refusal("evidence-refused")`
     saying exactly what is not satisfied; "malformed-message", "invalid-signature", "invalid-key" or
     "policy-refused" are of evidence that is broken in itself.
@@ -112,6 +115,9 @@ def appraise(
     require(claims.round_id == round_id, "The evidence is for another round.")
     require(claims.federation_id == federation_id, "The evidence is for another federation.")
     require(nonce is None or claims.nonce == nonce, "The evidence answers another challenge.")
+    require(claims.range_index == range_index, "The evidence is for another range of the model.")
+    shared = f"The evidence is for one of {claims.range_count} ranges of the model, where {range_count} was looked for."
+    require(range_count in (None, claims.range_count), shared)
     _require_fresh(claims.issued_at, now, policy.maximum_age_seconds)
     _require_policy(claims, policy)
     appraisal = _result(read, platform)

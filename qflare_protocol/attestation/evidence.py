@@ -17,6 +17,7 @@ from qflare_protocol.cose import Signer, sign1, unverified_payload
 from qflare_protocol.encoding import decode, digest, encode
 from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import exact_bytes, exact_map, whole_number
+from qflare_protocol.ranges import MAX_RANGES
 
 PURPOSE = "enclave evidence"
 SOFTWARE = "software"
@@ -45,6 +46,7 @@ _MEMBERS = frozenset(
         "issued_at",
     }
 )
+_RANGE = frozenset({"range_index", "range_count"})
 
 
 def enclave_key_id(hpke_public_key: bytes, result_public_key: bytes) -> bytes:
@@ -58,7 +60,9 @@ class EnclaveClaims:
 
     `nonce` is the challenger's (16 to 64 bytes), ids are 16 bytes, `measurement` is the 64-byte code
     measurement, `protections` says for each name in `PROTECTIONS` whether the kernel gave it,
-    `issued_at` is in Unix seconds. Raises `Refusal("evidence-refused")` for values out of form.
+    `issued_at` is in Unix seconds. Where several processes share the round's model, `range_index` of
+    `range_count` is the range that this one works on; alone, the claims do not name it. Raises
+    `Refusal("evidence-refused")` for values out of form.
     """
 
     nonce: bytes
@@ -70,6 +74,8 @@ class EnclaveClaims:
     policy: AggregationPolicy
     protections: dict[str, bool]
     issued_at: int
+    range_index: int = 0
+    range_count: int = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.nonce, bytes) or not MIN_NONCE_BYTES <= len(self.nonce) <= MAX_NONCE_BYTES:
@@ -81,6 +87,8 @@ class EnclaveClaims:
         pqc.signature(SIGNATURE_ALGORITHM).check_public_key(self.result_public_key)
         whole_number(self.issued_at, 0, 1 << 40, what="issued_at of the evidence", code=_CODE)
         _check_protections(self.protections)
+        whole_number(self.range_count, 1, MAX_RANGES, what="range_count", code=_CODE)
+        whole_number(self.range_index, 0, self.range_count - 1, what="range_index", code=_CODE)
 
     @property
     def key_id(self) -> bytes:
@@ -101,16 +109,25 @@ class EnclaveClaims:
             self.policy.digest(),
             encode(self.protections),
             self.issued_at.to_bytes(8, "big"),
+            *(number.to_bytes(8, "big") for number in self._range),
         )
+
+    @property
+    def _range(self) -> tuple[int, ...]:
+        return (self.range_index, self.range_count) if self.range_count > 1 else ()
 
     def to_map(self) -> dict[str, Any]:
         """Return the claims as a map for CBOR."""
-        return asdict(self) | {"policy": self.policy.to_map()}
+        members = asdict(self) | {"policy": self.policy.to_map()}
+        if not self._range:
+            del members["range_index"], members["range_count"]
+        return members
 
     @classmethod
     def from_map(cls, value: object) -> "EnclaveClaims":
         """Read claims strictly. Raises `Refusal`: "evidence-refused", "policy-refused" or "invalid-key"."""
-        members = dict(exact_map(value, _MEMBERS, what="evidence", code=_CODE))
+        shared = isinstance(value, dict) and value.get("range_count", 1) != 1
+        members = dict(exact_map(value, _MEMBERS | _RANGE if shared else _MEMBERS, what="evidence", code=_CODE))
         members["policy"] = AggregationPolicy.from_map(members["policy"])
         return cls(**members)
 

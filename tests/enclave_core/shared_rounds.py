@@ -1,5 +1,6 @@
 """Rounds on paper whose model several processes share: everything that `tests.enclave_core.rounds` has, by ranges."""
 
+import io
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from enclave.core.requests import AggregateRequest, SubmittedManifest
 from enclave.core.round_work import RoundWork
 from enclave.core.second_pass import MODEL
 from enclave.core.streams import new_scratch
+from enclave.courier import PreparedRound, RoundGiven, SealedRow, SealedUpdate
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.carried_rows import CarriedRow
 from qflare_protocol.manifest import Manifest, UpdatePart, sign_manifest
@@ -34,15 +36,19 @@ from tests.enclave_core.rounds import (
 MEASUREMENT = bytes(64)
 
 
+def _public(keys):
+    return keys.hpke_public_key if isinstance(keys, PreparedRound) else keys.hpke_public
+
+
 def sealed_parts(context, keys, delta, ranges):
     """Return what a device seals to the processes that share the model, one after another, and its parts."""
     bounds = range_bounds(delta.size, ranges)
     if len(bounds) == 1:
-        return b"".join(seal_update(keys[0].hpke_public, context, encode_tensors({"w": delta}))), ()
+        return b"".join(seal_update(_public(keys[0]), context, encode_tensors({"w": delta}))), ()
     flat, blob, parts = delta.reshape(-1), b"", []
     for one, columns in zip(keys, bounds, strict=True):
         plaintext = flat[columns.start : columns.stop].astype("<f4").tobytes()
-        sealed = b"".join(seal_update(one.hpke_public, replace(context, enclave_key_id=one.key_id), plaintext))
+        sealed = b"".join(seal_update(_public(one), replace(context, enclave_key_id=one.key_id), plaintext))
         parts.append(UpdatePart(one.key_id, len(sealed), model_digest(sealed)))
         blob += sealed
     return blob, tuple(parts)
@@ -57,10 +63,11 @@ class SharedRound:
     carried: dict = field(default_factory=dict)
     sealing_key: bytes = b"s" * 32
     measurement: bytes = MEASUREMENT
+    prepared: list = field(default_factory=list)
 
     def __post_init__(self):
         self.count = len(range_bounds(self.base.size, self.policy.ranges))
-        self.keys = [generate_round_keys() for _ in range(self.count)]
+        self.keys = self.prepared or [generate_round_keys() for _ in range(self.count)]
         self.key_ids = tuple(one.key_id for one in self.keys)
         self.signers, self.submitted, self.blobs = {}, [], []
         self.base_bytes = encode_tensors({"w": self.base})
@@ -134,6 +141,25 @@ class SharedRound:
             key_ids=self.key_ids,
         )
         return RangeWork(work, self.context), courier
+
+    def given(self, index, carried=None):
+        """Return what the courier is given for a step of a range."""
+        request = self.request([])
+        carried = self.carried_of(index) if carried is None else carried
+        return RoundGiven(
+            ROUND,
+            FEDERATION,
+            self.policy,
+            self.prepared[index].wrapped_keys,
+            request.base_model_digest,
+            lambda: io.BytesIO(self.base_bytes),
+            request.roster,
+            [
+                SealedUpdate(one.device_id, one.manifest, lambda blob=blob: io.BytesIO(blob))
+                for one, blob in zip(self.submitted, self.blobs, strict=True)
+            ],
+            [SealedRow(row, lambda blob=blob: io.BytesIO(blob)) for row, blob in carried],
+        )
 
     def whole(self, **options):
         return self.work(0, record=self.record, **options)

@@ -11,36 +11,33 @@ from enclave.core.host import DecisionRecord
 from enclave.core.keys import RoundKeys
 from enclave.core.streams import new_scratch
 from qflare_protocol import ranges
-from qflare_protocol.aggregation_policy import AggregationPolicy, Stage
+from qflare_protocol.aggregation_policy import Stage
 from qflare_protocol.carried_rows import CarriedRow
 from qflare_protocol.errors import Refusal
 from qflare_protocol.ranges import BLOCK_COLUMNS, range_bounds, segment_columns
 from qflare_protocol.tensors import model_digest
 from tests.enclave_core.rounds import FEDERATION, FEDERATION_KEY, MemoryBlob, Round, reasons
 from tests.enclave_core.shared_rounds import SharedRound
+from tests.policies import screened
 
 SIZE = 4 * BLOCK_COLUMNS + 77
 BASE = np.linspace(-1, 1, SIZE, dtype=np.float32)
 CLIPPED = {"filters": (), "pre_aggregation": (Stage("quantile-clipping"),), "rule": Stage("mean")}
 POLICIES = {
-    "weighted mean": AggregationPolicy(),
-    "multi-krum after nnm": AggregationPolicy(
-        tolerated_fraction=0.2, pre_aggregation=(Stage("nnm"),), rule=Stage("multi-krum")
-    ),
-    "geometric median after bucketing": AggregationPolicy(
+    "weighted mean": screened(),
+    "multi-krum after nnm": screened(tolerated_fraction=0.2, pre_aggregation=(Stage("nnm"),), rule=Stage("multi-krum")),
+    "geometric median after bucketing": screened(
         tolerated_fraction=0.15,
         pre_aggregation=(Stage("bucketing"),),
         rule=Stage("geometric-median"),
         minimum_updates=6,
     ),
-    "median": AggregationPolicy(tolerated_fraction=0.2, rule=Stage("median")),
-    "trimmed mean with history": AggregationPolicy(tolerated_fraction=0.2, rule=Stage("trimmed-mean"), history=0.6),
-    "bulyan": AggregationPolicy(tolerated_fraction=0.15, filters=(), rule=Stage("bulyan"), minimum_updates=7),
-    "centered clipping with history": AggregationPolicy(
-        tolerated_fraction=0.2, rule=Stage("centered-clipping"), history=0.9
-    ),
-    "fedadam": AggregationPolicy(server_optimiser=Stage("fedadam")),
-    "noise": AggregationPolicy(**CLIPPED, noise=Stage("gaussian", {"noise_multiplier": 1.0, "expected_cohort": 7})),
+    "median": screened(tolerated_fraction=0.2, rule=Stage("median")),
+    "trimmed mean with history": screened(tolerated_fraction=0.2, rule=Stage("trimmed-mean"), history=0.6),
+    "bulyan": screened(tolerated_fraction=0.15, filters=(), rule=Stage("bulyan"), minimum_updates=7),
+    "centered clipping with history": screened(tolerated_fraction=0.2, rule=Stage("centered-clipping"), history=0.9),
+    "fedadam": screened(server_optimiser=Stage("fedadam")),
+    "noise": screened(**CLIPPED, noise=Stage("gaussian", {"noise_multiplier": 1.0, "expected_cohort": 7})),
 }
 
 
@@ -142,14 +139,14 @@ def test_a_model_too_small_to_share_has_one_range(monkeypatch):
 
 
 def shared_round(count=3, **options):
-    entry = SharedRound(BASE, AggregationPolicy(ranges=count), **options)
+    entry = SharedRound(BASE, screened(ranges=count), **options)
     for delta in deltas():
         entry.submit(delta)
     return entry
 
 
 def test_an_update_that_fails_in_one_range_is_out_of_all():
-    entry, alone = SharedRound(BASE, AggregationPolicy(ranges=3)), SharedRound(BASE, AggregationPolicy(ranges=3))
+    entry, alone = SharedRound(BASE, screened(ranges=3)), SharedRound(BASE, screened(ranges=3))
     for number, delta in enumerate(deltas()):
         entry.submit(delta, damaged=2 if number == 4 else None)
     given = deltas()

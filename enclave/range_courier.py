@@ -1,0 +1,64 @@
+"""The courier of rounds whose model several sealed processes share: one process for each step of each range.
+
+What the steps say to one another is sealed by them and for them; here it is carried.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from enclave.core.fan_out import Said
+from enclave.core.requests import OF_THE_ROUND, AggregateRequest, RangeRequest
+from enclave.courier import EnclaveHost, RoundGiven, result_of, run_request
+from qflare_protocol.errors import Refusal
+
+
+@dataclass(frozen=True)
+class RangeTask:
+    """One step of `enclave.core.fan_out`, for a range, with the key ids of all and what earlier steps have said."""
+
+    step: str
+    range_index: int
+    key_ids: Sequence[bytes]
+    messages: Sequence[bytes] = ()
+    second_readings: Sequence[bytes] = ()
+
+    def asked_of(self, round_: AggregateRequest) -> dict[str, object]:
+        """Return the channel message."""
+        request = RangeRequest(
+            round_,
+            self.step,
+            self.range_index,
+            tuple(self.key_ids),
+            tuple(self.messages),
+            tuple(self.second_readings),
+        )
+        return request.to_map()
+
+
+def run_range_step(
+    host: EnclaveHost,
+    given: RoundGiven,
+    task: RangeTask,
+    *,
+    write_output: Callable[[str, bytes], None] = lambda name, piece: None,
+    on_step: Callable[[str, float], None] = lambda name, seconds: None,
+) -> Said | bytes:
+    """Run one step and return what it says, or of the last one the signed result.
+
+    `given` has the wrapped keys of the range and the rows that it carries; the last step is given the slices
+    of the new model instead. Called again after whatever crash it comes to the same. Raises `Refusal` as
+    `courier.aggregate_round` does.
+    """
+    answer = run_request(
+        host,
+        given,
+        task.asked_of,
+        range_index=None if task.step in OF_THE_ROUND else task.range_index,
+        write_output=write_output,
+        on_step=on_step,
+    )
+    if task.step == "conclude":
+        return result_of(answer)
+    if answer["kind"] != "said":
+        raise Refusal("enclave-failed", "The sealed process failed: it gave a result where none was asked for.")
+    return Said(answer["what"], answer["message"])
