@@ -33,13 +33,33 @@ class EnclaveTrust:
         self._memory = memory
         self._roots = vendor_roots or VendorRoots()
 
-    def appraise(self, evidence: bytes, *, round_id: bytes, federation_id: bytes, now: float) -> Appraisal:
-        """Return the appraisal of an open round's enclave at a Unix time. Raises `Refusal("evidence-refused")`."""
+    def appraise(
+        self,
+        evidence: bytes,
+        *,
+        round_id: bytes,
+        federation_id: bytes,
+        now: float,
+        range_index: int = 0,
+        range_count: int = 1,
+    ) -> Appraisal:
+        """Return the appraisal of an open round's enclave, or of that of one range of it, at a Unix time.
+
+        Raises `Refusal("evidence-refused")`.
+        """
         pins = self._memory.state.pins
         if not pins.complete:
             pins = self._with_first(read_evidence(evidence), pins)
         policy = self._policy(pins, ROUND_EVIDENCE_AGE_SECONDS)
-        appraisal = appraise(evidence, policy, round_id=round_id, federation_id=federation_id, now=int(now))
+        appraisal = appraise(
+            evidence,
+            policy,
+            round_id=round_id,
+            federation_id=federation_id,
+            now=int(now),
+            range_index=range_index,
+            range_count=range_count,
+        )
         if pins != self._memory.state.pins:
             self._memory.remember(pins=pins)
             log.warning("enclave_pinned_on_first_use", **pins.to_json())
@@ -57,7 +77,9 @@ class EnclaveTrust:
         if first_model:
             pins = replace(pins, measurements=pins.measurements | {read_evidence(evidence).claims.measurement})
         policy = self._policy(pins, MODEL_EVIDENCE_AGE_SECONDS)
-        return appraise(evidence, policy, round_id=round_id, federation_id=federation_id, now=int(now))
+        return appraise(
+            evidence, policy, round_id=round_id, federation_id=federation_id, now=int(now), range_count=None
+        )
 
     def policy(self, maximum_age_seconds: int) -> AppraisalPolicy:
         """Return what this device demands of evidence up to that age; without pins nothing satisfies it."""

@@ -17,19 +17,20 @@ from edge_client.handshaking import UnvouchedRefusal
 from edge_client.http import Http, ServerUnreachable
 from edge_client.identity_keeper import IdentityKeeper
 from edge_client.qkd import OFF, QkdSettings
+from edge_client.range_sealing import seal_to_ranges
 from edge_client.session import DeviceSession, SealedRefusal
 from edge_client.trainer import Tensors, Trainer, TrainingOutcome
-from qflare_protocol.attestation.appraisal import Appraisal
-from qflare_protocol.attestation.evidence import SIGNATURE_ALGORITHM
+from qflare_protocol.attestation.evidence import SIGNATURE_ALGORITHM, EnclaveClaims
 from qflare_protocol.chunked import open_chunks
 from qflare_protocol.cose import Verifier, verify1
 from qflare_protocol.encoding import frame
 from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import bytes_field, require_map, text_field, unsigned_field
 from qflare_protocol.manifest import Manifest, manifest_digest, sign_manifest
+from qflare_protocol.ranges import MAX_RANGES
 from qflare_protocol.round_result import verify_result
-from qflare_protocol.tensors import decode_tensors, encode_tensors, layout_of, model_digest, require_layout
-from qflare_protocol.update import UpdateContext, seal_update
+from qflare_protocol.tensors import decode_tensors, layout_of, model_digest, require_layout
+from qflare_protocol.update import UpdateContext
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +59,10 @@ TrainerFactory = Callable[[Mapping[str, Any]], Trainer]
 
 @dataclass(frozen=True)
 class Assignment:
-    """A round that waits for this device; `signature_key` is the fingerprint of the key its roster names."""
+    """A round that waits for this device; `signature_key` is the fingerprint of the key its roster names.
+
+    `evidence` is that of each process that the model is shared among, in the order of their ranges.
+    """
 
     round_id: bytes
     round_number: int
@@ -66,14 +70,18 @@ class Assignment:
     federation: str
     base_version: int
     base_model_digest: bytes
-    evidence: bytes
+    evidence: tuple[bytes, ...]
     trainer_parameters: dict[str, Any]
     signature_key: bytes
 
     @classmethod
     def from_wire(cls, value: Any) -> "Assignment":
         """Read an assignment. Raises `Refusal("malformed-message")`."""
-        members = require_map(value, _ASSIGNMENT, "assignment")
+        shared = isinstance(value, dict) and "range_evidence" in value
+        members = require_map(value, _ASSIGNMENT | {"range_evidence"} if shared else _ASSIGNMENT, "assignment")
+        further = members["range_evidence"] if shared else []
+        if shared and not (isinstance(further, list) and 1 <= len(further) < MAX_RANGES):
+            raise Refusal("malformed-message", f"The evidence of further ranges is a list of 1 to {MAX_RANGES - 1}.")
         parameters = members["trainer_parameters"]
         if not isinstance(parameters, dict):
             raise Refusal("malformed-message", "The trainer parameters must be a map.")
@@ -84,7 +92,7 @@ class Assignment:
             text_field(members, "federation"),
             unsigned_field(members, "base_version"),
             bytes_field(members, "base_model_digest", 32),
-            bytes_field(members, "evidence"),
+            tuple(bytes_field({"evidence": one}, "evidence") for one in (members["evidence"], *further)),
             parameters,
             bytes_field(members, "signature_key", 32),
         )
@@ -156,12 +164,7 @@ class RoundWorker:
         return retrying(once, backoff=self._backoff, what=what)
 
     def _make_submission(self, assignment: Assignment) -> bytes:
-        appraisal = self._trust.appraise(
-            assignment.evidence,
-            round_id=assignment.round_id,
-            federation_id=assignment.federation_id,
-            now=self._session.server_time(),
-        )
+        processes = self._appraised(assignment)
         self._refuse_going_back(assignment)
         base = self._download_base(assignment)
         started = time.monotonic()
@@ -169,7 +172,27 @@ class RoundWorker:
         log.info(
             "trained", round=assignment.round_number, seconds=round(time.monotonic() - started, 2), **outcome.metrics
         )
-        return self._sealed_submission(assignment, appraisal, base, outcome)
+        return self._sealed_submission(assignment, processes, base, outcome)
+
+    def _appraised(self, assignment: Assignment) -> list[EnclaveClaims]:
+        """Return what is believed of every process that the model is shared among; all have the same code and policy.
+
+        Raises `Refusal("evidence-refused")`.
+        """
+        processes = [
+            self._trust.appraise(
+                evidence,
+                round_id=assignment.round_id,
+                federation_id=assignment.federation_id,
+                now=self._session.server_time(),
+                range_index=index,
+                range_count=len(assignment.evidence),
+            ).claims
+            for index, evidence in enumerate(assignment.evidence)
+        ]
+        if len({(one.measurement, one.policy.digest()) for one in processes}) > 1:
+            raise Refusal("evidence-refused", "The processes that share the model differ in their code or policy.")
+        return processes
 
     def _download_base(self, assignment: Assignment) -> Tensors:
         federation = uuid.UUID(bytes=assignment.federation_id)
@@ -222,7 +245,7 @@ class RoundWorker:
             raise Refusal("digest-mismatch", "The enclave signed another model than the server delivers.")
 
     def _sealed_submission(
-        self, assignment: Assignment, appraisal: Appraisal, base: Tensors, outcome: TrainingOutcome
+        self, assignment: Assignment, processes: list[EnclaveClaims], base: Tensors, outcome: TrainingOutcome
     ) -> bytes:
         require_layout(layout_of(outcome.model), layout_of(base))
         delta = {name: np.asarray(outcome.model[name] - base[name], dtype=np.float32) for name in base}
@@ -230,11 +253,11 @@ class RoundWorker:
             federation_id=assignment.federation_id,
             round_id=assignment.round_id,
             device_id=self._session.identity.device_id,
-            enclave_key_id=appraisal.claims.key_id,
+            enclave_key_id=processes[0].key_id,
             base_model_digest=assignment.base_model_digest,
         )
-        sealed = b"".join(seal_update(appraisal.claims.hpke_public_key, context, encode_tensors(delta)))
-        if len(sealed) > appraisal.claims.policy.maximum_update_bytes:
+        sealed, parts = seal_to_ranges(processes, context, delta)
+        if len(sealed) > processes[0].policy.maximum_update_bytes:
             raise Refusal(
                 "update-too-large", f"The sealed update has {len(sealed)} bytes, more than the policy allows."
             )
@@ -247,7 +270,8 @@ class RoundWorker:
             metrics=outcome.metrics,
             ciphertext_digest=blake3.blake3(sealed).digest(),
             ciphertext_bytes=len(sealed),
-            enclave_key_id=appraisal.claims.key_id,
+            enclave_key_id=processes[0].key_id,
+            parts=parts,
         )
         return frame(sign_manifest(manifest, self._session.identity.signer(assignment.signature_key))) + sealed
 

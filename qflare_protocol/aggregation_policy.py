@@ -156,13 +156,16 @@ class AggregationPolicy:
     @classmethod
     def from_map(cls, value: object) -> "AggregationPolicy":
         """Read a policy strictly. Raises `Refusal("policy-refused")`."""
-        named = _MEMBERS if isinstance(value, dict) and value.get("ranges", 1) != 1 else _MEMBERS - {"ranges"}
+        shared = isinstance(value, dict) and "ranges" in value
+        named = _MEMBERS if shared else _MEMBERS - {"ranges"}
         members = dict(exact_map(value, named, what="aggregation policy", code=_CODE))
         for name in ("filters", "pre_aggregation"):
             members[name] = tuple(Stage.from_map(stage) for stage in _list(members[name], name))
         for name in ("rule", "server_optimiser", "noise"):
             members[name] = Stage.from_map(members[name])
         members["required_protections"] = tuple(_list(members["required_protections"], "required_protections"))
+        if shared:
+            whole_number(members["ranges"], 2, MAX_RANGES, what="ranges, where it is named,", code=_CODE)
         return cls(**members)
 
     def digest(self) -> bytes:

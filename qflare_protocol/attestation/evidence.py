@@ -126,8 +126,10 @@ class EnclaveClaims:
     @classmethod
     def from_map(cls, value: object) -> "EnclaveClaims":
         """Read claims strictly. Raises `Refusal`: "evidence-refused", "policy-refused" or "invalid-key"."""
-        shared = isinstance(value, dict) and value.get("range_count", 1) != 1
+        shared = isinstance(value, dict) and "range_count" in value
         members = dict(exact_map(value, _MEMBERS | _RANGE if shared else _MEMBERS, what="evidence", code=_CODE))
+        if shared:
+            whole_number(members["range_count"], 2, MAX_RANGES, what="range_count, where it is named,", code=_CODE)
         members["policy"] = AggregationPolicy.from_map(members["policy"])
         return cls(**members)
 

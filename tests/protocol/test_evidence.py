@@ -180,3 +180,22 @@ def test_report_data_and_key_id_depend_on_every_member_they_cover():
     assert len({claims.report_data for claims in [CLAIMS, *changed]}) == len(changed) + 1
     assert CLAIMS.key_id == enclave_key_id(CLAIMS.hpke_public_key, CLAIMS.result_public_key)
     assert len(CLAIMS.key_id) == 32
+
+
+def test_evidence_of_a_range_is_for_that_range_alone():
+    shared = dataclasses.replace(CLAIMS, range_index=1, range_count=3)
+    evidence = sign_software_evidence(shared, HOST)
+    assert appraised(evidence=evidence, range_index=1, range_count=3).claims == shared
+    assert appraised(evidence=evidence, range_index=1, range_count=None).claims == shared
+    for other in ({}, {"range_index": 0, "range_count": 3}, {"range_index": 1, "range_count": 2}, {"range_index": 1}):
+        assert_refused("evidence-refused", "range", evidence=evidence, **other)
+    assert_refused("evidence-refused", "range", range_count=3)
+
+
+@pytest.mark.parametrize("change", [{"range_index": 3}, {"range_count": 1}, {"range_count": 17}, {"range_index": -1}])
+def test_a_range_that_cannot_be_is_refused(change):
+    claims = dataclasses.replace(CLAIMS, range_index=1, range_count=3)
+    statement = {"claims": claims.to_map() | change, "report_data": claims.report_data}
+    signed = sign1(HOST, statement, purpose="enclave evidence")
+    evidence = encode({"attester": "software", "attestation_key": HOST.public, "statement": signed})
+    assert_refused(evidence=evidence, range_index=1, range_count=3)

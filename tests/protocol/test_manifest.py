@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from qflare_protocol import pqc
@@ -6,6 +8,7 @@ from qflare_protocol.errors import Refusal
 from qflare_protocol.manifest import (
     PURPOSE,
     Manifest,
+    UpdatePart,
     manifest_digest,
     sign_manifest,
     unverified_manifest,
@@ -106,3 +109,35 @@ def test_another_structure_is_refused(payload):
 
 def test_an_oversized_manifest_is_refused_unread():
     assert_refused("malformed-message", verify_manifest, bytes(1 << 17), ALICE.verifier)
+
+
+PARTS = (UpdatePart(b"k" * 32, 3000, b"1" * 32), UpdatePart(b"l" * 32, 2000, b"2" * 32))
+
+
+def test_a_manifest_of_parts_reads_back_and_one_without_is_what_it_always_was():
+    shared = dataclasses.replace(MANIFEST, parts=PARTS)
+    assert verify_manifest(sign_manifest(shared, ALICE), ALICE.verifier) == shared
+    assert shared.key_ids == (b"k" * 32, b"l" * 32)
+    assert MANIFEST.key_ids == (b"k" * 32,)
+    assert "parts" not in MANIFEST.to_map()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [],
+        None,
+        [[b"k" * 32, 5000, b"1" * 32]],
+        [[b"k" * 32, 3000, b"1" * 32], [b"l" * 32, 2001, b"2" * 32]],
+        [[b"l" * 32, 3000, b"1" * 32], [b"k" * 32, 2000, b"2" * 32]],
+        [[b"k" * 32, 3000, b"1" * 32], [b"l" * 32, 2000]],
+        [[b"k" * 32, 3000, b"1" * 32], [b"l" * 32, True, b"2" * 32]],
+        [[b"k" * 31, 3000, b"1" * 32], [b"l" * 32, 2000, b"2" * 32]],
+        [[b"k" * 32, 0, b"1" * 32], [b"l" * 32, 5000, b"2" * 32]],
+        [[b"k" * 32, 1000, b"1" * 32]] + [[b"l" * 32, 250, b"2" * 32]] * 16,
+    ],
+    ids=range(10),
+)
+def test_parts_that_are_not_those_of_the_update_are_refused(parts):
+    signed = sign1(ALICE, MANIFEST.to_map() | {"parts": parts}, purpose=PURPOSE)
+    assert_refused("malformed-message", verify_manifest, signed, ALICE.verifier)

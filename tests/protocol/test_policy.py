@@ -50,6 +50,7 @@ def test_a_whole_number_where_a_float_is_meant_is_the_same_policy():
         ("maximum_memory_bytes", 1 << 30),
         ("required_tier", "full"),
         ("required_protections", ["seccomp"]),
+        ("ranges", 2),
     ],
 )
 def test_every_member_changes_the_digest(member, value):
@@ -91,6 +92,11 @@ def test_every_member_changes_the_digest(member, value):
         ("required_protections", ["moat"]),
         ("required_protections", ["seccomp", "landlock"]),
         ("required_protections", ["seccomp", "seccomp"]),
+        ("ranges", 0),
+        ("ranges", 1),
+        ("ranges", 17),
+        ("ranges", True),
+        ("ranges", 2.0),
     ],
 )
 def test_a_value_out_of_range_is_refused(member, value):

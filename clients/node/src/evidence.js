@@ -104,6 +104,8 @@ export function readEvidence(evidence) {
   demand(attester === 'software', CODE, 'Evidence of hardware, which this client has no verifier for.');
   checkPublicKey(attestationKey, SIGNATURE_KEY_BYTES);
   const { claims: map, report_data: reportData } = verify1(attestationKey, 'enclave evidence', statement, STATEMENT);
+  const shared = map instanceof Map && map.has('range_count');
+  demand(!shared, CODE, 'The evidence is of one range of a shared model, which this client does not take.');
   const claims = members(map, CLAIMS);
   checkPublicKey(claims.hpke_public_key, HPKE_KEY_BYTES);
   checkPublicKey(claims.result_public_key, SIGNATURE_KEY_BYTES);

@@ -13,9 +13,14 @@ const MAXIMUM_BLOB_BYTES = 2 ** 30;
 const EVIDENCE = bytes(1, 64 * 1024);
 const RESULT_BYTES = 64 * 2 ** 20;
 const WORK = {
-  round: (value) => (value === null ? null : members(value, ASSIGNMENT)),
+  round: (value) => (value === null ? null : assignmentOf(value)),
   ask_again_seconds: integer(0, 30),
 };
+function assignmentOf(value) {
+  const shared = value instanceof Map && value.has('range_evidence');
+  demand(!shared, 'evidence-refused', 'Several processes share the model; this client seals to one only.');
+  return members(value, ASSIGNMENT);
+}
 const ASSIGNMENT = {
   round_id: bytes(16),
   round_number: integer(1),
