@@ -57,6 +57,10 @@ logger = logging.getLogger("qflare.enclave")
 OpenBlob = Callable[[], BinaryIO]
 
 
+def ignore_step(name: str, seconds: float) -> None:
+    """Take no note of how long a step took."""
+
+
 @dataclass(frozen=True)
 class EnclaveHost:
     """Where and as whom the sealed process runs, and who attests it; `timeout_seconds` bounds one whole request."""
@@ -288,7 +292,7 @@ def aggregate_round(
     updates: Sequence[SealedUpdate],
     carried: Sequence[SealedRow] = (),
     write_output: Callable[[str, bytes], None],
-    on_step: Callable[[str, float], None] = lambda name, seconds: None,
+    on_step: Callable[[str, float], None] = ignore_step,
 ) -> bytes:
     """Have the enclave aggregate the round and return its signed result.
 
@@ -303,6 +307,17 @@ def aggregate_round(
     given = RoundGiven(
         round_id, federation_id, policy, wrapped_keys, base_model_digest, open_base_model, roster, updates, carried
     )
+    return aggregate_given(host, given, write_output=write_output, on_step=on_step)
+
+
+def aggregate_given(
+    host: EnclaveHost,
+    given: "RoundGiven",
+    *,
+    write_output: Callable[[str, bytes], None],
+    on_step: Callable[[str, float], None] = ignore_step,
+) -> bytes:
+    """Do what `aggregate_round` does for what is given of the round."""
     answer = run_request(host, given, AggregateRequest.to_map, write_output=write_output, on_step=on_step)
     return result_of(answer)
 
@@ -314,7 +329,7 @@ def run_request(
     *,
     range_index: int | None = None,
     write_output: Callable[[str, bytes], None],
-    on_step: Callable[[str, float], None],
+    on_step: Callable[[str, float], None] = ignore_step,
 ) -> dict[str, Any]:
     """Start a sealed process over a round's blobs, ask what `ask` makes of the round, and return the last answer.
 

@@ -7,7 +7,7 @@ from django.db.models import Q
 
 
 class EnclaveInstance(models.Model):
-    """The enclave of one round: its public keys, its evidence, and its private keys under their seal.
+    """The enclave of one round, or of one range of it: its public keys, evidence, and private keys under their seal.
 
     `wrapped_keys` opens only inside a sealed process of the same measurement and policy on the
     enclave host; it is destroyed when the round ends.
@@ -15,6 +15,8 @@ class EnclaveInstance(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     round_id = models.UUIDField(help_text="The round this instance serves.")
+    range_index = models.PositiveSmallIntegerField(default=0, help_text="The range of the model it works on.")
+    range_count = models.PositiveSmallIntegerField(default=1, help_text="How many ranges the model has.")
     attester = models.CharField(max_length=20)
     tier = models.CharField(max_length=20, help_text="The appraisal of the evidence.")
     key_id = models.BinaryField(max_length=32, unique=True)
@@ -37,7 +39,10 @@ class EnclaveInstance(models.Model):
         ordering = ("-prepared_at",)
         constraints = (
             models.UniqueConstraint(
-                fields=("round_id",), condition=Q(retired_at=None), name="one_live_enclave_per_round"
+                fields=("round_id", "range_index"), condition=Q(retired_at=None), name="one_live_enclave_per_range"
+            ),
+            models.CheckConstraint(
+                condition=Q(range_index__lt=models.F("range_count")), name="a_range_is_one_of_its_count"
             ),
             models.CheckConstraint(
                 condition=Q(retired_at=None, wrapped_keys__isnull=False)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from enclave.core.fan_out import Said
 from enclave.core.requests import OF_THE_ROUND, AggregateRequest, RangeRequest
-from enclave.courier import EnclaveHost, RoundGiven, result_of, run_request
+from enclave.courier import EnclaveHost, RoundGiven, ignore_step, result_of, run_request
 from qflare_protocol.errors import Refusal
 
 
@@ -35,30 +35,37 @@ class RangeTask:
         return request.to_map()
 
 
+def take_nothing(output: str, piece: bytes) -> None:
+    """Take an output of a step that has none. Raises `Refusal("enclave-failed")`."""
+    raise Refusal("enclave-failed", f"The sealed process gives out {output} where nothing was asked for.")
+
+
 def run_range_step(
     host: EnclaveHost,
     given: RoundGiven,
     task: RangeTask,
     *,
-    write_output: Callable[[str, bytes], None] = lambda name, piece: None,
-    on_step: Callable[[str, float], None] = lambda name, seconds: None,
-) -> Said | bytes:
-    """Run one step and return what it says, or of the last one the signed result.
+    write_output: Callable[[str, bytes], None] = take_nothing,
+    on_step: Callable[[str, float], None] = ignore_step,
+) -> Said:
+    """Run one step but the last and return what it says.
 
-    `given` has the wrapped keys of the range and the rows that it carries; the last step is given the slices
-    of the new model instead. Called again after whatever crash it comes to the same. Raises `Refusal` as
-    `courier.aggregate_round` does.
+    `given` has the wrapped keys of the range and the rows that it carries. Called again after whatever
+    crash it comes to the same. Raises `Refusal` as `courier.aggregate_round` does.
     """
-    answer = run_request(
-        host,
-        given,
-        task.asked_of,
-        range_index=None if task.step in OF_THE_ROUND else task.range_index,
-        write_output=write_output,
-        on_step=on_step,
-    )
-    if task.step == "conclude":
-        return result_of(answer)
+    record = None if task.step in OF_THE_ROUND else task.range_index
+    answer = run_request(host, given, task.asked_of, range_index=record, write_output=write_output, on_step=on_step)
     if answer["kind"] != "said":
         raise Refusal("enclave-failed", "The sealed process failed: it gave a result where none was asked for.")
     return Said(answer["what"], answer["message"])
+
+
+def conclude_ranges(
+    host: EnclaveHost, given: RoundGiven, task: RangeTask, *, write_output: Callable[[str, bytes], None]
+) -> bytes:
+    """Run the last step, which gives out the new model, and return the signed result.
+
+    `given` has the wrapped keys of range 0 and the slices of the model for carried rows. Raises `Refusal`
+    as `courier.aggregate_round` does.
+    """
+    return result_of(run_request(host, given, task.asked_of, write_output=write_output))

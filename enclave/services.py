@@ -2,7 +2,7 @@
 
 import secrets
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -10,9 +10,11 @@ from pathlib import Path
 from django.conf import settings
 
 from audit.services import record_event
-from enclave import courier
+from enclave import courier, range_courier
+from enclave.core.fan_out import Said
 from enclave.core.measurement import measure
 from enclave.models import EnclaveInstance
+from enclave.range_courier import RangeTask
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.attestation import Appraisal, AppraisalPolicy, PlatformPin, appraise
 from qflare_protocol.attestation.evidence import SIGNATURE_ALGORITHM, read_evidence
@@ -22,7 +24,7 @@ from qflare_protocol.attestation.roots import VendorRoots
 from qflare_protocol.attestation.trust_vector import WARNING
 from qflare_protocol.cose import Verifier
 from qflare_protocol.errors import Refusal
-from qflare_protocol.round_result import RosterEntry, RoundResult, verify_result
+from qflare_protocol.round_result import RoundResult, verify_result
 
 VENDOR_ROOTS = VendorRoots()
 NO_REFERENCE = "QFLARE_ENCLAVE_PLATFORMS pins no image, so this host does not know whether the right one was launched."
@@ -46,8 +48,14 @@ def enclave_account() -> courier.EnclaveHost:
     )
 
 
-def start_enclave(round_id: uuid.UUID, federation_id: uuid.UUID, policy: AggregationPolicy) -> courier.PreparedRound:
-    """Let a sealed process make the round's keys and evidence; changes no state here.
+def start_enclave(
+    round_id: uuid.UUID,
+    federation_id: uuid.UUID,
+    policy: AggregationPolicy,
+    range_index: int = 0,
+    range_count: int = 1,
+) -> courier.PreparedRound:
+    """Let a sealed process make the keys and evidence of the round or of one range of it; changes no state here.
 
     Raises `Refusal`: "enclave-failed", "sealing-refused".
     """
@@ -57,20 +65,37 @@ def start_enclave(round_id: uuid.UUID, federation_id: uuid.UUID, policy: Aggrega
         federation_id=federation_id.bytes,
         policy=policy,
         nonce=secrets.token_bytes(32),
+        range_index=range_index,
+        range_count=range_count,
     )
 
 
 def record_instance(
-    prepared: courier.PreparedRound, round_id: uuid.UUID, federation_id: uuid.UUID, *, now: datetime
+    prepared: courier.PreparedRound,
+    round_id: uuid.UUID,
+    federation_id: uuid.UUID,
+    range_index: int = 0,
+    range_count: int = 1,
+    *,
+    now: datetime,
 ) -> EnclaveInstance:
-    """Appraise and keep a prepared enclave, inside the caller's transaction.
+    """Appraise and keep a prepared enclave of a round or of one range of it, inside the caller's transaction.
 
     Raises `Refusal("evidence-refused")` when the evidence does not even satisfy its own host.
     """
-    appraisal = _own_appraisal(prepared, round_id, federation_id, now)
+    appraisal = _own_appraisal(
+        prepared,
+        round_id=round_id.bytes,
+        federation_id=federation_id.bytes,
+        range_index=range_index,
+        range_count=range_count,
+        now=now,
+    )
     claims = appraisal.claims
     instance = EnclaveInstance.objects.create(
         round_id=round_id,
+        range_index=range_index,
+        range_count=range_count,
         attester=appraisal.attester,
         tier=appraisal.tier,
         key_id=claims.key_id,
@@ -90,6 +115,7 @@ def record_instance(
         actor="system",
         payload={
             "round_id": str(round_id),
+            "range": f"{range_index + 1} of {range_count}",
             "key_id": claims.key_id.hex(),
             "measurement": claims.measurement.hex(),
             "policy_digest": claims.policy.digest().hex(),
@@ -102,7 +128,13 @@ def record_instance(
 
 
 def _own_appraisal(
-    prepared: courier.PreparedRound, round_id: uuid.UUID, federation_id: uuid.UUID, now: datetime
+    prepared: courier.PreparedRound,
+    *,
+    round_id: bytes,
+    federation_id: bytes,
+    range_index: int,
+    range_count: int,
+    now: datetime,
 ) -> Appraisal:
     """Appraise as a device would that pins this host, its code and the platforms of the settings.
 
@@ -120,8 +152,10 @@ def _own_appraisal(
     appraisal = appraise(
         prepared.evidence,
         policy,
-        round_id=round_id.bytes,
-        federation_id=federation_id.bytes,
+        round_id=round_id,
+        federation_id=federation_id,
+        range_index=range_index,
+        range_count=range_count,
         now=int(now.timestamp()),
     )
     return appraisal if pinned or not policy.platforms else _without_reference(appraisal)
@@ -141,11 +175,24 @@ def _own_platform(prepared: courier.PreparedRound) -> frozenset[PlatformPin]:
 
 
 def live_instance(round_id: uuid.UUID) -> EnclaveInstance:
-    """Return the enclave that serves a round. Raises `Refusal("service-unavailable")`."""
-    instance = EnclaveInstance.objects.filter(round_id=round_id, retired_at=None).first()
-    if instance is None:
+    """Return the enclave that serves a round and signs its result. Raises `Refusal("service-unavailable")`."""
+    return live_instances(round_id)[0]
+
+
+def live_instances(round_id: uuid.UUID) -> list[EnclaveInstance]:
+    """Return the enclaves that serve a round, in the order of their ranges. Raises `Refusal("service-unavailable")`."""
+    instances = list(EnclaveInstance.objects.filter(round_id=round_id, retired_at=None).order_by("range_index"))
+    if not instances:
         raise Refusal("service-unavailable", "The round's enclave is not ready; ask again later.")
-    return instance
+    return instances
+
+
+def live_key_ids(round_id: uuid.UUID) -> tuple[bytes, ...]:
+    """Return the ids of the keys that devices seal to, in the order of the ranges.
+
+    Raises `Refusal("service-unavailable")`.
+    """
+    return tuple(bytes(instance.key_id) for instance in live_instances(round_id))
 
 
 def is_served_here(round_id: uuid.UUID) -> bool:
@@ -155,20 +202,15 @@ def is_served_here(round_id: uuid.UUID) -> bool:
 
 
 def evidence_of(round_id: uuid.UUID) -> bytes:
-    """Return the evidence of the enclave that served a round last, retired or not."""
-    return bytes(EnclaveInstance.objects.filter(round_id=round_id).values_list("evidence", flat=True)[0])
+    """Return the evidence of the enclave that served a round last and signed its result, retired or not."""
+    signers = EnclaveInstance.objects.filter(round_id=round_id, range_index=0)
+    return bytes(signers.values_list("evidence", flat=True)[0])
 
 
 def aggregate(
     instance: EnclaveInstance,
+    given: courier.RoundGiven,
     *,
-    federation_id: uuid.UUID,
-    policy: AggregationPolicy,
-    roster: Sequence[RosterEntry],
-    base_model_digest: bytes,
-    open_base_model: courier.OpenBlob,
-    updates: Sequence[courier.SealedUpdate],
-    carried: Sequence[courier.SealedRow],
     write_output: Callable[[str, bytes], None],
     on_step: Callable[[str, float], None],
 ) -> tuple[bytes, RoundResult]:
@@ -177,22 +219,34 @@ def aggregate(
     Raises `Refusal`: "too-few-updates", "conflict", "decryption-failed", "enclave-failed",
     "sealing-refused", "invalid-signature", "carried-rows-lost".
     """
-    signed = courier.aggregate_round(
-        enclave_host(),
-        round_id=instance.round_id.bytes,
-        federation_id=federation_id.bytes,
-        policy=policy,
-        wrapped_keys=bytes(instance.wrapped_keys),
-        roster=roster,
-        base_model_digest=base_model_digest,
-        open_base_model=open_base_model,
-        updates=updates,
-        carried=carried,
-        write_output=write_output,
-        on_step=on_step,
-    )
+    signed = courier.aggregate_given(enclave_host(), given, write_output=write_output, on_step=on_step)
     result = verify_result(signed, Verifier(SIGNATURE_ALGORITHM, bytes(instance.result_public_key)))
     return signed, result
+
+
+def run_range_step(
+    given: courier.RoundGiven,
+    task: RangeTask,
+    *,
+    write_output: Callable[[str, bytes], None] = range_courier.take_nothing,
+) -> Said:
+    """Run one step of a range in a sealed process and return what it says. Raises `Refusal` as `aggregate` does."""
+    return range_courier.run_range_step(enclave_host(), given, task, write_output=write_output)
+
+
+def conclude_ranges(
+    instance: EnclaveInstance,
+    given: courier.RoundGiven,
+    task: RangeTask,
+    *,
+    write_output: Callable[[str, bytes], None],
+) -> tuple[bytes, RoundResult]:
+    """Put the model together of the ranges' slices; return the signed result and its verified content.
+
+    Raises `Refusal` as `aggregate` does.
+    """
+    signed = range_courier.conclude_ranges(enclave_host(), given, task, write_output=write_output)
+    return signed, verify_result(signed, Verifier(SIGNATURE_ALGORITHM, bytes(instance.result_public_key)))
 
 
 def retire_instance(round_id: uuid.UUID, *, now: datetime) -> None:

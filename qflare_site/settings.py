@@ -251,6 +251,7 @@ CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_TASK_ROUTES = {
     "training.tasks.aggregate_round": {"queue": "enclave"},
+    "training.tasks.run_range_step": {"queue": "enclave"},
     "training.tasks.prepare_round": {"queue": "enclave"},
     "enclave.*": {"queue": "enclave"},
     "audit.*": {"queue": "audit"},

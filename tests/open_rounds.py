@@ -39,7 +39,9 @@ SEALED = b"a sealed update, as far as the web tier can see" * 4
 MEASUREMENT = measure()
 
 
-def prepare_here(round_id: uuid.UUID, federation_id: uuid.UUID, policy: AggregationPolicy) -> PreparedRound:
+def prepare_here(
+    round_id: uuid.UUID, federation_id: uuid.UUID, policy: AggregationPolicy, range_index: int = 0, range_count: int = 1
+) -> PreparedRound:
     """Do what the sealed process does, in this process."""
     keys = generate_round_keys()
     claims = EnclaveClaims(
@@ -52,6 +54,8 @@ def prepare_here(round_id: uuid.UUID, federation_id: uuid.UUID, policy: Aggregat
         policy=policy,
         protections=dict.fromkeys(PROTECTIONS, True),
         issued_at=int(time()),
+        range_index=range_index,
+        range_count=range_count,
     )
     with HostDirectory(enclave.enclave_host().directory) as host:
         evidence = sign_software_evidence(claims, host.attestation_signer())

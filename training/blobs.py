@@ -2,11 +2,11 @@
 
 import os
 import tempfile
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 import blake3
 from django.conf import settings
@@ -23,6 +23,11 @@ class StoredBlob:
 
     digest: str
     size_bytes: int
+
+
+def opener_of(digest: str) -> Callable[[], BinaryIO]:
+    """Return what opens a blob of that digest for reading."""
+    return lambda: open_blob(digest)
 
 
 def pieces_of(file: IO[bytes]) -> Iterator[bytes]:

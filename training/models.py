@@ -129,6 +129,16 @@ UNFINISHED = (RoundState.PENDING, RoundState.OPEN, RoundState.AGGREGATING)
 LEASED = (RoundState.PENDING, RoundState.AGGREGATING)
 
 
+class RangeStepKind(models.TextChoices):
+    """The steps of ranges, and between them what the round decides; see `training.services.range_steps`."""
+
+    READ = "read", "Read"
+    SIGHT = "sight", "Sight to read again in"
+    READ_AGAIN = "read-again", "Read again"
+    DECISION = "decision", "Decision"
+    COMBINE = "combine", "Combine"
+
+
 class RoundQuerySet(models.QuerySet["Round"]):
     """Reads that services and tasks share."""
 
@@ -141,8 +151,9 @@ class RoundQuerySet(models.QuerySet["Round"]):
         return self.filter(Q(lease_expires_at=None) | Q(lease_expires_at__lte=now))
 
     def awaiting_worker(self, now: datetime) -> "RoundQuerySet":
-        """Rounds with a step to run that no worker holds a lease on."""
-        return self.filter(state__in=LEASED).without_lease(now)
+        """Rounds with a step to run that no worker holds a lease on; none whose ranges are still at theirs."""
+        ranges = RangeStep.objects.filter(round=models.OuterRef("pk"), message=None)
+        return self.filter(state__in=LEASED).without_lease(now).exclude(models.Exists(ranges))
 
     def due_to_close(self, now: datetime) -> "RoundQuerySet":
         """Open rounds that have reached their target or their deadline."""
@@ -340,3 +351,56 @@ class RoundStep(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} of {self.round}: {self.seconds:.2f} s"
+
+
+class RangeStepQuerySet(models.QuerySet["RangeStep"]):
+    """Reads that services and tasks share."""
+
+    def awaiting_worker(self, now: datetime) -> "RangeStepQuerySet":
+        """Steps that are not done and that no worker holds a lease on, of rounds that are being aggregated."""
+        free = Q(lease_expires_at=None) | Q(lease_expires_at__lte=now)
+        return self.filter(free, message=None, round__state=RoundState.AGGREGATING)
+
+
+class RangeStep(models.Model):
+    """One step of one range of a round whose model several sealed processes share; done when it has its message."""
+
+    round = models.ForeignKey(Round, on_delete=models.CASCADE, related_name="range_steps")
+    kind = models.CharField(max_length=20, choices=RangeStepKind.choices)
+    range_index = models.PositiveSmallIntegerField()
+    message = models.BinaryField(null=True, help_text="What the process said, sealed for those of the other ranges.")
+    attempts = models.PositiveSmallIntegerField(default=0)
+    lease_holder = models.UUIDField(null=True, blank=True)
+    lease_expires_at = models.DateTimeField(null=True, blank=True)
+
+    objects = RangeStepQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("round", "kind", "range_index")
+        constraints = (
+            models.UniqueConstraint(fields=("round", "kind", "range_index"), name="a_range_has_each_step_once"),
+            models.CheckConstraint(condition=Q(kind__in=RangeStepKind.values), name="range_step_kind_known"),
+            models.CheckConstraint(
+                condition=Q(message=None) | Q(lease_holder=None, lease_expires_at=None),
+                name="a_step_that_is_done_is_held_by_nobody",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.kind} of range {self.range_index} in {self.round}"
+
+
+class RangeOutput(models.Model):
+    """A sealed row that a range has given out: its slice of the new model, or a row for the next round."""
+
+    step = models.ForeignKey(RangeStep, on_delete=models.CASCADE, related_name="outputs")
+    name = models.CharField(max_length=80, help_text="See enclave.core.carried.")
+    blob_digest = models.CharField(max_length=64)
+    blob_bytes = models.PositiveBigIntegerField()
+
+    class Meta:
+        ordering = ("step", "name")
+        constraints = (models.UniqueConstraint(fields=("step", "name"), name="a_range_gives_a_row_out_once"),)
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.step}"

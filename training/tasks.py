@@ -7,7 +7,7 @@ from celery import shared_task
 from django.utils import timezone
 
 from qflare_protocol.errors import Refusal
-from training.services import blob_sweep, evaluation, rounds, steps
+from training.services import blob_sweep, evaluation, range_steps, rounds, steps
 from training.services.tick import Dispatch
 from training.services.tick import tick as run_tick
 
@@ -27,6 +27,13 @@ def prepare_round(round_id: str) -> None:
 def aggregate_round(round_id: str) -> None:
     """Aggregate a closed round and publish the model."""
     if steps.aggregate_round(uuid.UUID(round_id), now=timezone.now()):
+        tick.apply_async(expires=DISPATCH_EXPIRES_SECONDS)
+
+
+@shared_task
+def run_range_step(step_id: int) -> None:
+    """Run one step of one range of a round whose model several sealed processes share."""
+    if range_steps.run_range_step(step_id, now=timezone.now()):
         tick.apply_async(expires=DISPATCH_EXPIRES_SECONDS)
 
 
@@ -60,6 +67,7 @@ def tick() -> None:
         Dispatch(
             prepare_round=lambda id_: prepare_round.apply_async((str(id_),), expires=DISPATCH_EXPIRES_SECONDS),
             aggregate_round=lambda id_: aggregate_round.apply_async((str(id_),), expires=DISPATCH_EXPIRES_SECONDS),
+            run_range_step=lambda id_: run_range_step.apply_async((id_,), expires=DISPATCH_EXPIRES_SECONDS),
             evaluate_version=lambda id_: evaluate_version.apply_async((id_,), expires=DISPATCH_EXPIRES_SECONDS),
         ),
         now=timezone.now(),

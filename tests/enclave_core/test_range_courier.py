@@ -9,7 +9,7 @@ import pytest
 
 from enclave.core.range_messages import DECISION
 from enclave.courier import EnclaveHost, SealedProcess, initialise_host_directory, prepare_round
-from enclave.range_courier import RangeTask, run_range_step
+from enclave.range_courier import RangeTask, conclude_ranges, run_range_step
 from qflare_protocol.aggregation_policy import AggregationPolicy, Stage
 from qflare_protocol.cose import Verifier
 from qflare_protocol.errors import Refusal
@@ -44,12 +44,16 @@ def entry(host):
     return entry
 
 
-def step(host, entry, name, index, messages=(), *, carried=None, **options):
+def writer(entry):
     def write(output, piece):
         entry.outputs[output] = entry.outputs.get(output, b"") + piece
 
+    return write
+
+
+def step(host, entry, name, index, messages=(), **options):
     task = RangeTask(name, index, entry.key_ids, messages)
-    return run_range_step(host, entry.given(index, carried), task, write_output=write, **options)
+    return run_range_step(host, entry.given(index), task, write_output=writer(entry), **options)
 
 
 def decided(host, entry):
@@ -62,7 +66,8 @@ def decided(host, entry):
 def test_sealed_processes_make_the_model_that_one_would_and_a_killed_one_is_done_again(host, entry):
     decision = decided(host, entry)
     slices = [step(host, entry, "combine", index, [decision]).message for index in (0, 1)]
-    signed = step(host, entry, "conclude", 0, [decision, *slices], carried=entry.models())
+    task, given = RangeTask("conclude", 0, entry.key_ids, [decision, *slices]), entry.given(0, entry.models())
+    signed = conclude_ranges(host, given, task, write_output=writer(entry))
     result = verify_result(signed, Verifier("ML-DSA-44", entry.prepared[0].result_public_key))
     assert reasons(result).keys() == {1}
     assert result.model_digest == model_digest(entry.outputs["model"])

@@ -271,7 +271,7 @@ class TestLeases:
 def test_the_tick_closes_what_is_due_and_dispatches_what_nobody_runs(running):
     Round.objects.update(submissions=3)
     prepared, aggregated, evaluated = [], [], []
-    dispatch = Dispatch(prepared.append, aggregated.append, evaluated.append)
+    dispatch = Dispatch(prepared.append, aggregated.append, [].append, evaluated.append)
     tick(dispatch, now=timezone.now())
     assert (prepared, aggregated, evaluated) == ([], [running.id], [])
     assert take_lease(running.id, RoundState.AGGREGATING, lease_time=LEASE, now=timezone.now())

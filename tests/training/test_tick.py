@@ -21,7 +21,9 @@ class Dispatched:
         self.evaluated: list[int] = []
 
     def at(self, now: object) -> "Dispatched":
-        tick(Dispatch(self.prepared.append, self.aggregated.append, self.evaluated.append), now=now)  # type: ignore[arg-type]
+        ranges: list[int] = []
+        handed = Dispatch(self.prepared.append, self.aggregated.append, ranges.append, self.evaluated.append)
+        tick(handed, now=now)  # type: ignore[arg-type]
         return self
 
 

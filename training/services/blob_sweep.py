@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 
 from training.blobs import delete_unreferenced_blobs
-from training.models import UNFINISHED, CarriedRow, ModelVersion, Update
+from training.models import UNFINISHED, CarriedRow, ModelVersion, RangeOutput, Update
 
 UNREFERENCED_FOR = timedelta(hours=1)
 
@@ -15,6 +15,7 @@ def sweep_blobs(*, now: datetime) -> int:
         *ModelVersion.objects.values_list("blob_digest", flat=True),
         *running.values_list("blob_digest", flat=True),
         *CarriedRow.objects.values_list("blob_digest", flat=True),
+        *RangeOutput.objects.values_list("blob_digest", flat=True),
     }
     return delete_unreferenced_blobs(
         referenced, older_than_seconds=UNREFERENCED_FOR.total_seconds(), now=now.timestamp()

@@ -5,17 +5,20 @@ import uuid
 from collections.abc import Callable
 from typing import IO, Self
 
+from django.db.models import Q
+
 from audit.services import record_event
+from enclave.core.carried import RADIUS
 from enclave.core.second_pass import MODEL
-from enclave.courier import OpenBlob, SealedRow
+from enclave.courier import SealedRow
 from qflare_protocol.carried_rows import CarriedRow as CarriedDescription
 from qflare_protocol.chunked import sealed_size
 from qflare_protocol.errors import Refusal
-from training.blobs import StoredBlob, open_blob, pieces_of, store_blob
+from training.blobs import StoredBlob, opener_of, pieces_of, store_blob
 from training.models import CarriedRow, Round
 from training.services.rounds import event_payload
 
-ROWS_OF_NO_DEVICE = 4
+ROWS_OF_NO_DEVICE = 5
 
 
 class Outputs:
@@ -68,10 +71,13 @@ class Outputs:
         return stored
 
 
-def carried_rows(federation_id: uuid.UUID) -> list[SealedRow]:
-    """Return all rows that a federation carries, by name."""
+def carried_rows(federation_id: uuid.UUID, range_index: int | None = None) -> list[SealedRow]:
+    """Return the rows that a federation carries, by name; of one range of a model those that this range made."""
     rows = CarriedRow.objects.filter(federation_id=federation_id).order_by("name")
-    return [SealedRow(_description(row), _opener(row.blob_digest)) for row in rows]
+    if range_index is not None:
+        of_round = Q(name=RADIUS) if range_index == 0 else Q()
+        rows = rows.filter(Q(name__endswith=f"@{range_index}") | of_round)
+    return [SealedRow(_description(row), opener_of(row.blob_digest)) for row in rows]
 
 
 def replace_carried_rows(round_: Round, enclave_key_id: bytes, stored: dict[str, StoredBlob]) -> None:
@@ -102,7 +108,3 @@ def forget_carried_rows(round_: Round, *, reason: str) -> None:
 
 def _description(row: CarriedRow) -> CarriedDescription:
     return CarriedDescription(row.name, bytes(row.enclave_key_id), bytes.fromhex(row.blob_digest))
-
-
-def _opener(digest: str) -> OpenBlob:
-    return lambda: open_blob(digest)

@@ -22,7 +22,7 @@ from audit.services import record_event
 from qflare_protocol.errors import Refusal
 from training.models import ModelVersion
 from training.services.publication import time_step
-from training.services.steps import load_model
+from training.services.round_sources import load_model
 
 log = structlog.get_logger(__name__)
 

@@ -10,7 +10,7 @@ from django.db.models import F, Min, Q
 
 from audit.services import record_event
 from devices.models import Device
-from enclave.services import evidence_of, live_instance
+from enclave.services import evidence_of, live_instances, live_key_ids
 from keyring import envelope
 from keyring.services import server_identity
 from qflare_protocol.cose import claimed_signer, sign1, unverified_payload
@@ -63,6 +63,7 @@ def _ask_again(device: Device) -> int:
 def _assignment(part: Participation) -> dict[str, Any]:
     round_ = part.round
     federation, base = round_.federation, round_.base_version
+    evidence, *further = [bytes(instance.evidence) for instance in live_instances(round_.id)]
     return {
         "round_id": round_.id.bytes,
         "round_number": round_.number,
@@ -70,7 +71,8 @@ def _assignment(part: Participation) -> dict[str, Any]:
         "federation": federation.name,
         "base_version": base.number,
         "base_model_digest": bytes(base.digest),
-        "evidence": bytes(live_instance(round_.id).evidence),
+        "evidence": evidence,
+        **({"range_evidence": further} if further else {}),
         "trainer": federation.trainer,
         "trainer_parameters": federation.trainer_parameters,
         "deadline": int(round_.deadline_at.timestamp()),
@@ -193,7 +195,7 @@ def _check_against_round(manifest: Manifest, round_: Round, now: datetime) -> No
         raise Refusal("round-closed", f"Round {round_.number} takes no more updates; ask for work.")
     if manifest.base_model_digest != bytes(round_.base_version.digest):
         raise Refusal("base-model-mismatch", f"Round {round_.number} starts from version {round_.base_version.number}.")
-    if manifest.enclave_key_id != bytes(live_instance(round_.id).key_id):
+    if manifest.key_ids != live_key_ids(round_.id):
         raise Refusal("enclave-key-mismatch", "The round has another enclave key; check its evidence and seal again.")
     policy = round_.aggregation_policy()
     if manifest.sample_count > policy.maximum_sample_count:
@@ -216,7 +218,7 @@ def record_update(device: Device, update: ReceivedUpdate, *, now: datetime) -> b
     open_round = Round.objects.filter(id=part.round_id, state=RoundState.OPEN)
     if not open_round.update(submissions=F("submissions")):
         raise Refusal("round-closed", f"Round {part.round.number} takes no more updates; ask for work.")
-    if manifest.enclave_key_id != bytes(live_instance(part.round_id).key_id):
+    if manifest.key_ids != live_key_ids(part.round_id):
         raise Refusal("enclave-key-mismatch", "The round began anew meanwhile; ask for work and seal again.")
     waiting = Participation.objects.filter(id=part.id, state__in=WAITING)
     if not waiting.update(state=ParticipationState.SUBMITTED, submitted_at=now):

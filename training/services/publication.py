@@ -7,7 +7,6 @@ from datetime import datetime
 from django.utils import timezone
 
 from audit.services import record_event
-from enclave.services import retire_instance
 from qflare_protocol.round_result import RoundResult, UpdateVerdict, result_digest
 from training.models import (
     Federation,
@@ -21,7 +20,7 @@ from training.models import (
 )
 from training.services.federations import SealedModel, store_version
 from training.services.releases import publish_release
-from training.services.rounds import event_payload
+from training.services.rounds import event_payload, retire
 
 
 class LeaseLost(Exception):  # noqa: N818 - losing a race is a normal outcome, not an error
@@ -70,7 +69,7 @@ def publish_result(
             "rejected": len(result.rejected),
         },
     )
-    retire_instance(round_.id, now=now)
+    retire(round_.id, now=now)
     _finish_when_planned(federation)
 
 

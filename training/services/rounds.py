@@ -24,6 +24,7 @@ from training.models import (
     FederationState,
     Participation,
     ParticipationState,
+    RangeStep,
     Round,
     RoundState,
     Update,
@@ -165,8 +166,14 @@ def end_round(round_id: uuid.UUID, state: RoundState, *, reason: str, actor: str
         return False
     finished = Round.objects.select_related("federation").get(id=round_id)
     record_event(f"round.{state.value}", actor=actor, payload=event_payload(finished) | {"reason": reason})
-    retire_instance(round_id, now=now)
+    retire(round_id, now=now)
     return True
+
+
+def retire(round_id: uuid.UUID, *, now: datetime) -> None:
+    """Destroy the keys of a round and what its ranges said to one another, inside the caller's transaction."""
+    RangeStep.objects.filter(round_id=round_id).delete()
+    retire_instance(round_id, now=now)
 
 
 def restart_round(round_id: uuid.UUID, holder: uuid.UUID, *, reason: str, now: datetime) -> bool:
@@ -194,7 +201,7 @@ def restart_round(round_id: uuid.UUID, holder: uuid.UUID, *, reason: str, now: d
         state=ParticipationState.INVITED, reason="", scores={}, downloaded_at=None, submitted_at=None
     )
     record_event("round.restarted", actor="system", payload=event_payload(round_) | {"reason": reason})
-    retire_instance(round_id, now=now)
+    retire(round_id, now=now)
     return True
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from training.models import Round, RoundState
+from training.models import RangeStep, Round, RoundState
 from training.services.evaluation import due_evaluations
 from training.services.rounds import close_round
 
@@ -20,6 +20,7 @@ class Dispatch:
 
     prepare_round: Callable[[uuid.UUID], None]
     aggregate_round: Callable[[uuid.UUID], None]
+    run_range_step: Callable[[int], None]
     evaluate_version: Callable[[int], None]
 
 
@@ -29,5 +30,7 @@ def tick(dispatch: Dispatch, *, now: datetime) -> None:
         close_round(round_id, now=now)
     for round_id, state in list(Round.objects.awaiting_worker(now).values_list("id", "state")):
         (dispatch.prepare_round if state == RoundState.PENDING else dispatch.aggregate_round)(round_id)
+    for step_id in list(RangeStep.objects.awaiting_worker(now).values_list("id", flat=True)):
+        dispatch.run_range_step(step_id)
     for version_id in list(due_evaluations(now).values_list("id", flat=True)):
         dispatch.evaluate_version(version_id)

@@ -1,0 +1,68 @@
+"""How a step that a worker runs is held, and what becomes of its round where it is refused."""
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from django.db import connection, transaction
+from django.utils import timezone
+
+from qflare_protocol.errors import Refusal
+from training.models import Round, RoundState
+from training.services.carried_rows import forget_carried_rows
+from training.services.publication import record_rejection
+from training.services.rounds import end_round, restart_round
+
+MAX_ATTEMPTS = 5
+KEY_LOST = "decryption-failed"  # the round's keys open under the code, policy and host that wrapped them, or never
+ROWS_LOST = "carried-rows-lost"  # so do the rows that the federation carries; the round's record names them
+TRANSIENT = frozenset({"enclave-failed", "service-unavailable"})
+
+
+@contextmanager
+def kept_lease(extend: Callable[[], object], lease_time: timedelta) -> Iterator[None]:
+    """Extend a lease from a thread until the step ends; it stops with the process and only then."""
+    done = threading.Event()
+
+    def keep() -> None:
+        while not done.wait(lease_time.total_seconds() / 3):
+            extend()
+        connection.close()
+
+    thread = threading.Thread(target=keep, name="lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def require_attempts(attempts: int) -> None:
+    """Raise `Refusal("internal-error")` for a step that was started too often."""
+    if attempts > MAX_ATTEMPTS:
+        raise Refusal("internal-error", f"The step never ended in {MAX_ATTEMPTS} attempts; see the worker's log.")
+
+
+def passes(refusal: Refusal, attempts: int) -> bool:
+    """Return whether a step that was refused is worth another attempt."""
+    return refusal.code in TRANSIENT and attempts < MAX_ATTEMPTS
+
+
+def refuse_round(round_: Round, holder: uuid.UUID, refusal: Refusal) -> None:
+    """Begin the round anew where keys or rows were lost; else fail it. Nothing changes where the lease was lost."""
+    reason, now = f"{refusal.problem.title} {refusal.detail}", timezone.now()
+    with transaction.atomic():
+        if refusal.code in (KEY_LOST, ROWS_LOST) and restart_round(round_.id, holder, reason=reason, now=now):
+            if refusal.code == ROWS_LOST:
+                forget_carried_rows(round_, reason=reason)
+            return
+        if not Round.objects.filter(id=round_.id, lease_holder=holder).exists():
+            return
+        for verdict in refusal.extensions.get("verdicts", ()):
+            if verdict["accepted"]:
+                continue
+            record_rejection(round_, uuid.UUID(hex=verdict["device_id"]), verdict["reason"])
+        end_round(round_.id, RoundState.FAILED, reason=reason, actor="system", now=now)
