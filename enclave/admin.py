@@ -29,7 +29,8 @@ class EnclaveInstanceAdmin(ReadOnlyAdmin):
     search_fields = ("round_id",)
     date_hierarchy = "prepared_at"
     fields = (
-        "round_id", "attester", "tier_label", "tier_reasons", "aspects", "not_protected_against", "platform_pin",
+        "round_id", "range_index", "range_count", "attester",
+        "tier_label", "tier_reasons", "aspects", "not_protected_against", "platform_pin",
         "sealing", "sealing_not_against", "granted", "refused",
         "short_key_id", "short_measurement", "short_policy_digest", "short_attestation_key",
         "state", "prepared_at", "retired_at",

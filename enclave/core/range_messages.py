@@ -62,13 +62,23 @@ class RangeSeal:
 
 
 def matrices_to_list(matrices: list[Matrix]) -> list[Any]:
-    """Return square matrices for CBOR."""
-    return [[len(matrix), matrix.astype("<f8").tobytes()] for matrix in matrices]
+    """Return square matrices for CBOR; of one that has nothing beside its diagonal that alone."""
+    return [[len(matrix), _needed(matrix).astype("<f8").tobytes()] for matrix in matrices]
 
 
 def matrices_from_list(rows: list[Any]) -> list[Matrix]:
     """Return the matrices again, bit by bit."""
-    return [np.frombuffer(data, dtype="<f8").reshape(size, size).astype(np.float64) for size, data in rows]
+    matrices = []
+    for size, data in rows:
+        numbers = np.frombuffer(data, dtype="<f8").astype(np.float64)
+        matrices.append(np.diag(numbers) if len(numbers) == size else numbers.reshape(size, size))
+    return matrices
+
+
+def _needed(matrix: Matrix) -> Matrix:
+    beside = matrix.copy()
+    np.fill_diagonal(beside, 0.0)
+    return matrix if beside.any() else np.diag(matrix)
 
 
 def reading_to_map(reading: Reading) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from tests.open_rounds import make_federation, started
 from tests.people import Person, enrol
 from tests.system.running_site import KnownUpdateTrainer
 from tests.training.whole_rounds import together
-from training.models import CarriedRow, Federation, RangeStep, Round, RoundState
+from training.models import CarriedRow, Federation, RangeStep, RangeStepKind, Round, RoundState
 from training.services import range_steps, rounds, steps
 from training.services.blob_sweep import sweep_blobs
 from training.services.tick import Dispatch, tick
@@ -37,11 +37,11 @@ SIZE = ranges.segment_columns(1) + 5
 BASE = np.linspace(-1, 1, SIZE, dtype=np.float32)
 
 
-def changes() -> list[np.ndarray]:
+def changes(spread: float = 1.0) -> list[np.ndarray]:
     generator = np.random.default_rng(1)
     common = generator.normal(size=SIZE)
-    honest = [(common + generator.normal(size=SIZE)).astype(np.float32) for _ in range(4)]
-    return [-5 * honest[0], *honest[1:]]
+    honest = [(common + spread * generator.normal(size=SIZE)).astype(np.float32) for _ in range(4)]
+    return [-5 * honest[0], *honest[1:]] if spread == 1.0 else honest
 
 
 @pytest.fixture
@@ -61,10 +61,10 @@ def federation_of(count: int) -> Federation:
     return make_federation(f"shared-{count}", policy=policy, initial_model=encode_tensors({"w": BASE}))
 
 
-def collected(federation: Federation, fleet: list[Person]) -> Round:
+def collected(federation: Federation, fleet: list[Person], spread: float = 1.0) -> Round:
     """Run a round up to its aggregation."""
     round_ = started(federation)
-    for person, change in zip(fleet, changes(), strict=True):
+    for person, change in zip(fleet, changes(spread), strict=True):
         memory = DeviceStateFile(person.home)
         worker = RoundWorker(person.http, person.keeper, memory, lambda _, c=change: KnownUpdateTrainer({"w": c}, 10))
         assert worker.work_once()[0]
@@ -128,6 +128,18 @@ def test_two_ranges_make_the_model_that_one_process_makes(fleet: list[Person]) -
     again = finished(collected(Federation.objects.get(name="shared-2"), fleet))
     assert again.state == RoundState.COMPLETED, again.end_reason
     assert not np.array_equal(decode_tensors(steps.load_model(again.resulting_version))["w"], BASE)
+
+
+@pytest.mark.django_db
+def test_updates_that_lie_close_together_are_read_again_by_every_range(fleet: list[Person]) -> None:
+    round_, kinds = collected(federation_of(2), fleet, spread=1e-3), set()
+    while handed := due():
+        for name, id_ in handed:
+            assert work(name, id_)
+            kinds |= set(RangeStep.objects.values_list("kind", flat=True))
+    round_.refresh_from_db()
+    assert round_.state == RoundState.COMPLETED, round_.end_reason
+    assert kinds == set(RangeStepKind.values)
 
 
 @pytest.mark.django_db(transaction=True)
