@@ -10,7 +10,7 @@ import pytest
 from enclave.core.range_messages import DECISION
 from enclave.courier import EnclaveHost, SealedProcess, initialise_host_directory, prepare_round
 from enclave.range_courier import RangeTask, conclude_ranges, run_range_step
-from qflare_protocol.aggregation_policy import AggregationPolicy, Stage
+from qflare_protocol.aggregation_policy import Stage
 from qflare_protocol.cose import Verifier
 from qflare_protocol.errors import Refusal
 from qflare_protocol.ranges import segment_columns
@@ -18,10 +18,11 @@ from qflare_protocol.round_result import verify_result
 from qflare_protocol.tensors import model_digest
 from tests.enclave_core.rounds import FEDERATION, ROUND, reasons
 from tests.enclave_core.shared_rounds import SharedRound
+from tests.policies import screened
 
 UID = 65534 if os.geteuid() == 0 else os.getuid()
 SIZE = segment_columns(1) + 5
-POLICY = AggregationPolicy(ranges=2, server_optimiser=Stage("fedavgm"))
+POLICY = screened(ranges=2, server_optimiser=Stage("fedavgm"))
 
 
 @pytest.fixture

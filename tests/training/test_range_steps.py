@@ -19,13 +19,14 @@ from enclave import courier, services
 from enclave.models import EnclaveInstance
 from enclave.services import enclave_host
 from qflare_protocol import ranges
-from qflare_protocol.aggregation_policy import AggregationPolicy, Stage
+from qflare_protocol.aggregation_policy import Stage
 from qflare_protocol.cose import Verifier
 from qflare_protocol.errors import Refusal
 from qflare_protocol.round_result import verify_result
 from qflare_protocol.tensors import decode_tensors, encode_tensors
 from tests.open_rounds import make_federation, started
 from tests.people import Person, enrol
+from tests.policies import screened
 from tests.system.running_site import KnownUpdateTrainer
 from tests.training.whole_rounds import together
 from training.models import CarriedRow, Federation, RangeStep, RangeStepKind, Round, RoundState
@@ -57,7 +58,7 @@ def destroyed_round_keys() -> Iterator[None]:
 
 
 def federation_of(count: int) -> Federation:
-    policy = AggregationPolicy(ranges=count, server_optimiser=Stage("fedavgm"), maximum_update_bytes=1 << 22)
+    policy = screened(ranges=count, server_optimiser=Stage("fedavgm"), maximum_update_bytes=1 << 22)
     return make_federation(f"shared-{count}", policy=policy, initial_model=encode_tensors({"w": BASE}))
 
 

@@ -70,10 +70,11 @@ def _work(step: RangeStep) -> tuple[Said, dict[str, StoredBlob]]:
     instances = enclave.live_instances(round_.id)
     carried = carried_rows(round_.federation_id, index)
     given = given_of(round_, instances[index], carried)
-    outputs = Outputs(_no_model, base_model_bytes=round_.base_version.size_bytes, devices=len(given.roster))
     task = RangeTask(step.kind, index, _key_ids(instances), _told(step))
-    said = enclave.run_range_step(given, task, write_output=outputs.write)
-    return said, outputs.store_carried_rows()
+    size = round_.base_version.size_bytes
+    with Outputs(_no_model, base_model_bytes=size, devices=len(given.roster)) as outputs:
+        said = enclave.run_range_step(given, task, write_output=outputs.write)
+        return said, outputs.store_carried_rows()
 
 
 def _no_model(piece: bytes) -> None:
