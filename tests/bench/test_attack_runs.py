@@ -12,6 +12,8 @@ from bench.attacks.pipelines import CANDIDATES, DEFAULT, RULES
 from bench.attacks.published import FEDERATION, MOMENTUM, RADIUS, WithoutMomentum, comparison, pipeline
 from bench.attacks.run import Attackers, Federation, History, Outcome, run
 from bench.attacks.training import LocalTraining
+from enclave.core.rules.pipeline import Pipeline as EnclavePipeline
+from qflare_protocol.aggregation_policy import AggregationPolicy
 
 SMALL = Federation(devices=10, attackers=2, rounds=3, hidden=4, training=LocalTraining(2, 8, 0.1))
 
@@ -70,6 +72,13 @@ def test_the_quick_run_is_a_part_of_the_whole():
     assert set(quick.settings) < set(whole.settings)
     assert quick.rules == whole.rules == list(PIPELINES)
     assert DEFAULT in PIPELINES
+
+
+def test_what_is_called_the_default_here_is_the_default_of_the_policy():
+    here, there = (EnclavePipeline.of(policy) for policy in (PIPELINES[DEFAULT].policy(20, 4), AggregationPolicy()))
+    for part in ("filters", "pre_aggregation", "rule", "server_optimiser", "noise"):
+        assert getattr(here, part) == getattr(there, part), part
+    assert here.policy.history == there.policy.history
 
 
 def test_the_finalists_run_on_several_seeds():
