@@ -26,17 +26,19 @@ from enclave.child_messages import checked_message
 from enclave.core.attesters.choice import SOFTWARE
 from enclave.core.channel import Channel, ChannelClosed
 from enclave.core.host import attestation_public_key, destroy_round_key, initialise_host_directory
-from enclave.core.requests import AggregateRequest, PrepareRequest, SubmittedManifest
+from enclave.core.requests import AggregateRequest, PrepareRequest
+from enclave.round_given import OpenBlob, RoundGiven, SealedRow, SealedUpdate
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.attestation.evidence import EnclaveClaims, read_evidence
-from qflare_protocol.carried_rows import CarriedRow
 from qflare_protocol.errors import Refusal
 from qflare_protocol.round_result import RosterEntry
 
 __all__ = [
     "EnclaveHost",
     "EnclaveTask",
+    "OpenBlob",
     "PreparedRound",
+    "RoundGiven",
     "SealedProcess",
     "SealedRow",
     "SealedUpdate",
@@ -53,8 +55,6 @@ ROOT = Path(__file__).resolve().parents[1]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 logger = logging.getLogger("qflare.enclave")
-
-OpenBlob = Callable[[], BinaryIO]
 
 
 def ignore_step(name: str, seconds: float) -> None:
@@ -94,66 +94,6 @@ class PreparedRound:
     def result_public_key(self) -> bytes:
         """The ML-DSA-44 key that signs the result, 1312 bytes."""
         return self.claims.result_public_key
-
-
-@dataclass(frozen=True)
-class SealedUpdate:
-    """One submitted update: the device, its signed manifest, and how to open the sealed blob for reading."""
-
-    device_id: bytes
-    manifest: bytes
-    open_blob: OpenBlob
-
-
-@dataclass(frozen=True)
-class SealedRow:
-    """One row that the federation carries, and how to open its sealed blob for reading."""
-
-    description: CarriedRow
-    open_blob: OpenBlob
-
-
-@dataclass(frozen=True)
-class RoundGiven:
-    """What a sealed process is given of a round: what it is asked, and how the blobs are opened for reading."""
-
-    round_id: bytes
-    federation_id: bytes
-    policy: AggregationPolicy
-    wrapped_keys: bytes
-    base_model_digest: bytes
-    open_base_model: OpenBlob
-    roster: Sequence[RosterEntry]
-    updates: Sequence[SealedUpdate]
-    carried: Sequence[SealedRow] = ()
-
-    @property
-    def openers(self) -> list[OpenBlob]:
-        """What opens the blobs, in the order in which a request names their descriptors."""
-        return [
-            self.open_base_model,
-            *(update.open_blob for update in self.updates),
-            *(row.open_blob for row in self.carried),
-        ]
-
-    def request(self, descriptors: tuple[int, ...]) -> AggregateRequest:
-        """Return what is asked, with the blobs open as these descriptors."""
-        return AggregateRequest(
-            round_id=self.round_id,
-            federation_id=self.federation_id,
-            policy=self.policy,
-            wrapped_keys=self.wrapped_keys,
-            base_model_digest=self.base_model_digest,
-            roster=tuple(self.roster),
-            updates=tuple(SubmittedManifest(update.device_id, update.manifest) for update in self.updates),
-            carried=tuple(row.description for row in self.carried),
-            descriptors=descriptors,
-        )
-
-    def task(self, descriptors: tuple[int, ...], range_index: int | None) -> "EnclaveTask":
-        """Return what the process is started for."""
-        memory = self.policy.maximum_memory_bytes
-        return EnclaveTask("aggregate", self.round_id, self.federation_id, memory, descriptors, range_index)
 
 
 @dataclass(frozen=True)
@@ -312,7 +252,7 @@ def aggregate_round(
 
 def aggregate_given(
     host: EnclaveHost,
-    given: "RoundGiven",
+    given: RoundGiven,
     *,
     write_output: Callable[[str, bytes], None],
     on_step: Callable[[str, float], None] = ignore_step,
@@ -324,7 +264,7 @@ def aggregate_given(
 
 def run_request(
     host: EnclaveHost,
-    given: "RoundGiven",
+    given: RoundGiven,
     ask: Callable[[AggregateRequest], Mapping[str, Any]],
     *,
     range_index: int | None = None,
@@ -339,8 +279,10 @@ def run_request(
     _allow_open_files(len(given.openers))
     with ExitStack() as stack:
         descriptors = [_descriptor_of(stack.enter_context(opener()), stack) for opener in given.openers]
+        memory = given.policy.maximum_memory_bytes
+        task = EnclaveTask("aggregate", given.round_id, given.federation_id, memory, tuple(descriptors), range_index)
         started = time.monotonic()
-        process = stack.enter_context(SealedProcess(host, given.task(tuple(descriptors), range_index)))
+        process = stack.enter_context(SealedProcess(host, task))
         process.receive("ready")
         on_step("seal", time.monotonic() - started)
         process.send(ask(given.request(tuple(descriptors))))

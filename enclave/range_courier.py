@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from enclave.core.fan_out import Said
 from enclave.core.requests import OF_THE_ROUND, AggregateRequest, RangeRequest
-from enclave.courier import EnclaveHost, RoundGiven, ignore_step, result_of, run_request
+from enclave.courier import EnclaveHost, ignore_step, result_of, run_request
+from enclave.round_given import RoundGiven
 from qflare_protocol.errors import Refusal
 
 

@@ -15,6 +15,7 @@ from enclave.core.fan_out import Said
 from enclave.core.measurement import measure
 from enclave.models import EnclaveInstance
 from enclave.range_courier import RangeTask
+from enclave.round_given import RoundGiven
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.attestation import Appraisal, AppraisalPolicy, PlatformPin, appraise
 from qflare_protocol.attestation.evidence import SIGNATURE_ALGORITHM, read_evidence
@@ -209,7 +210,7 @@ def evidence_of(round_id: uuid.UUID) -> bytes:
 
 def aggregate(
     instance: EnclaveInstance,
-    given: courier.RoundGiven,
+    given: RoundGiven,
     *,
     write_output: Callable[[str, bytes], None],
     on_step: Callable[[str, float], None],
@@ -225,7 +226,7 @@ def aggregate(
 
 
 def run_range_step(
-    given: courier.RoundGiven,
+    given: RoundGiven,
     task: RangeTask,
     *,
     write_output: Callable[[str, bytes], None] = range_courier.take_nothing,
@@ -236,7 +237,7 @@ def run_range_step(
 
 def conclude_ranges(
     instance: EnclaveInstance,
-    given: courier.RoundGiven,
+    given: RoundGiven,
     task: RangeTask,
     *,
     write_output: Callable[[str, bytes], None],

@@ -10,7 +10,7 @@ from django.db.models import Q
 from audit.services import record_event
 from enclave.core.carried import RADIUS
 from enclave.core.second_pass import MODEL
-from enclave.courier import SealedRow
+from enclave.round_given import SealedRow
 from qflare_protocol.carried_rows import CarriedRow as CarriedDescription
 from qflare_protocol.chunked import sealed_size
 from qflare_protocol.errors import Refusal

@@ -22,9 +22,9 @@ from enclave import services as enclave
 from enclave.core.fan_out import Said
 from enclave.core.range_messages import SIGHT
 from enclave.core.second_pass import MODEL
-from enclave.courier import RoundGiven, SealedRow
 from enclave.models import EnclaveInstance
 from enclave.range_courier import RangeTask
+from enclave.round_given import RoundGiven, SealedRow
 from qflare_protocol.carried_rows import CarriedRow
 from qflare_protocol.errors import Refusal
 from training.blobs import StoredBlob, opener_of

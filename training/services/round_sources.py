@@ -3,8 +3,8 @@
 import io
 from collections.abc import Sequence
 
-from enclave.courier import RoundGiven, SealedRow, SealedUpdate
 from enclave.models import EnclaveInstance
+from enclave.round_given import RoundGiven, SealedRow, SealedUpdate
 from keyring import envelope
 from qflare_protocol.chunked import open_chunks
 from qflare_protocol.errors import Refusal
