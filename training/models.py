@@ -356,10 +356,13 @@ class RoundStep(models.Model):
 class RangeStepQuerySet(models.QuerySet["RangeStep"]):
     """Reads that services and tasks share."""
 
+    def free(self, now: datetime) -> "RangeStepQuerySet":
+        """Steps that are not done and that no worker holds a lease on: of the row alone, so that an UPDATE may ask."""
+        return self.filter(Q(lease_expires_at=None) | Q(lease_expires_at__lte=now), message=None)
+
     def awaiting_worker(self, now: datetime) -> "RangeStepQuerySet":
-        """Steps that are not done and that no worker holds a lease on, of rounds that are being aggregated."""
-        free = Q(lease_expires_at=None) | Q(lease_expires_at__lte=now)
-        return self.filter(free, message=None, round__state=RoundState.AGGREGATING)
+        """Those of rounds that are being aggregated."""
+        return self.free(now).filter(round__state=RoundState.AGGREGATING)
 
 
 class RangeStep(models.Model):

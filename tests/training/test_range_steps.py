@@ -32,6 +32,7 @@ from tests.training.whole_rounds import together
 from training.models import CarriedRow, Federation, RangeStep, RangeStepKind, Round, RoundState
 from training.services import range_steps, rounds, steps
 from training.services.blob_sweep import sweep_blobs
+from training.services.publication import LeaseLost
 from training.services.tick import Dispatch, tick
 
 SIZE = ranges.segment_columns(1) + 5
@@ -236,3 +237,16 @@ def test_a_range_whose_keys_are_lost_begins_the_round_anew(fleet: list[Person]) 
     round_.refresh_from_db()
     assert (round_.state, round_.restarts) == (RoundState.PENDING, 1)
     assert not RangeStep.objects.exists()
+
+
+@pytest.mark.django_db
+def test_a_round_whose_ranges_are_at_their_steps_is_not_taken_by_a_late_message(fleet: list[Person]) -> None:
+    round_ = collected(federation_of(2), fleet)
+    assert work(*due()[0])
+    assert not work("aggregate", round_.id)
+    holder = rounds.take_from_ranges(round_.id, lease_time=timedelta(seconds=30), now=timezone.now())
+    assert holder is not None
+    with pytest.raises(LeaseLost):
+        range_steps.advance(round_, holder)
+    assert [name for name, _ in due()] == ["range", "range"]
+    assert finished(round_).state == RoundState.COMPLETED

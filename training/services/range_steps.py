@@ -33,7 +33,7 @@ from training.services.carried_rows import Outputs, carried_rows
 from training.services.leases import kept_lease, passes, refuse_round, require_attempts
 from training.services.publication import LeaseLost
 from training.services.round_sources import given_of
-from training.services.rounds import take_lease
+from training.services.rounds import release_lease, take_from_ranges
 
 log = structlog.get_logger(__name__)
 
@@ -45,10 +45,11 @@ def run_range_step(step_id: int, *, now: datetime) -> bool:
     """
     due = RangeStep.objects.awaiting_worker(now).filter(id=step_id)
     round_id = due.values_list("round_id", flat=True).first()
+    free = RangeStep.objects.free(now).filter(id=step_id)
     if round_id is None or not enclave.is_served_here(round_id):
         return False
     holder, lease_time = uuid.uuid4(), timedelta(seconds=settings.QFLARE_LEASE_SECONDS)
-    if not due.update(lease_holder=holder, lease_expires_at=now + lease_time, attempts=F("attempts") + 1):
+    if not free.update(lease_holder=holder, lease_expires_at=now + lease_time, attempts=F("attempts") + 1):
         return False
     step = RangeStep.objects.select_related("round__federation", "round__base_version").get(id=step_id)
     held = RangeStep.objects.filter(id=step_id, lease_holder=holder)
@@ -109,7 +110,7 @@ def _refused(step: RangeStep, holder: uuid.UUID, refusal: Refusal) -> None:
     if not held.exists():
         return
     lease_time = timedelta(seconds=settings.QFLARE_LEASE_SECONDS)
-    of_round = take_lease(step.round_id, RoundState.AGGREGATING, lease_time=lease_time, now=timezone.now())
+    of_round = take_from_ranges(step.round_id, lease_time=lease_time, now=timezone.now())
     if of_round is not None:
         refuse_round(step.round, of_round, refusal)
 
@@ -117,8 +118,12 @@ def _refused(step: RangeStep, holder: uuid.UUID, refusal: Refusal) -> None:
 def advance(round_: Round, holder: uuid.UUID) -> bool:
     """Do what the round has to do between the steps of its ranges, and give its lease back.
 
-    Returns False, with nothing done, when only putting the model together is left: see `conclude`.
+    Returns False, with nothing done, when only putting the model together is left: see `concluding`. Raises
+    `LeaseLost` where ranges are still at their steps.
     """
+    if RangeStep.objects.filter(round=round_, message=None).exists():  # opened while this lease was waited for
+        release_lease(round_.id, holder)
+        raise LeaseLost
     kinds = set(RangeStep.objects.filter(round=round_).values_list("kind", flat=True))
     if RangeStepKind.COMBINE in kinds:
         return False

@@ -26,6 +26,7 @@ from training.models import (
     ParticipationState,
     RangeStep,
     Round,
+    RoundQuerySet,
     RoundState,
     Update,
 )
@@ -206,11 +207,19 @@ def restart_round(round_id: uuid.UUID, holder: uuid.UUID, *, reason: str, now: d
 
 
 def take_lease(round_id: uuid.UUID, state: RoundState, *, lease_time: timedelta, now: datetime) -> uuid.UUID | None:
-    """Take the running step of a round; None when it is elsewhere by now or somebody holds it."""
+    """Take the running step of a round; None when it is elsewhere by now, or somebody holds it or a range of it."""
+    return _take(Round.objects.awaiting_worker(now).filter(id=round_id, state=state), now + lease_time)
+
+
+def take_from_ranges(round_id: uuid.UUID, *, lease_time: timedelta, now: datetime) -> uuid.UUID | None:
+    """Take a round to end it or to begin it anew although its ranges are still at their steps; None as `take_lease`."""
+    held_by_nobody = Round.objects.filter(id=round_id, state=RoundState.AGGREGATING).without_lease(now)
+    return _take(held_by_nobody, now + lease_time)
+
+
+def _take(rounds: RoundQuerySet, until: datetime) -> uuid.UUID | None:
     holder = uuid.uuid4()
-    taken = Round.objects.filter(id=round_id, state=state).without_lease(now).update(
-        lease_holder=holder, lease_expires_at=now + lease_time, attempts=F("attempts") + 1
-    )  # fmt: skip
+    taken = rounds.update(lease_holder=holder, lease_expires_at=until, attempts=F("attempts") + 1)
     return holder if taken else None
 
 
