@@ -14,9 +14,9 @@ from bench.aggregate.table import Measurement, Setting, markdown, plot
 from bench.measuring import Stopwatch, steady
 
 COUNTS, SIZES = (10, 50, 100), (100_000, 1_000_000, 10_000_000)
-REPETITIONS = 5
+REPETITIONS = 3
 SECONDS_EACH = 6.0
-LONGEST_SECONDS = 30.0
+LONGEST_SECONDS = 10.0
 LARGEST_BYTES = 6 << 30
 
 

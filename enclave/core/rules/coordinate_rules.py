@@ -76,6 +76,7 @@ class Bulyan(CoordinateRule):
     """m - 2f updates chosen by Krum again and again, then the mean of the m - 4f values around each median."""
 
     name = "bulyan"
+    needs = Need.GRAM
     source = "El Mhamdi, Guerraoui, Rouault: The Hidden Vulnerability of Distributed Learning in Byzantium, ICML 2018"
 
     def chosen(self, rows: Span, tolerated: int) -> list[int]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST_ROWS_BY_NETWORK = 16
-CACHED_VALUES = 1 << 18
+CACHED_VALUES = 1 << 17
 
 Float32 = NDArray[np.float32]
 
@@ -19,12 +19,11 @@ Float32 = NDArray[np.float32]
 def middle_mean(block: Float32, trimmed: int) -> Float32:
     """Return the (w,) mean of each column of an (m, w) block without its `trimmed` largest and smallest values."""
     count, width = block.shape
-    weights = np.zeros(count, dtype=np.float32)
-    weights[trimmed : count - trimmed] = 1.0 / (count - 2 * trimmed)
+    weights = np.full(count - 2 * trimmed, 1.0 / (count - 2 * trimmed), dtype=np.float32)
     mean = np.empty(width, dtype=np.float32)
     for columns in _cached(block):
         ordered = sorted_rows(block[:, columns], trimmed)
-        mean[columns] = weights[trimmed : count - trimmed] @ ordered[trimmed : count - trimmed]
+        mean[columns] = weights @ ordered[trimmed : count - trimmed]
     return mean
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -81,6 +81,7 @@ class Pipeline:
     noise: GaussianNoise | None
 
     @classmethod
+    @lru_cache(maxsize=64)
     def of(cls, policy: AggregationPolicy) -> "Pipeline":
         """Make the pipeline of a policy.
 
@@ -250,4 +251,4 @@ class Pipeline:
 
 def needs_gram(pipeline: Pipeline) -> bool:
     """Return whether any part looks at the Gram matrix."""
-    return any(part.needs is Need.GRAM for part in pipeline.parts) or isinstance(pipeline.rule, CoordinateRule)
+    return any(part.needs is Need.GRAM for part in pipeline.parts)
