@@ -77,7 +77,7 @@ class KnownUpdateTrainer(Trainer):
         return {"size": float(sum(value.size for value in model.values()))}
 
 
-def create_federation(model: Tensors, **options: Any) -> Any:
+def create_federation(model: Tensors, policy: Any = None, **options: Any) -> Any:
     """Create a federation of all devices that starts from this model."""
     from datetime import timedelta
 
@@ -91,7 +91,7 @@ def create_federation(model: Tensors, **options: Any) -> Any:
         "system-test",
         initial_model=encode_tensors(model),
         trainer="tests.system.running_site:KnownUpdateTrainer",
-        policy=screened(),
+        policy=policy or screened(),
         actor="operator:test",
         now=timezone.now(),
         round_time=timedelta(seconds=120),

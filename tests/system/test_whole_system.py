@@ -16,6 +16,10 @@ def test_a_killed_worker_and_a_killed_enclave_cost_time_and_no_update() -> None:
     assert "completed after" in run_driver("tests.system.recovery_driver")
 
 
+def test_a_shared_round_survives_its_worker_and_gives_the_bits_of_one_process() -> None:
+    assert "completed by 3 ranges" in run_driver("tests.system.shared_round_driver")
+
+
 def test_no_plaintext_update_lies_in_database_broker_blobs_or_logs() -> None:
     assert "searched" in run_driver("tests.system.confidentiality_driver")
 
