@@ -52,7 +52,7 @@ def _measure(count: int, columns: int, smaller: Sequence[Setting]) -> Setting:
         for name, run in theirs[rule.name].items():
             expected = _expected_seconds(rule.name, name, count, columns, smaller)
             if expected > LONGEST_SECONDS:
-                too_slow[rule.name, name] = f"about {expected:.0f} s, from a smaller one"
+                too_slow[rule.name, name] = _why_not(expected)
             elif name == BYZFL and "NNM" in rule.name and nnm_bytes(count, columns) > LARGEST_BYTES:
                 too_slow[rule.name, name] = f"needs {nnm_bytes(count, columns) / 1e9:.0f} GB"
             else:
@@ -61,6 +61,12 @@ def _measure(count: int, columns: int, smaller: Sequence[Setting]) -> Setting:
     memory = {rule.name: _extra_bytes(cases[rule.name, "ours"]) for rule in RULES}
     measured = [_measurement(rule, seconds, too_slow, memory[rule.name]) for rule in RULES]
     return Setting(count, columns, seconds["bound", "read"], seconds["bound", "gram"], measured)
+
+
+def _why_not(expected_seconds: float) -> str:
+    if expected_seconds == float("inf"):
+        return "left out of smaller ones already"
+    return f"about {expected_seconds:.0f} s, from a smaller one"
 
 
 def _measurement(
