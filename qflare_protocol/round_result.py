@@ -22,7 +22,7 @@ SCREENING_REASONS = {
     COSINE_BELOW_MINIMUM: "The update points away from the consensus of the others.",
     ROOT_COSINE_BELOW_MINIMUM: "The update points away from the root device's update.",
 }
-"""Reasons of the screening; every other reason is a code of the error catalogue."""
+"""Reasons of the filters; every other reason is a code of the error catalogue."""
 
 MAX_DETAIL = 300
 _LARGEST = 1.8e308
