@@ -9,16 +9,21 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from qflare_protocol.chunked import KEY_BYTES
 from qflare_protocol.errors import CATALOGUE, Refusal
 from qflare_protocol.fields import short_text
 
-_OUTPUT = re.compile("radius|(model|centre|momentum|second-moment|history/[0-9a-f]{32})(@[0-9]{1,2})?")
+_OUTPUT = re.compile("sealed-model|radius|(model|centre|momentum|second-moment|history/[0-9a-f]{32})(@[0-9]{1,2})?")
 MAX_NAME = 100
 MAX_DETAIL = 300  # with the title it has room in a round's end_reason
 
 
 def _is_bytes(value: object) -> bool:
     return isinstance(value, bytes)
+
+
+def _is_key(value: object) -> bool:
+    return isinstance(value, bytes) and len(value) == KEY_BYTES
 
 
 def _is_seconds(value: object) -> bool:
@@ -41,6 +46,7 @@ _MEMBERS: Mapping[str, Mapping[str, Callable[[object], bool]]] = {
     "ready": {"measurement": _is_bytes, "protections": _is_held},
     "prepared": {"evidence": _is_bytes, "wrapped_keys": _is_bytes},
     "output": {"name": _is_output, "piece": _is_bytes},
+    "model-key": {"key": _is_key},
     "step": {"name": _is_name, "seconds": _is_seconds},
     "aggregated": {"result": _is_bytes},
     "said": {"what": _is_name, "message": _is_bytes},

@@ -25,8 +25,12 @@ from typing import Any, BinaryIO
 from enclave.child_messages import checked_message
 from enclave.core.attesters.choice import SOFTWARE
 from enclave.core.channel import Channel, ChannelClosed
+from enclave.core.foreseen import SEALED_MODEL
 from enclave.core.host import attestation_public_key, destroy_round_key, initialise_host_directory
 from enclave.core.requests import AggregateRequest, PrepareRequest
+from enclave.core.second_pass import MODEL
+from enclave.core.sources import BASE_MODEL
+from enclave.held_model import HeldModel
 from enclave.round_given import OpenBlob, RoundGiven, SealedRow, SealedUpdate
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.attestation.evidence import EnclaveClaims, read_evidence
@@ -286,7 +290,8 @@ def run_request(
         process.receive("ready")
         on_step("seal", time.monotonic() - started)
         process.send(ask(given.request(tuple(descriptors))))
-        return _attend(process, write_output, on_step)
+        held = stack.enter_context(HeldModel(os.fstat(descriptors[BASE_MODEL]).st_size))
+        return _attend(process, held, write_output, on_step)
 
 
 def result_of(answer: Mapping[str, Any]) -> bytes:
@@ -298,14 +303,22 @@ def result_of(answer: Mapping[str, Any]) -> bytes:
 
 
 def _attend(
-    process: SealedProcess, write_output: Callable[[str, bytes], None], on_step: Callable[[str, float], None]
+    process: SealedProcess,
+    held: HeldModel,
+    write_output: Callable[[str, bytes], None],
+    on_step: Callable[[str, float], None],
 ) -> dict[str, Any]:
     """Serve the process until its answer is there."""
     while True:
-        message = process.receive("output", "step", "aggregated", "said")
+        message = process.receive("output", "model-key", "step", "aggregated", "said")
         match message["kind"]:
+            case "output" if message["name"] == SEALED_MODEL:
+                held.take(message["piece"])
             case "output":
                 write_output(message["name"], message["piece"])
+            case "model-key":
+                for piece in held.open(message["key"]):
+                    write_output(MODEL, piece)
             case "step":
                 on_step(message["name"], message["seconds"])
             case _:

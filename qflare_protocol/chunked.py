@@ -12,7 +12,7 @@ under one key only. Chunks have fixed places, so that each can be opened alone.
 
 import hmac
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -88,6 +88,31 @@ class ChunkCipher:
         if not 0 <= index < MAX_CHUNKS:
             raise Refusal("message-too-large", f"A stream has at most {MAX_CHUNKS} chunks.")
         return self._prefix + index.to_bytes(4, "big") + bytes([last])
+
+
+class ChunkWriter:
+    """Seals a stream that is written piece by piece; `send` takes its header at once and each chunk when it is full."""
+
+    def __init__(self, cipher: ChunkCipher, send: Callable[[bytes], None]) -> None:
+        self._cipher, self._send = cipher, send
+        self._buffer = bytearray()
+        self._chunks = 0
+        send(cipher.header)
+
+    def write(self, piece: bytes | memoryview) -> None:
+        """Take the next bytes of plaintext."""
+        self._buffer += piece
+        while len(self._buffer) > CHUNK_BYTES:  # the last chunk is sealed by `finish`, which knows that it is
+            self._seal(bytes(self._buffer[:CHUNK_BYTES]), last=False)
+            del self._buffer[:CHUNK_BYTES]
+
+    def finish(self) -> None:
+        """Seal what is left as the last chunk."""
+        self._seal(bytes(self._buffer), last=True)
+
+    def _seal(self, plaintext: bytes, *, last: bool) -> None:
+        self._send(self._cipher.seal_chunk(self._chunks, plaintext, last=last))
+        self._chunks += 1
 
 
 def sealed_size(plaintext_bytes: int) -> int:

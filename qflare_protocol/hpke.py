@@ -51,19 +51,29 @@ def seal(public: bytes, plaintext: bytes, *, info: bytes) -> bytes:
     return _SUITE.encrypt(plaintext, MLKEM1024P384PublicKey(*hybrid.p384_public_parts(_checked_public(public))), info)
 
 
+class Opener:
+    """A private key made ready once, for opening many messages. Raises `Refusal("invalid-key")`."""
+
+    def __init__(self, private: bytes) -> None:
+        self._key = MLKEM1024P384PrivateKey(*hybrid.p384_private_parts(_checked_private(private)))
+
+    def open(self, sealed: bytes, *, info: bytes) -> bytes:
+        """Return the plaintext sealed to this key under the same `info`. Raises `Refusal("decryption-failed")`."""
+        if len(sealed) < OVERHEAD_BYTES:
+            raise Refusal("decryption-failed", f"An HPKE message has at least {OVERHEAD_BYTES} bytes.")
+        try:
+            return _SUITE.decrypt(sealed, self._key, info)
+        except (InvalidTag, ValueError) as error:
+            raise Refusal("decryption-failed", "The HPKE message does not open under this key and context.") from error
+
+
 def open_sealed(private: bytes, sealed: bytes, *, info: bytes) -> bytes:
-    """Return the plaintext sealed to this key under the same `info`.
+    """Return the plaintext of one message; see `Opener`.
 
     Raises `Refusal("invalid-key")` for a private key of another form and
     `Refusal("decryption-failed")` for everything else that is wrong.
     """
-    key = MLKEM1024P384PrivateKey(*hybrid.p384_private_parts(_checked_private(private)))
-    if len(sealed) < OVERHEAD_BYTES:
-        raise Refusal("decryption-failed", f"An HPKE message has at least {OVERHEAD_BYTES} bytes.")
-    try:
-        return _SUITE.decrypt(sealed, key, info)
-    except (InvalidTag, ValueError) as error:
-        raise Refusal("decryption-failed", "The HPKE message does not open under this key and context.") from error
+    return Opener(private).open(sealed, info=info)
 
 
 def _checked_private(private: object) -> bytes:

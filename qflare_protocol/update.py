@@ -68,11 +68,11 @@ def open_update(private_key: bytes, context: UpdateContext, ciphertext: Iterable
     Raises `Refusal("decryption-failed")`.
     """
     reader = ByteReader(ciphertext, what="sealed update", code="decryption-failed")
-    content_key, stream_context = open_content_key(private_key, context, reader.read(HEADER_BYTES))
+    content_key, stream_context = open_content_key(hpke.Opener(private_key), context, reader.read(HEADER_BYTES))
     yield from open_chunks(content_key, reader.pieces(), context=stream_context)
 
 
-def open_content_key(private_key: bytes, context: UpdateContext, header: bytes) -> tuple[bytes, bytes]:
+def open_content_key(opener: hpke.Opener, context: UpdateContext, header: bytes) -> tuple[bytes, bytes]:
     """Return the content key that a blob's first `HEADER_BYTES` carry, and the context of the stream after them.
 
     Raises `Refusal("decryption-failed")`.
@@ -80,7 +80,7 @@ def open_content_key(private_key: bytes, context: UpdateContext, header: bytes) 
     sealed_key = header[-SEALED_KEY_BYTES:]
     if header != MAGIC + frame(sealed_key):
         raise Refusal("decryption-failed", "The blob does not begin with a QF/1 update header.")
-    return hpke.open_sealed(private_key, sealed_key, info=context.info()), _stream_context(context, sealed_key)
+    return opener.open(sealed_key, info=context.info()), _stream_context(context, sealed_key)
 
 
 def _stream_context(context: UpdateContext, sealed_key: bytes) -> bytes:

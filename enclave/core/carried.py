@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from enclave.core.streams import Blob, Float32, HashedBlob, OpenedStream, RawRow
 from qflare_protocol.carried_rows import CarriedRow
-from qflare_protocol.chunked import CHUNK_BYTES, HEADER_BYTES, KEY_BYTES, PREFIX_BYTES, ChunkCipher
+from qflare_protocol.chunked import HEADER_BYTES, KEY_BYTES, PREFIX_BYTES, ChunkCipher, ChunkWriter
 from qflare_protocol.encoding import frame, label
 from qflare_protocol.errors import Refusal
 
@@ -99,28 +99,19 @@ class CarriedWriter:
     """Seals a row as it is made, range by range, and gives it out."""
 
     def __init__(self, name: str, enclave_key_id: bytes, cipher: ChunkCipher, send: Callable[[bytes], None]) -> None:
-        self._name, self._enclave_key_id, self._cipher = name, enclave_key_id, cipher
+        self._name, self._enclave_key_id = name, enclave_key_id
         self._send_on = send
         self._hasher = blake3.blake3()
-        self._buffer = bytearray()
-        self._chunks = 0
-        self._send(cipher.header)
+        self._stream = ChunkWriter(cipher, self._send)
 
     def write(self, values: Float32) -> None:
         """Take the next range of the row."""
-        self._buffer += values.astype("<f4", copy=False).tobytes()
-        while len(self._buffer) > CHUNK_BYTES:  # the last chunk is sealed by `finish`, which knows that it is
-            self._seal(bytes(self._buffer[:CHUNK_BYTES]), last=False)
-            del self._buffer[:CHUNK_BYTES]
+        self._stream.write(values.astype("<f4", copy=False).tobytes())
 
     def finish(self) -> CarriedRow:
         """Seal what is left and return the row's description."""
-        self._seal(bytes(self._buffer), last=True)
+        self._stream.finish()
         return CarriedRow(self._name, self._enclave_key_id, self._hasher.digest())
-
-    def _seal(self, plaintext: bytes, *, last: bool) -> None:
-        self._send(self._cipher.seal_chunk(self._chunks, plaintext, last=last))
-        self._chunks += 1
 
     def _send(self, piece: bytes) -> None:
         self._hasher.update(piece)

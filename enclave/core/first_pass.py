@@ -5,7 +5,7 @@ by `see`, and `rows_of` makes of it what the pipeline decides on. Rows are the u
 device id, then the root device's update, then the last aggregate, where there are such.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +18,7 @@ from enclave.core.rules.gram import GramAccumulator, about, pivot_of, sum_segmen
 from enclave.core.rules.pipeline import Pipeline, Rows, needs_gram
 from enclave.core.rules.span import Matrix, Span
 from enclave.core.sources import Sources
-from enclave.core.streams import OpenRow
+from enclave.core.streams import Float32, OpenRow
 from qflare_protocol.errors import Refusal
 from qflare_protocol.round_result import UpdateVerdict
 
@@ -64,10 +64,11 @@ class RangeReader:
         self._openers: list[OpenRow] = [sources.update(one, extent) for one in (*updates, *([root] if root else []))]
         self._openers += [centre] if centre else []
 
-    def read(self) -> Reading:
-        """Return what all rows come to."""
+    def read(self, take_block: Callable[[Float32], None] | None = None) -> Reading:
+        """Return what all rows come to; `take_block` is given every block of them, as long as no row has failed."""
         self._check_state()
-        reading = FirstReading(self._openers, self._extent.columns, with_gram=needs_gram(self._pipeline))
+        with_gram = needs_gram(self._pipeline)
+        reading = FirstReading(self._openers, self._extent.columns, with_gram=with_gram, take_block=take_block)
         return Reading(reading.segments(), reading.refusals)
 
     def _check_state(self) -> None:

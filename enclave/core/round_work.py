@@ -65,6 +65,7 @@ class RoundWork:
         index: int = 0,
         key_ids: Sequence[bytes] = (),
     ) -> None:
+        self._started = perf_counter()
         self.request, self.keys, self.seal, self.courier, self.record = request, keys, seal, courier, record
         self.pipeline = Pipeline.of(request.policy)
         self.sources = Sources(request, keys, seal, courier)
@@ -74,7 +75,6 @@ class RoundWork:
         self.candidates, self.refused = check_manifests(request, self.key_ids)
         self.round_inputs = round_inputs(request, self.key_ids)
         self.inputs = range_inputs(request, self.round_inputs, index)
-        self._started = perf_counter()
 
     def begin(self) -> None:
         """Commit the inputs. Raises `Refusal`: "too-few-updates" before, "conflict" where others are committed."""

@@ -40,13 +40,22 @@ class FirstReading:
     """Reads every row once. Afterwards `refusals` says which failed an input check, by index.
 
     A failing row is zeroed and no longer read. Whoever takes the products leaves its own out: those of
-    the others are what they would have been without it.
+    the others are what they would have been without it. `take_block` is given every block, as long as
+    no row has failed.
     """
 
-    def __init__(self, openers: Sequence[OpenRow], columns: Columns, *, with_gram: bool) -> None:
+    def __init__(
+        self,
+        openers: Sequence[OpenRow],
+        columns: Columns,
+        *,
+        with_gram: bool,
+        take_block: Callable[[Float32], None] | None = None,
+    ) -> None:
         self._openers = openers
         self._columns = columns
         self._with_gram = with_gram
+        self._take_block = take_block
         self._rows: dict[int, AnyRow] = {}
         self.refusals: dict[int, Refusal] = {}
 
@@ -60,6 +69,8 @@ class FirstReading:
             self._each(lambda index, width=width: self._rows[index].read_into(block[index, :width]))  # type: ignore[misc]
             block[list(self.refusals)] = 0.0
             accumulator.add(block[:, :width])
+            if self._take_block is not None and not self.refusals:
+                self._take_block(block[:, :width])
         squares = np.diag(accumulator.total())
         self._each(lambda index: self._finish(index, float(squares[index])))
         self._rows.clear()

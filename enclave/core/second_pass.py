@@ -4,7 +4,7 @@ The process that works on the whole model gives it out as it is. One that works 
 slice, as it seals the rows to carry: a model leaves when all of it is there, from `model_of_slices`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import blake3
@@ -67,7 +67,7 @@ class SecondPass:
         self._sources, self._courier, self._seal = sources, courier, seal
         self._pipeline, self._extent = pipeline, extent
         self._key_id = key_id
-        self._model = ModelWriter(extent.layout, courier)
+        self._model = ModelWriter(extent.layout, lambda piece: courier.write(MODEL, piece))
         self._writers: dict[str, CarriedWriter] = {}
 
     def run(self, survivors: Sequence[Candidate], plan: Plan) -> Outputs:
@@ -89,7 +89,7 @@ class SecondPass:
             aggregate = _with_noise(plan.combination.combine(rows), plan, start)
             rows_of_state = dict(zip(state, carried, strict=True))
             step = self._pipeline.server_optimiser.step(aggregate, rows_of_state)
-            write_model(_new_weights(base, step))
+            write_model(new_weights(base, step))
             for index, row in zip(read, updates, strict=True):
                 if self._pipeline.policy.history:
                     self._seal_on(history_name(survivors[index].device_id), row)
@@ -129,10 +129,10 @@ class SecondPass:
 
 
 class ModelWriter:
-    """Gives a model out as a container, its header first, and hashes it."""
+    """Makes a container of a model's weights, its header first, and hashes it; `send` takes its pieces."""
 
-    def __init__(self, layout: TensorLayout, courier: Courier) -> None:
-        self._layout, self._courier = layout, courier
+    def __init__(self, layout: TensorLayout, send: Callable[[bytes], None]) -> None:
+        self._layout, self._send = layout, send
         self._hasher = blake3.blake3()
         self._begun = False
 
@@ -149,7 +149,7 @@ class ModelWriter:
 
     def _emit(self, piece: bytes) -> None:
         self._hasher.update(piece)
-        self._courier.write(MODEL, piece)
+        self._send(piece)
 
 
 def model_of_slices(layout: TensorLayout, slices: Sequence[SealedRows], courier: Courier) -> bytes:
@@ -157,7 +157,7 @@ def model_of_slices(layout: TensorLayout, slices: Sequence[SealedRows], courier:
 
     Raises `Refusal("enclave-failed")` for a slice that is not what its range made.
     """
-    model = ModelWriter(layout, courier)
+    model = ModelWriter(layout, lambda piece: courier.write(MODEL, piece))
     try:
         for rows in slices:
             for block in rows.blocks([0]):
@@ -175,7 +175,8 @@ def _with_noise(aggregate: Float32, plan: Plan, start: int) -> Float32:
     return noisy
 
 
-def _new_weights(base: Float32, step: Float32) -> Float32:
+def new_weights(base: Float32, step: Float32) -> Float32:
+    """Return the new model's weights. Raises `Refusal("invalid-tensors")` where one is not finite."""
     with np.errstate(over="ignore"):
         model: Float32 = base + step
     if not np.isfinite(model).all():

@@ -167,6 +167,10 @@ class DescriptorCourier:
         """Send a piece of the new model or of a carried row."""
         self._channel.send({"kind": "output", "name": output, "piece": piece})
 
+    def open_sealed_model(self, key: bytes) -> None:
+        """Send the key of the model that was sent sealed."""
+        self._channel.send({"kind": "model-key", "key": key})
+
     def report_step(self, name: str, seconds: float) -> None:
         """Send how long a step took."""
         self._channel.send({"kind": "step", "name": name, "seconds": seconds})

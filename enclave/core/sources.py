@@ -23,6 +23,7 @@ from enclave.core.streams import (
     open_delta,
     open_part,
 )
+from qflare_protocol import hpke
 from qflare_protocol.errors import Refusal
 from qflare_protocol.ranges import Columns
 
@@ -37,7 +38,10 @@ class Courier(Protocol):
         """Return a source, to be read at any place."""
 
     def write(self, output: str, piece: bytes) -> None:
-        """Take the next piece of an output: "model" or the name of a carried row."""
+        """Take the next piece of an output: "model", "sealed-model" or the name of a carried row."""
+
+    def open_sealed_model(self, key: bytes) -> None:
+        """Take the key of the output "sealed-model", whose plaintext is the output "model"."""
 
     def report_step(self, name: str, seconds: float) -> None:
         """Take note of how long a step took."""
@@ -48,7 +52,7 @@ class Sources:
 
     def __init__(self, request: AggregateRequest, keys: RoundKeys, seal: CarriedSeal, courier: Courier) -> None:
         self._request = request
-        self._hpke_private = keys.hpke_private
+        self._opener = hpke.Opener(keys.hpke_private)
         self._seal = seal
         self._courier = courier
         self._scratch = new_scratch()
@@ -69,7 +73,7 @@ class Sources:
         def opened() -> AnyRow:
             blob = self._courier.blob(1 + candidate.source)
             opens = open_delta if extent.whole else open_part
-            row = opens(candidate, self._hpke_private, extent, blob, self._scratch)
+            row = opens(candidate, self._opener, extent, blob, self._scratch)
             return row if history is None else AveragedRow(row, history(), self._request.policy.history)
 
         return opened

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from enclave.core.extent import Extent
 from enclave.core.inputs import Candidate
-from qflare_protocol import update
+from qflare_protocol import hpke, update
 from qflare_protocol.chunked import CHUNK_BYTES, HEADER_BYTES, TAG_BYTES, ChunkCipher
 from qflare_protocol.errors import Refusal
 from qflare_protocol.manifest import UpdatePart
@@ -243,27 +243,27 @@ def open_base_model(blob: Blob, expected_digest: bytes) -> Row:
     return Row(HashedBlob(blob, expected_digest))
 
 
-def open_delta(candidate: Candidate, hpke_private: bytes, extent: Extent, blob: Blob, scratch: memoryview) -> Row:
+def open_delta(candidate: Candidate, opener: hpke.Opener, extent: Extent, blob: Blob, scratch: memoryview) -> Row:
     """Return the opened update's row, whose layout is the base model's. Raises `Refusal`."""
     manifest = candidate.manifest
     whole = UpdatePart(manifest.enclave_key_id, manifest.ciphertext_bytes, manifest.ciphertext_digest)
-    row = Row(_opened(candidate, whole, hpke_private, blob, scratch))
+    row = Row(_opened(candidate, whole, opener, blob, scratch))
     require_layout(row.layout, extent.layout)
     return row
 
 
-def open_part(candidate: Candidate, hpke_private: bytes, extent: Extent, blob: Blob, scratch: memoryview) -> RawRow:
+def open_part(candidate: Candidate, opener: hpke.Opener, extent: Extent, blob: Blob, scratch: memoryview) -> RawRow:
     """Return the opened row of an update's part for one range. Raises `Refusal`."""
     if blob.size != candidate.manifest.ciphertext_bytes:
         raise _of_another_size(candidate.manifest.ciphertext_bytes)
     before = sum(part.ciphertext_bytes for part in candidate.manifest.parts[: extent.index])
     part = candidate.manifest.parts[extent.index]
     place = PartOfBlob(blob, before, part.ciphertext_bytes)
-    return RawRow(_opened(candidate, part, hpke_private, place, scratch), extent.columns.width)
+    return RawRow(_opened(candidate, part, opener, place, scratch), extent.columns.width)
 
 
 def _opened(
-    candidate: Candidate, part: UpdatePart, hpke_private: bytes, blob: Blob, scratch: memoryview
+    candidate: Candidate, part: UpdatePart, opener: hpke.Opener, blob: Blob, scratch: memoryview
 ) -> OpenedStream:
     manifest = candidate.manifest
     context = UpdateContext(
@@ -278,7 +278,7 @@ def _opened(
     sealed = HashedBlob(blob, part.ciphertext_digest)
     if sealed.left < update.HEADER_BYTES + HEADER_BYTES + TAG_BYTES:
         raise Refusal("decryption-failed", "The sealed update ends too early.")
-    content_key, stream_context = open_content_key(hpke_private, context, sealed.read(update.HEADER_BYTES))
+    content_key, stream_context = open_content_key(opener, context, sealed.read(update.HEADER_BYTES))
     cipher = ChunkCipher.from_header(content_key, sealed.read(HEADER_BYTES), stream_context)
     return OpenedStream(sealed, cipher, scratch)
 

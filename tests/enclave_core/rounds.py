@@ -8,12 +8,14 @@ import numpy as np
 
 from enclave.core.aggregation import BASE_MODEL, Aggregation
 from enclave.core.carried import CarriedSeal
+from enclave.core.foreseen import SEALED_MODEL
 from enclave.core.keys import generate_round_keys
 from enclave.core.requests import AggregateRequest, SubmittedManifest
 from enclave.core.second_pass import MODEL
 from enclave.courier import SealedUpdate
 from qflare_protocol import pqc
 from qflare_protocol.aggregation_policy import AggregationPolicy
+from qflare_protocol.chunked import open_chunks
 from qflare_protocol.cose import Signer, Verifier
 from qflare_protocol.manifest import Manifest, sign_manifest
 from qflare_protocol.round_result import RosterEntry, verify_result
@@ -60,6 +62,7 @@ class MemoryCourier:
         self.outputs = {}
         self.steps = []
         self.opened = []
+        self.sealed_model_keys = []
 
     @property
     def model(self):
@@ -71,6 +74,10 @@ class MemoryCourier:
 
     def write(self, output, piece):
         self.outputs[output] = self.outputs.get(output, b"") + piece
+
+    def open_sealed_model(self, key):
+        self.sealed_model_keys.append(key)
+        self.outputs[MODEL] = b"".join(open_chunks(key, [self.outputs[SEALED_MODEL]]))
 
     def report_step(self, name, seconds):
         self.steps.append(name)

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from enclave import courier
@@ -31,9 +32,9 @@ from qflare_protocol.aggregation_policy import PROTECTIONS
 from qflare_protocol.attestation import AppraisalPolicy, appraise
 from qflare_protocol.cose import key_fingerprint
 from qflare_protocol.errors import Refusal
-from qflare_protocol.tensors import model_digest
+from qflare_protocol.tensors import decode_tensors, model_digest
 from tests.enclave_core.rounds import FEDERATION, ROUND, Round, deltas, reasons
-from tests.policies import screened
+from tests.policies import bare, screened
 
 POLICY = screened()
 TASK = EnclaveTask("prepare", ROUND, FEDERATION, POLICY.maximum_memory_bytes)
@@ -93,6 +94,25 @@ def test_two_poisoned_of_ten_are_rejected_by_the_sealed_process(host):
     result, _ = aggregate(host, entry, on_step=lambda name, seconds: steps.append(name))
     assert set(reasons(result)) == {1, 2}
     assert steps == ["seal", "check", "read", "decide", "combine"]
+
+
+def test_a_model_made_while_the_updates_were_read_arrives_opened_when_it_is_decided(host):
+    entry = Round(prepared=prepare(host, bare()))
+    entry.policy = bare()
+    entry.submit_all(deltas(5))
+    pieces = []
+    steps = []
+    changes = {
+        "write_output": lambda name, piece: pieces.append((name, len(steps))),
+        "on_step": lambda name, _: steps.append(name),
+    }
+    aggregate_round(host, **(entry.for_courier() | changes))
+    assert {name for name, _ in pieces} == {"model"}
+    assert {steps[:after][-1] for _, after in pieces} == {"decide"}
+    result, model = aggregate(host, entry)
+    mean = entry.base["w"] + np.mean(deltas(5), axis=0)
+    np.testing.assert_allclose(decode_tensors(model)["w"], mean, rtol=1e-5, atol=1e-6)
+    assert len(result.accepted) == 5
 
 
 def test_a_process_killed_during_aggregation_is_reported_and_a_successor_gives_the_same_model(host, monkeypatch):

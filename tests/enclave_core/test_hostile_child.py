@@ -8,6 +8,7 @@ import pytest
 from enclave import courier
 from enclave.core.channel import Channel
 from enclave.courier import EnclaveHost, aggregate_round, initialise_host_directory, prepare_round
+from qflare_protocol.chunked import seal_chunks
 from qflare_protocol.encoding import encode
 from qflare_protocol.errors import Refusal
 from tests.enclave_core.rounds import FEDERATION, ROUND, Round, deltas
@@ -121,6 +122,10 @@ def test_bytes_that_are_no_message_fail_the_round(host, taken_over, data):
         {"kind": "output", "name": "history/../model", "piece": b"piece"},
         {"kind": "output", "name": "history/" + "0" * 31, "piece": b"piece"},
         {"kind": "output", "name": "history/" + "0" * 33, "piece": b"piece"},
+        {"kind": "model-key"},
+        {"kind": "model-key", "key": b"k" * 31},
+        {"kind": "model-key", "key": b"k" * 32},
+        {"kind": "model-key", "key": b"k" * 32, "more": 1},
         {"kind": "step", "name": "x\x00y", "seconds": 1.5},
         {"kind": "step", "name": "read", "seconds": float("nan")},
         {"kind": "step", "name": "read", "seconds": "long"},
@@ -148,6 +153,18 @@ def test_a_message_out_of_form_fails_the_round(host, taken_over, message):
     refusal = refusal_of(aggregate, host)
     assert refusal.code == "enclave-failed"
     assert refusal.detail.isprintable()
+
+
+def test_a_sealed_model_longer_than_the_base_model_fails_the_round(host, taken_over):
+    taken_over(framed(READY, {"kind": "output", "name": "sealed-model", "piece": bytes(20_000)}))
+    assert "more than a model" in refusal_of(aggregate, host).detail
+
+
+def test_a_sealed_model_that_its_key_does_not_open_fails_the_round(host, taken_over):
+    sealed = b"".join(seal_chunks(b"k" * 32, [b"a model"]))
+    output = {"kind": "output", "name": "sealed-model", "piece": sealed}
+    taken_over(framed(READY, output, {"kind": "model-key", "key": b"K" * 32}))
+    assert "gave out another model" in refusal_of(aggregate, host).detail
 
 
 def test_a_failure_carries_its_place(host, taken_over):

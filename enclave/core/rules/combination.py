@@ -67,14 +67,23 @@ class LinearCombination(Combination):
         return shares
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CoordinateCombination(Combination):
     """A linear map of the rows, then a rule by coordinate."""
+
+    __hash__ = None  # type: ignore[assignment]
 
     rows: tuple[int, ...]
     mixing: Matrix
     rule: ByCoordinate
     tolerated: int
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, CoordinateCombination)
+            and (self.rows, self.rule, self.tolerated) == (other.rows, other.rule, other.tolerated)
+            and np.array_equal(self.mixing, other.mixing)
+        )
 
     def combine(self, block: Float32) -> Float32:
         """Return the rule's outcome on the mixed rows."""

@@ -135,6 +135,18 @@ class Pipeline:
         """Return the largest number of attackers that the pipeline stands among that many updates."""
         return max((f for f in range(minority(updates) + 1) if self.stands(updates, f)), default=0)
 
+    def foreseen(self, samples: Vector) -> Combination | None:
+        """Return how updates with these (n,) sample counts are combined, where their rows cannot change it; else None.
+
+        So it is where a rule that looks at no products stands alone: a mean, or a rule by coordinate.
+        """
+        policy = self.policy
+        alone = self.parts == (self.rule,) and not (self.private or policy.history or self.server_optimiser.state)
+        if not alone or self.rule.needs is Need.GRAM:
+            return None
+        decision = self.decide(Rows(Span.of_gram(np.eye(len(samples))), samples, seed=bytes(32)))
+        return None if decision.shortfall else decision.combination
+
     def decide(self, rows: Rows) -> Decision:
         """Return what becomes of the updates, and how they are combined where enough of them are left."""
         sight = Sight(rows.updates, rows.root)
