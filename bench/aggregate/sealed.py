@@ -3,11 +3,12 @@
 import argparse
 import json
 import os
+import platform
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +28,27 @@ from qflare_protocol.tensors import encode_tensors, model_digest
 from qflare_protocol.update import UpdateContext, seal_update
 
 FEDERATION = bytes(15) + b"f"
-MOST_TIMES = 1.5
 PIPELINES = {
     "mean": AggregationPolicy(tolerated_fraction=0.0, pre_aggregation=(), rule=Stage("mean"), server_optimiser=NONE),
     "the default": AggregationPolicy(),
     "clipping, NNM, geometric median": AggregationPolicy(rule=Stage("geometric-median"), server_optimiser=NONE),
 }
+
+
+PAGE = """# From sealed updates on disk to a signed model
+
+Made by `python -m bench.aggregate.sealed --output docs/benchmarks/sealed.md` on {system}, Python {python}, one core:
+{updates} updates of {megabytes:g} MB, sealed and signed, through the courier and a really sealed process. The time is
+from the request to the signed result, without the start of the process; the least of the runs, in seconds.
+
+The bound is what cannot be saved: every manifest's signature checked, every byte read, hashed with BLAKE3 and
+decrypted with AES-256-GCM, its norm taken and added up, chunk by chunk, by the same libraries in the same run.
+
+{table}
+The mean is known before an update is read: the model is made during the one reading, and the goal is 1.5 times the
+bound. The other pipelines decide on all updates first and read them again, which alone is twice the bound; *combine*
+is that second reading with the mixing and the rule.
+"""
 
 
 @dataclass(frozen=True)
@@ -54,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--updates", type=int, default=100)
     parser.add_argument("--megabytes", type=float, default=10.0, help="of float32 in each update")
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print every figure as JSON for machines")
+    parser.add_argument("--output", type=Path, help="write the Markdown page there")
     options = parser.parse_args(arguments)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -65,17 +82,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sealed = _sealed_round(host, policy, Path(folder), options.updates, int(options.megabytes * 250_000))
             rows.append(_measure(name, host, sealed, options.repetitions))
     if options.json:
-        sys.stdout.write(json.dumps(rows, indent=1) + "\n")
-        return
-    sys.stdout.write(f"{options.updates} sealed updates of {options.megabytes:g} MB, seconds\n")
+        sys.stdout.write(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    elif options.output:
+        options.output.write_text(_page(options.updates, options.megabytes, rows), encoding="utf-8")
+    else:
+        sys.stdout.write(_table(rows))
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One pipeline's least seconds, those of each step of that run, and the bound measured in the same minutes."""
+
+    rule: str
+    seconds: float
+    bound: float
+    steps: dict[str, float]
+
+
+def _table(rows: Sequence[Figures]) -> str:
+    steps = [step for step in rows[0].steps if step != "seal"]
+    lines = [f"| pipeline | seconds | bound | times the bound | {' | '.join(steps)} |", "|---" * (4 + len(steps)) + "|"]
     for row in rows:
-        word = "met" if row["ratio"] <= MOST_TIMES else "missed"
-        verdict = f"{row['ratio']:.2f} of the bound (limit {MOST_TIMES}: {word})"
-        steps = ", ".join(f"{step} {seconds:.2f}" for step, seconds in row["steps"].items())
-        sys.stdout.write(f"{row['rule']:34}{row['seconds']:6.2f}  bound {row['bound']:.2f}  {verdict}  ({steps})\n")
+        taken = " | ".join(f"{row.steps[step]:.2f}" for step in steps)
+        lines.append(f"| {row.rule} | {row.seconds:.2f} | {row.bound:.2f} | {row.seconds / row.bound:.2f} | {taken} |")
+    return "\n".join(lines) + "\n"
 
 
-def _measure(name: str, host: EnclaveHost, sealed: SealedRound, repetitions: int) -> dict[str, object]:
+def _page(updates: int, megabytes: float, rows: Sequence[Figures]) -> str:
+    python, system = platform.python_version(), platform.machine()
+    return PAGE.format(updates=updates, megabytes=megabytes, python=python, system=system, table=_table(rows))
+
+
+def _measure(name: str, host: EnclaveHost, sealed: SealedRound, repetitions: int) -> Figures:
     bounds, best, steps = [], float("inf"), {}
     for _ in range(repetitions):
         bounds.append(_bound(sealed))
@@ -84,7 +122,7 @@ def _measure(name: str, host: EnclaveHost, sealed: SealedRound, repetitions: int
         seconds = sum(value for step, value in taken.items() if step != "seal")
         if seconds < best:
             best, steps = seconds, taken
-    return {"rule": name, "seconds": best, "bound": min(bounds), "ratio": best / min(bounds), "steps": steps}
+    return Figures(name, best, min(bounds), steps)
 
 
 def _aggregate(host: EnclaveHost, sealed: SealedRound, steps: dict[str, float]) -> bytes:
