@@ -54,7 +54,7 @@ bench-aggregate: export OPENBLAS_NUM_THREADS = 1
 bench-aggregate: $(STAMP) ## Every rule beside byzfl and Flower, then a round from sealed blobs; ten minutes, 10 GB
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-bench.txt
 	$(BIN)/python -m bench.aggregate --output docs/benchmarks/aggregate.md
-	$(BIN)/python -m bench.aggregate.sealed
+	$(BIN)/python -m bench.aggregate.sealed --output docs/benchmarks/sealed.md
 
 bench-attacks: $(DEV_STAMP) ## Every rule under every attack on MNIST; twenty minutes (ARGS="--quick")
 	$(BIN)/python -m bench.attacks $(ARGS)

@@ -102,9 +102,9 @@ class AggregationPolicy:
     tolerated_fraction: float = 0.2
     filters: tuple[Stage, ...] = ()
     pre_aggregation: tuple[Stage, ...] = (Stage("median-clipping"), Stage("nnm"))
-    rule: Stage = Stage("trimmed-mean")
+    rule: Stage = Stage("geometric-median")
     history: float = 0.0
-    server_optimiser: Stage = Stage("fedavgm", {"momentum": 0.5})
+    server_optimiser: Stage = Stage("fedavgm", {"momentum": 0.6})
     noise: Stage = NONE
     root_device: str = ""
     maximum_sample_count: int = 1_000_000

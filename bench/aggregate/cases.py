@@ -51,12 +51,12 @@ RULES = (
     Rule("geometric median", "gram", "geometric-median"),
     Rule("centered clipping", "gram", "centered-clipping"),
     Rule("NNM, mean", "gram", "mean", ("nnm",)),
-    Rule("clipping, NNM, geometric median", "gram", "geometric-median", ("median-clipping", "nnm")),
+    Rule("clipping, NNM, geometric median (default)", "gram", "geometric-median", ("median-clipping", "nnm")),
     Rule("trimmed mean", "order", "trimmed-mean"),
     Rule("median", "order", "median"),
     Rule("mean around the median", "", "meamed"),
     Rule("NNM, trimmed mean", "", "trimmed-mean", ("nnm",)),
-    Rule("clipping, NNM, trimmed mean (default)", "", "trimmed-mean", ("median-clipping", "nnm")),
+    Rule("clipping, NNM, trimmed mean", "", "trimmed-mean", ("median-clipping", "nnm")),
 )
 
 

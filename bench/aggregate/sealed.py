@@ -31,7 +31,7 @@ FEDERATION = bytes(15) + b"f"
 PIPELINES = {
     "mean": AggregationPolicy(tolerated_fraction=0.0, pre_aggregation=(), rule=Stage("mean"), server_optimiser=NONE),
     "the default": AggregationPolicy(),
-    "clipping, NNM, geometric median": AggregationPolicy(rule=Stage("geometric-median"), server_optimiser=NONE),
+    "clipping, NNM, trimmed mean": AggregationPolicy(rule=Stage("trimmed-mean")),
 }
 
 
