@@ -51,24 +51,30 @@ class EntryAdmin(LogAdmin):
     """The links of the hash chain."""
 
     short_hash = hex_column("entry_hash", "Entry hash")
-    short_previous_hash = hex_column("previous_hash", "Previous hash")
     short_leaf_hash = hex_column("leaf_hash", "Leaf hash")
+    short_commitment = hex_column("commitment", "Commitment")
 
     list_display = ("index", "occurred_at", "description", "actor", "kind", "short_hash")
     list_display_links = ("index", "description")
     list_filter = ("kind",)
-    search_fields = ("actor", "kind")
+    list_select_related = ("event",)
+    search_fields = ("event__actor", "kind")
     date_hierarchy = "occurred_at"
     fields = (
         "index", "occurred_at", "description", "actor", "kind", "content",
-        "short_hash", "short_previous_hash", "short_leaf_hash",
+        "short_commitment", "short_hash", "short_leaf_hash",
     )  # fmt: skip
-    readonly_fields = ("index", "description", "content", "short_hash", "short_previous_hash", "short_leaf_hash")
+    readonly_fields = ("index", "description", "actor", "content", "short_commitment", "short_hash", "short_leaf_hash")
+
+    @display(description="Actor")
+    def actor(self, entry: Entry) -> str:
+        """Who did it."""
+        return entry.event.actor
 
     @display(description="Payload")
     def content(self, entry: Entry) -> str:
         """The payload, member by member."""
-        return ", ".join(f"{name}: {value}" for name, value in entry.payload.items())
+        return ", ".join(f"{name}: {value}" for name, value in entry.event.payload.items())
 
 
 @admin.register(Checkpoint)

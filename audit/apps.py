@@ -14,3 +14,4 @@ class AuditConfig(AppConfig):
         from audit.kinds import register_kind
 
         register_kind("log.fork_reported", "Device {device} has seen another log of {size} entries than this one")
+        register_kind("log.disclosures_erased", "What {count} entries tell was erased: {reason}")

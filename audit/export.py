@@ -3,13 +3,16 @@
 import json
 from pathlib import Path
 
-from audit.models import Checkpoint, Entry, TreeNode
+from audit.models import Checkpoint, Entry, Tile
+from audit.sequencing import last_hash
 from audit.services import log_origin
+from audit.tree import edge_hashes
 from audit.verification import verified_note
 from keyring.services import server_verifiers
 from qflare_protocol import log_tiles
 from qflare_protocol.checkpoint import format_verifier_key
-from qflare_protocol.log_tiles import CHECKPOINT_FILE, ENTRIES, KEY_FILE, TILE_HEIGHT, TILE_WIDTH
+from qflare_protocol.log_tiles import CHECKPOINT_FILE, ENTRIES, KEY_FILE, TILE_WIDTH
+from qflare_protocol.merkle import HASH_BYTES
 
 
 def export_log(head: Checkpoint, folder: Path) -> None:
@@ -20,29 +23,36 @@ def export_log(head: Checkpoint, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty")
+    previous = last_hash(0)
     for index, width in log_tiles.tiles(head.size, 0):
-        _write_entries(folder, index, width)
+        previous = _write_entries(folder, index, width, previous)
     for level in log_tiles.tile_levels(head.size)[1:]:
         for index, width in log_tiles.tiles(head.size, level):
-            _write_tile(folder, level, index, width)
+            _write(folder / log_tiles.tile_path(level, index, width), _tile_bytes(level, index, width))
     _write_key(folder, head)
     (folder / CHECKPOINT_FILE).write_text(head.note, encoding="utf-8")
 
 
-def _write_entries(folder: Path, index: int, width: int) -> None:
-    """Write one bundle of entries and the tile of their hashes."""
+def _write_entries(folder: Path, index: int, width: int, previous: bytes) -> bytes:
+    """Write one bundle of entries, that of their disclosures and the tile of their hashes; return the last hash."""
     first = index * TILE_WIDTH
-    entries = list(Entry.objects.filter(index__gte=first, index__lt=first + width).order_by("index"))
-    bundle = b"".join(log_tiles.frame_entry(entry.canonical_bytes()) for entry in entries)
+    found = Entry.objects.filter(index__gte=first, index__lt=first + width).order_by("index").select_related("event")
+    bundle, disclosures, hashes = bytearray(), bytearray(), bytearray()
+    for entry in found:
+        bundle += log_tiles.frame_entry(entry.canonical_bytes(previous))
+        disclosures += log_tiles.frame_entry(entry.event.disclosure_bytes())
+        hashes += bytes(entry.leaf_hash)
+        previous = bytes(entry.entry_hash)
     _write(folder / log_tiles.tile_path(ENTRIES, index, width), bundle)
-    _write(folder / log_tiles.tile_path(0, index, width), b"".join(bytes(entry.leaf_hash) for entry in entries))
+    _write(folder / log_tiles.disclosures_path(index, width), disclosures)
+    _write(folder / log_tiles.tile_path(0, index, width), hashes)
+    return previous
 
 
-def _write_tile(folder: Path, level: int, index: int, width: int) -> None:
-    first = index * TILE_WIDTH
-    nodes = TreeNode.objects.filter(level=TILE_HEIGHT * level, index__gte=first, index__lt=first + width)
-    hashes = nodes.order_by("index").values_list("hash", flat=True)
-    _write(folder / log_tiles.tile_path(level, index, width), b"".join(bytes(value) for value in hashes))
+def _tile_bytes(level: int, index: int, width: int) -> bytes:
+    full = Tile.objects.filter(level=level, index=index).values_list("hashes", flat=True).first()
+    joined = bytes(full) if full is not None else b"".join(edge_hashes(level, index))
+    return joined[: width * HASH_BYTES]
 
 
 def _write_key(folder: Path, head: Checkpoint) -> None:
@@ -53,6 +63,6 @@ def _write_key(folder: Path, head: Checkpoint) -> None:
     (folder / "export.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes | bytearray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)

@@ -1,18 +1,24 @@
-"""The tables of the log. Entries, tree nodes and checkpoints are only ever inserted: triggers refuse the rest."""
+"""The tables of the log. Entries, tiles and checkpoints are only ever inserted: triggers refuse the rest."""
 
 import uuid
-from typing import Any
 
 from django.db import models
 from django.db.models import Q
 
 from audit.kinds import describe
-from qflare_protocol.audit_entry import AuditEntry, to_microseconds
-from qflare_protocol.encoding import decode
+from qflare_protocol.audit_entry import COMMITMENT_BYTES, SALT_BYTES, AuditEntry, disclosure_bytes, to_microseconds
+from qflare_protocol.log_tiles import TILE_WIDTH
+from qflare_protocol.merkle import HASH_BYTES
+
+ERASED = "erased"
+"""What stands in the place of the actor of an event whose disclosure was erased."""
 
 
 class Event(models.Model):
     """Something that happened, written in the transaction in which it happened; the sequencer's inbox.
+
+    It is the disclosure of its entry (`qflare_protocol.audit_entry`): who, what, and the salt. Erased, it
+    keeps kind, time and commitment alone, and the log's proofs hold as before.
 
     `sequenced` belongs to the sequencer alone. It is a column, and not the absence of an entry, so that
     finding the next events costs the same however long the log is.
@@ -20,19 +26,29 @@ class Event(models.Model):
 
     event_id = models.UUIDField(unique=True, default=uuid.uuid4, editable=False)
     occurred_at = models.DateTimeField()
-    actor = models.CharField(max_length=200)
     kind = models.CharField(max_length=100)
+    actor = models.CharField(max_length=200)
     payload = models.JSONField()
-    payload_bytes = models.BinaryField(help_text="As the log will hold it; a database may change numbers in JSON.")
+    payload_bytes = models.BinaryField(help_text="As committed to; a database may change numbers in JSON.")
+    salt = models.BinaryField(max_length=SALT_BYTES)
+    commitment = models.BinaryField(max_length=COMMITMENT_BYTES)
     sequenced = models.BooleanField(default=False)
+    erased_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         ordering = ["-id"]
         indexes = [
             models.Index(fields=["id"], condition=Q(sequenced=False), name="audit_event_unsequenced"),
             models.Index(fields=["kind", "-id"], name="audit_event_kind"),
+            models.Index(fields=["actor", "-id"], name="audit_event_actor"),
         ]
-        constraints = [models.CheckConstraint(condition=~Q(actor=""), name="audit_event_has_an_actor")]
+        constraints = [
+            models.CheckConstraint(condition=~Q(actor=""), name="audit_event_has_an_actor"),
+            models.CheckConstraint(
+                condition=Q(erased_at=None) | Q(actor=ERASED, payload={}, payload_bytes=b"", salt=b"", sequenced=True),
+                name="audit_event_erased_whole",
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.kind} by {self.actor}"
@@ -40,7 +56,13 @@ class Event(models.Model):
     @property
     def description(self) -> str:
         """The event in words."""
-        return describe(self.kind, self.payload)
+        return describe(self.kind, self.payload) if self.erased_at is None else f"{self.kind}, erased"
+
+    def disclosure_bytes(self) -> bytes:
+        """Return the canonical bytes that the entry commits to; none where the event was erased."""
+        if self.erased_at is not None:
+            return b""
+        return disclosure_bytes(bytes(self.salt), self.actor, bytes(self.payload_bytes))
 
 
 class Entry(models.Model):
@@ -49,11 +71,9 @@ class Entry(models.Model):
     index = models.BigIntegerField(primary_key=True)
     event = models.OneToOneField(Event, on_delete=models.PROTECT, related_name="entry")
     occurred_at = models.DateTimeField()
-    actor = models.CharField(max_length=200)
     kind = models.CharField(max_length=100)
-    payload_bytes = models.BinaryField()
-    previous_hash = models.BinaryField(max_length=64, unique=True)
-    entry_hash = models.BinaryField(max_length=64, unique=True)
+    commitment = models.BinaryField(max_length=COMMITMENT_BYTES)
+    entry_hash = models.BinaryField(max_length=64)
     leaf_hash = models.BinaryField(max_length=32)
 
     class Meta:
@@ -62,36 +82,34 @@ class Entry(models.Model):
         constraints = [models.CheckConstraint(condition=Q(index__gte=0), name="audit_entry_index_from_0")]
 
     def __str__(self) -> str:
-        return f"{self.index}: {self.kind} by {self.actor}"
-
-    @property
-    def payload(self) -> dict[str, Any]:
-        """The payload as recorded. Raises `Refusal("malformed-message")` where the row was damaged."""
-        payload: dict[str, Any] = decode(bytes(self.payload_bytes), what="audit payload")
-        return payload
+        return f"{self.index}: {self.kind}"
 
     @property
     def description(self) -> str:
         """The entry in words."""
-        return describe(self.kind, self.payload)
+        return self.event.description
 
-    def canonical_bytes(self) -> bytes:
-        """Return the bytes that are hashed and exported, made anew from the columns."""
-        time, previous = to_microseconds(self.occurred_at), bytes(self.previous_hash)
-        return AuditEntry(self.index, time, self.actor, self.kind, self.payload, previous).to_bytes()
+    def canonical_bytes(self, previous_hash: bytes) -> bytes:
+        """Return the bytes that are hashed and exported, made anew from the columns and the hash before it."""
+        time = to_microseconds(self.occurred_at)
+        return AuditEntry(self.index, time, self.kind, bytes(self.commitment), previous_hash).to_bytes()
 
 
-class TreeNode(models.Model):
-    """The hash of one complete subtree of two leaves or more; the leaves themselves are in `Entry.leaf_hash`."""
+class Tile(models.Model):
+    """256 hashes of tree level 8 * `level`, once all of them are there (C2SP tlog-tiles), and the root over them.
+
+    The hashes at the right edge are in `Entry.leaf_hash` and in the roots of the tiles below.
+    """
 
     level = models.PositiveSmallIntegerField()
     index = models.BigIntegerField()
-    hash = models.BinaryField(max_length=32)
+    hashes = models.BinaryField(max_length=TILE_WIDTH * HASH_BYTES)
+    root = models.BinaryField(max_length=HASH_BYTES)
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(fields=["level", "index"], name="audit_one_node_per_place"),
-            models.CheckConstraint(condition=Q(level__gte=1, index__gte=0), name="audit_node_place"),
+            models.UniqueConstraint(fields=["level", "index"], name="audit_one_tile_per_place"),
+            models.CheckConstraint(condition=Q(index__gte=0), name="audit_tile_place"),
         ]
 
     def __str__(self) -> str:

@@ -2,6 +2,7 @@
 
 import hmac
 import json
+import os
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -10,17 +11,18 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from audit.kinds import describe
-from audit.models import Checkpoint, Entry, Event, Sequencer, TreeNode, WitnessSighting
-from audit.tree import consistency_proof, inclusion_proof, load_tree, root_at, tree_size
+from audit.models import ERASED, Checkpoint, Event, WitnessSighting
+from audit.sequencing import BATCH, append_to_log, take_sequencer_lock
+from audit.tree import consistency_proof, inclusion_proof, root_at, tree_size
 from keyring.services import server_signer, server_verifier, server_verifiers
 from qflare_protocol import checkpoint as notes
-from qflare_protocol import merkle
-from qflare_protocol.audit_entry import GENESIS_HASH, encode_payload, entry_hash
+from qflare_protocol.audit_entry import SALT_BYTES, commitment, disclosure_bytes, encode_payload
 from qflare_protocol.errors import Refusal
 
 __all__ = [
     "consistency_proof",
     "current_checkpoint",
+    "erase_disclosures",
     "inclusion_proof",
     "issue_checkpoint",
     "log_origin",
@@ -46,13 +48,23 @@ def record_event(kind: str, *, actor: str, payload: dict[str, Any], now: datetim
         raise RuntimeError(f"the event {kind} has to be recorded in the transaction it tells of")
     describe(kind, payload)
     payload_bytes = encode_payload(json.loads(json.dumps(payload, allow_nan=False)))
+    salt = os.urandom(SALT_BYTES)
     return Event.objects.create(
-        kind=kind, actor=actor, payload=payload, payload_bytes=payload_bytes, occurred_at=now or timezone.now()
+        kind=kind,
+        actor=actor,
+        payload=payload,
+        payload_bytes=payload_bytes,
+        salt=salt,
+        commitment=commitment(disclosure_bytes(salt, actor, payload_bytes)),
+        occurred_at=now or timezone.now(),
     )
 
 
 def sequence_log(now: datetime | None = None) -> int:
-    """Append all waiting events and sign the result; return how many were appended."""
+    """Append all waiting events, each batch with its checkpoint; sign an idle log in every new bucket.
+
+    Return how many events were appended; none where another sequencer is at work.
+    """
     appended = 0
     while count := sequence_events(now=now):
         appended += count
@@ -60,36 +72,42 @@ def sequence_log(now: datetime | None = None) -> int:
     return appended
 
 
-def sequence_events(limit: int = 500, now: datetime | None = None) -> int:
-    """Append up to `limit` waiting events to chain and tree, in one transaction; return how many.
+def sequence_events(limit: int = BATCH, now: datetime | None = None) -> int:
+    """Append up to `limit` waiting events to chain and tree and sign the result, in one commit; return how many.
 
     Events are taken by their flag and not by "id above the last one": on PostgreSQL a lower id can
-    commit later.
+    commit later. What a crash interrupts is not there, and is done again by the next call.
     """
+    now = now or timezone.now()
     with transaction.atomic():
-        _lock_sequencer(now or timezone.now())
-        events = list(Event.objects.filter(sequenced=False).order_by("id")[:limit])
+        if not take_sequencer_lock(now):
+            return 0
+        waiting = Event.objects.filter(sequenced=False).order_by("id")[:limit]
+        events = list(waiting.values_list("id", "occurred_at", "kind", "commitment"))
         if events:
-            _append(events)
+            size, root = append_to_log(events)
+            _sign(size, root, now)
     return len(events)
 
 
 def issue_checkpoint(now: datetime | None = None) -> Checkpoint | None:
-    """Sign the log as it stands, if it grew or a new 300-second bucket has begun, so that silence shows.
+    """Sign the log as it stands, if a new 300-second bucket has begun, so that silence shows.
 
     An empty log is not signed: nothing can be proved consistent with it (`merkle.verify_consistency`).
     """
     now = now or timezone.now()
     with transaction.atomic():
-        _lock_sequencer(now)
+        if not take_sequencer_lock(now):
+            return None
         size, last = tree_size(), current_checkpoint()
         unchanged = last is not None and last.size == size and _bucket(last.created_at) == _bucket(now)
-        if size == 0 or unchanged:
-            return None
-        root = root_at(size)
-        head = notes.Checkpoint(log_origin(), size, root)
-        note = notes.sign_checkpoint(server_signer("log"), head, int(now.timestamp()))
-        return Checkpoint.objects.create(size=size, root=root, note=note, created_at=now)
+        return None if size == 0 or unchanged else _sign(size, root_at(size), now)
+
+
+def _sign(size: int, root: bytes, now: datetime) -> Checkpoint:
+    head = notes.Checkpoint(log_origin(), size, root)
+    note = notes.sign_checkpoint(server_signer("log"), head, int(now.timestamp()))
+    return Checkpoint.objects.create(size=size, root=root, note=note, created_at=now)
 
 
 def current_checkpoint() -> Checkpoint | None:
@@ -107,6 +125,20 @@ def log_origin() -> str:
 def log_verifier_key() -> str:
     """Return the log's origin and current public key as a C2SP verifier key, for devices and auditors to pin."""
     return notes.format_verifier_key(log_origin(), server_verifier("log"))
+
+
+def erase_disclosures(event_ids: Sequence[int], *, reason: str, actor: str, now: datetime | None = None) -> int:
+    """Erase who and what of events that are in the log; return how many. Entries and proofs stay as they are.
+
+    Events that wait for the sequencer, and those erased already, are left alone.
+    """
+    now = now or timezone.now()
+    with transaction.atomic():
+        rows = Event.objects.filter(id__in=event_ids, sequenced=True, erased_at=None)
+        erased = rows.update(actor=ERASED, payload={}, payload_bytes=b"", salt=b"", erased_at=now)
+        if erased:
+            record_event("log.disclosures_erased", actor=actor, payload={"count": erased, "reason": reason}, now=now)
+    return erased
 
 
 def witness_checkpoint(device_name: str, size: int, root: bytes, now: datetime | None = None) -> None:
@@ -133,47 +165,6 @@ def witness_checkpoint(device_name: str, size: int, root: bytes, now: datetime |
 
 def _is_part_of_the_log(size: int, root: bytes) -> bool:
     return 0 <= size <= tree_size() and hmac.compare_digest(root_at(size), root)
-
-
-def _lock_sequencer(now: datetime) -> None:
-    """Wait for the row lock (PostgreSQL) or write lock (SQLite) that lets one sequencer work at a time."""
-    if not Sequencer.objects.filter(id=1).update(last_run_at=now):
-        Sequencer.objects.bulk_create([Sequencer(id=1, last_run_at=now)], ignore_conflicts=True)
-        Sequencer.objects.filter(id=1).update(last_run_at=now)
-
-
-def _append(events: Sequence[Event]) -> None:
-    size = tree_size()
-    tree, previous = load_tree(size), _last_hash(size)
-    entries, nodes = [], []
-    for index, event in enumerate(events, start=size):
-        entry = _entry(event, index, previous)
-        completed = tree.append(entry.leaf_hash)
-        nodes += [TreeNode(level=node.level, index=node.index, hash=node.hash) for node in completed[1:]]
-        entries.append(entry)
-        previous = entry.entry_hash
-    Entry.objects.bulk_create(entries)
-    TreeNode.objects.bulk_create(nodes)
-    Event.objects.filter(id__in=[event.id for event in events]).update(sequenced=True)
-
-
-def _entry(event: Event, index: int, previous_hash: bytes) -> Entry:
-    entry = Entry(
-        index=index,
-        event=event,
-        occurred_at=event.occurred_at,
-        actor=event.actor,
-        kind=event.kind,
-        payload_bytes=bytes(event.payload_bytes),
-        previous_hash=previous_hash,
-    )
-    data = entry.canonical_bytes()
-    entry.entry_hash, entry.leaf_hash = entry_hash(data), merkle.leaf_hash(data)
-    return entry
-
-
-def _last_hash(size: int) -> bytes:
-    return bytes(Entry.objects.get(index=size - 1).entry_hash) if size else GENESIS_HASH
 
 
 def _bucket(moment: datetime) -> int:

@@ -1,16 +1,9 @@
-"""The Merkle tree as the database keeps it."""
+"""The Merkle tree as the database keeps it: full tiles, and at the right edge entries and roots of tiles."""
 
-from collections.abc import Callable
-from functools import reduce
-from operator import or_
-from typing import TypeVar
-
-from django.db.models import Q
-
-from audit.models import Entry, TreeNode
+from audit.models import Entry, Tile
 from qflare_protocol import merkle
-
-T = TypeVar("T")
+from qflare_protocol.growing_tiles import GrowingTiles, subtree_root
+from qflare_protocol.log_tiles import TILE_HEIGHT, TILE_WIDTH
 
 
 def tree_size() -> int:
@@ -19,14 +12,15 @@ def tree_size() -> int:
     return 0 if last is None else last + 1
 
 
-def load_tree(size: int) -> merkle.CompactTree:
+def load_tree(size: int) -> GrowingTiles:
     """Return the right edge of the tree of the first `size` entries. Raises `LookupError` if the log is shorter."""
-    return _from_stored_nodes(lambda node: merkle.CompactTree.load(size, node))
+    stored = StoredTree()
+    return GrowingTiles.load(size, lambda level, index, width: stored.hashes(level, index, 0, width))
 
 
 def root_at(size: int) -> bytes:
     """Return the root of the first `size` entries. Raises `LookupError` if the log is shorter."""
-    return load_tree(size).root()
+    return merkle.root_from_nodes(size, StoredTree().node) if size else merkle.EMPTY_ROOT
 
 
 def inclusion_proof(index: int, size: int) -> list[bytes]:
@@ -34,7 +28,7 @@ def inclusion_proof(index: int, size: int) -> list[bytes]:
 
     Raises `ValueError` unless 0 <= index < size, `LookupError` if the log is shorter.
     """
-    return _from_stored_nodes(lambda node: merkle.inclusion_proof(index, size, node))
+    return merkle.inclusion_proof(index, size, StoredTree().node)
 
 
 def consistency_proof(old_size: int, new_size: int) -> list[bytes]:
@@ -45,30 +39,48 @@ def consistency_proof(old_size: int, new_size: int) -> list[bytes]:
     """
     if old_size == 0 <= new_size:
         return []
-    return _from_stored_nodes(lambda node: merkle.consistency_proof(old_size, new_size, node))
+    return merkle.consistency_proof(old_size, new_size, StoredTree().node)
 
 
-def _from_stored_nodes(compute: Callable[[merkle.NodeLookup], T]) -> T:
-    """Run a computation twice: once to learn which nodes it needs, then with these from at most two queries."""
-    wanted: set[tuple[int, int]] = set()
+class StoredTree:
+    """Reads nodes of the tree and keeps what it has read of a tile: a proof takes a few queries per tile level."""
 
-    def note(level: int, index: int) -> bytes:
-        wanted.add((level, index))
-        return merkle.EMPTY_ROOT
+    def __init__(self) -> None:
+        self._tiles: dict[tuple[int, int], list[bytes]] = {}
 
-    compute(note)
-    stored = _stored_nodes(wanted)
-    return compute(lambda level, index: stored[level, index])
+    def node(self, level: int, index: int) -> bytes:
+        """Return the hash of a complete subtree. Raises `LookupError` if the log is shorter."""
+        tile_level, height = divmod(level, TILE_HEIGHT)
+        first = index << height
+        tile, start = divmod(first, TILE_WIDTH)
+        return subtree_root(self.hashes(tile_level, tile, start, start + (1 << height)))
+
+    def hashes(self, level: int, index: int, start: int, stop: int) -> list[bytes]:
+        """Return the hashes from `start` to before `stop` of a tile. Raises `LookupError` if the log is shorter."""
+        if (level, index) not in self._tiles:
+            self._tiles[level, index] = self._read(level, index)
+        found = self._tiles[level, index][start:stop]
+        if len(found) != stop - start:
+            raise LookupError(f"the log does not reach hash {stop - 1} of tile {index} on level {level}")
+        return found
+
+    def _read(self, level: int, index: int) -> list[bytes]:
+        full = Tile.objects.filter(level=level, index=index).values_list("hashes", flat=True).first()
+        if full is not None:
+            return split_hashes(bytes(full))
+        return [bytes(value) for value in edge_hashes(level, index)]
 
 
-def _stored_nodes(wanted: set[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
-    leaves = [index for level, index in wanted if level == 0]
-    places = [Q(level=level, index=index) for level, index in wanted if level > 0]
-    stored = {}
-    if leaves:
-        rows = Entry.objects.filter(index__in=leaves).values_list("index", "leaf_hash")
-        stored.update({(0, index): bytes(leaf) for index, leaf in rows})
-    if places:
-        nodes = TreeNode.objects.filter(reduce(or_, places)).values_list("level", "index", "hash")
-        stored.update({(level, index): bytes(value) for level, index, value in nodes})
-    return stored
+def edge_hashes(level: int, index: int) -> list[bytes]:
+    """Return the hashes of a tile that is not full, from the entries or the tiles below it."""
+    places = range(index * TILE_WIDTH, (index + 1) * TILE_WIDTH)
+    if level == 0:
+        below = Entry.objects.filter(index__gte=places.start, index__lt=places.stop).order_by("index")
+        return list(below.values_list("leaf_hash", flat=True))
+    tiles = Tile.objects.filter(level=level - 1, index__gte=places.start, index__lt=places.stop).order_by("index")
+    return list(tiles.values_list("root", flat=True))
+
+
+def split_hashes(joined: bytes) -> list[bytes]:
+    """Return the hashes of a tile one by one."""
+    return [joined[start : start + merkle.HASH_BYTES] for start in range(0, len(joined), merkle.HASH_BYTES)]

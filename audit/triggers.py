@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
-TABLES = ("audit_entry", "audit_treenode", "audit_checkpoint")
+TABLES = ("audit_entry", "audit_tile", "audit_checkpoint")
 _SENTENCE = "the audit log is append-only"
 
 

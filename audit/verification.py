@@ -1,6 +1,6 @@
 """Recomputing the log from the database: chain, tree, checkpoints and the events they came from."""
 
-from collections import defaultdict
+import hmac
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -8,16 +8,21 @@ from operator import or_
 
 from django.db.models import Q
 
-from audit.models import Checkpoint, Entry, Event, TreeNode
+from audit.models import Checkpoint, Entry, Event, Tile
 from audit.services import log_origin
 from keyring.services import server_verifiers
-from qflare_protocol.audit_entry import GENESIS_HASH, entry_hash
+from qflare_protocol.audit_entry import GENESIS_HASH, commitment, entry_hash
 from qflare_protocol.checkpoint import SignedCheckpoint, verify_checkpoint
 from qflare_protocol.cose import Verifier
+from qflare_protocol.encoding import decode
 from qflare_protocol.errors import Refusal
-from qflare_protocol.merkle import CompactTree, leaf_hash
+from qflare_protocol.growing_tiles import GrowingTiles
+from qflare_protocol.growing_tiles import Tile as FilledTile
+from qflare_protocol.log_tiles import TILE_HEIGHT
+from qflare_protocol.merkle import leaf_hash
 
 _BATCH = 1000
+_TILE_LEVELS = 8
 
 
 class LogDamagedError(Exception):
@@ -26,9 +31,10 @@ class LogDamagedError(Exception):
 
 @dataclass(frozen=True)
 class LogReport:
-    """A log in which everything fits: how many entries, checkpoints and waiting events, and the root."""
+    """A log in which everything fits: its entries, how many were erased, checkpoints, waiting events, and the root."""
 
     entries: int
+    erased: int
     checkpoints: int
     waiting_events: int
     root: bytes
@@ -40,57 +46,52 @@ def verify_log() -> LogReport:
     Entries that are sequenced and checkpoints that are signed while this runs are left for next time.
     """
     heads = list(Checkpoint.objects.order_by("size", "id").values_list("id", "size"))
-    size = Entry.objects.count()
-    tree, checked = _LogWalk(heads).run(size)
-    _refuse_surplus_rows(tree.size)
+    walk = _LogWalk(heads)
+    walk.run(Entry.objects.count())
+    _refuse_surplus_rows(walk.tree.size)
     waiting = Event.objects.filter(sequenced=False).count()
-    return LogReport(tree.size, checked, waiting, tree.root())
+    return LogReport(walk.tree.size, walk.erased, walk.checked, waiting, walk.tree.root())
 
 
 class _LogWalk:
     """One pass over the entries, with what has been computed so far."""
 
     def __init__(self, heads: list[tuple[int, int]]) -> None:
+        self.tree, self.checked, self.erased = GrowingTiles(), 0, 0
         self._heads = heads
-        self._checked = 0
-        self._tree = CompactTree()
         self._previous = GENESIS_HASH
         self._origin, self._keys = log_origin(), server_verifiers("log")
 
-    def run(self, size: int) -> tuple[CompactTree, int]:
+    def run(self, size: int) -> None:
         self._check_heads()
         for entries in _batches(size):
-            expected: dict[tuple[int, int], bytes] = {}
             for entry in entries:
                 self._check_entry(entry)
-                completed = self._tree.append(bytes(entry.leaf_hash))
-                expected.update({(node.level, node.index): node.hash for node in completed[1:]})
+                for tile in self.tree.append(bytes(entry.leaf_hash)):
+                    _check_tile(tile)
                 self._check_heads()
-            _check_nodes(expected)
-        if self._checked < len(self._heads):
-            row_id, claimed = self._heads[self._checked]
-            raise LogDamagedError(f"Checkpoint {row_id} covers {claimed} entries; the log has only {self._tree.size}.")
-        return self._tree, self._checked
+        if self.checked < len(self._heads):
+            row_id, claimed = self._heads[self.checked]
+            raise LogDamagedError(f"Checkpoint {row_id} covers {claimed} entries; the log has only {self.tree.size}.")
 
     def _check_entry(self, entry: Entry) -> None:
-        index = self._tree.size
+        index = self.tree.size
         if entry.index != index:
             raise LogDamagedError(f"Entry {index} is missing: the next row is entry {entry.index}.")
-        if bytes(entry.previous_hash) != self._previous:
-            raise LogDamagedError(f"Entry {index} does not follow entry {index - 1}: its previous_hash is another.")
-        data = _canonical_bytes(entry)
+        data = entry.canonical_bytes(self._previous)
         if bytes(entry.entry_hash) != entry_hash(data):
-            raise LogDamagedError(f"Entry {index} was changed: its content does not have its entry_hash.")
+            sentence = "or the one before it was changed: it does not have its entry_hash"
+            raise LogDamagedError(f"Entry {index} {sentence}.")
         if bytes(entry.leaf_hash) != leaf_hash(data):
             raise LogDamagedError(f"Entry {index} was changed: its content does not have its leaf_hash.")
-        _check_event(entry)
+        self.erased += _check_event(entry)
         self._previous = bytes(entry.entry_hash)
 
     def _check_heads(self) -> None:
-        while self._checked < len(self._heads) and self._heads[self._checked][1] == self._tree.size:
-            row = Checkpoint.objects.get(id=self._heads[self._checked][0])
-            _check_checkpoint(row, self._tree.root(), self._origin, self._keys)
-            self._checked += 1
+        while self.checked < len(self._heads) and self._heads[self.checked][1] == self.tree.size:
+            row = Checkpoint.objects.get(id=self._heads[self.checked][0])
+            _check_checkpoint(row, self.tree.root(), self._origin, self._keys)
+            self.checked += 1
 
 
 def _batches(size: int) -> Iterator[list[Entry]]:
@@ -105,40 +106,39 @@ def _batches(size: int) -> Iterator[list[Entry]]:
         last, size = batch[-1].index, size - len(batch)
 
 
-def _canonical_bytes(entry: Entry) -> bytes:
-    try:
-        return entry.canonical_bytes()
-    except Refusal as refusal:
-        raise LogDamagedError(f"Entry {entry.index} was changed: {refusal.detail}") from refusal
-
-
-def _check_event(entry: Entry) -> None:
+def _check_event(entry: Entry) -> bool:
+    """Check that the event is what the entry commits to; return whether its disclosure was erased."""
     event = entry.event
-    same = (event.occurred_at, event.actor, event.kind) == (entry.occurred_at, entry.actor, entry.kind)
-    unchanged = bytes(event.payload_bytes) == bytes(entry.payload_bytes) and event.payload == entry.payload
-    if not same or not unchanged:
-        raise LogDamagedError(f"Event {event.pk} was changed: it differs from entry {entry.index}, which recorded it.")
+    columns = (event.occurred_at, event.kind, bytes(event.commitment))
+    if columns != (entry.occurred_at, entry.kind, bytes(entry.commitment)):
+        raise _changed_event(entry)
+    if event.erased_at is not None:
+        return True
+    committed = hmac.compare_digest(commitment(event.disclosure_bytes()), bytes(entry.commitment))
+    if not committed or not _is_encoded_by(event):
+        raise _changed_event(entry)
+    return False
 
 
-def _check_nodes(expected: dict[tuple[int, int], bytes]) -> None:
-    stored = _nodes_in_ranges(expected)
-    for place, value in expected.items():
-        level, index = place
-        if place not in stored:
-            raise LogDamagedError(f"Tree node (level {level}, index {index}) is missing.")
-        if stored[place] != value:
-            raise LogDamagedError(f"Tree node (level {level}, index {index}) was changed: its children hash otherwise.")
+def _is_encoded_by(event: Event) -> bool:
+    """Return whether the payload that people read is the one that is committed to."""
+    try:
+        return bool(decode(bytes(event.payload_bytes), what="audit payload") == event.payload)
+    except Refusal:
+        return False
 
 
-def _nodes_in_ranges(places: dict[tuple[int, int], bytes]) -> dict[tuple[int, int], bytes]:
-    by_level: dict[int, list[int]] = defaultdict(list)
-    for level, index in places:
-        by_level[level].append(index)
-    ranges = [Q(level=level, index__gte=min(found), index__lte=max(found)) for level, found in by_level.items()]
-    if not ranges:
-        return {}
-    rows = TreeNode.objects.filter(reduce(or_, ranges)).values_list("level", "index", "hash")
-    return {(level, index): bytes(value) for level, index, value in rows}
+def _changed_event(entry: Entry) -> LogDamagedError:
+    return LogDamagedError(f"Event {entry.event_id} was changed: entry {entry.index} commits to another one.")
+
+
+def _check_tile(expected: FilledTile) -> None:
+    place = f"Tile (level {expected.level}, index {expected.index})"
+    stored = Tile.objects.filter(level=expected.level, index=expected.index).first()
+    if stored is None:
+        raise LogDamagedError(f"{place} is missing.")
+    if (bytes(stored.hashes), bytes(stored.root)) != (expected.hashes, expected.root):
+        raise LogDamagedError(f"{place} was changed: what lies below it hashes otherwise.")
 
 
 def _check_checkpoint(row: Checkpoint, root: bytes, origin: str, keys: list[Verifier]) -> None:
@@ -168,12 +168,11 @@ def verified_note(note: str, origin: str, keys: Sequence[Verifier]) -> tuple[Ver
 
 
 def _refuse_surplus_rows(size: int) -> None:
-    """Refuse nodes beyond the tree, and events that claim to be in the log and are not."""
-    top = size.bit_length() + 1
-    beyond = [Q(level=level, index__gte=size >> level) for level in range(1, top)]
-    surplus = TreeNode.objects.filter(reduce(or_, beyond, Q(level__gte=top))).order_by("id").first()
+    """Refuse tiles beyond the tree, and events that claim to be in the log and are not."""
+    beyond = [Q(level=level, index__gte=size >> (TILE_HEIGHT * (level + 1))) for level in range(_TILE_LEVELS)]
+    surplus = Tile.objects.filter(reduce(or_, beyond, Q(level__gte=_TILE_LEVELS))).order_by("id").first()
     if surplus is not None and Entry.objects.count() == size:
-        raise LogDamagedError(f"Tree node ({surplus}) stands for entries that are not there.")
+        raise LogDamagedError(f"Tile ({surplus}) stands for entries that are not there.")
     lost = Event.objects.filter(sequenced=True, entry=None).order_by("id").first()
     if lost is not None:
         raise LogDamagedError(f"Event {lost.pk} ({lost.kind}) is marked as sequenced and has no entry.")

@@ -1,8 +1,9 @@
 """The folder layout of an exported log: C2SP tlog-tiles, with the log's public key beside it.
 
 `checkpoint` is the signed note, `tile/<L>/<N>` hold up to 256 hashes of 32 bytes of tree level 8 L,
-`tile/entries/<N>` up to 256 entries, each behind its length as 16 bits big-endian. The last tile of a
-level may be partial and is then named `<N>.p/<width>`. `log.vkey` is the signed-note verifier key.
+`tile/entries/<N>` up to 256 entries, each behind its length as 16 bits big-endian, `disclosures/<N>` what
+these commit to, in the same frames, empty where it was erased. The last tile of a level may be partial
+and is then named `<N>.p/<width>`. `log.vkey` is the signed-note verifier key.
 """
 
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ TILE_HEIGHT = 8
 CHECKPOINT_FILE = "checkpoint"
 KEY_FILE = "log.vkey"
 ENTRIES = "entries"
+DISCLOSURES = "disclosures"
 
 
 def tile_path(level: int | str, index: int, width: int) -> PurePosixPath:
@@ -24,6 +26,11 @@ def tile_path(level: int | str, index: int, width: int) -> PurePosixPath:
         groups.insert(0, f"x{index % 1000:03d}")
     path = PurePosixPath("tile", str(level), *groups)
     return path if width == TILE_WIDTH else path.with_name(f"{path.name}.p") / str(width)
+
+
+def disclosures_path(index: int, width: int) -> PurePosixPath:
+    """Return the path of the disclosures of an entry bundle."""
+    return PurePosixPath(DISCLOSURES, *tile_path(ENTRIES, index, width).parts[2:])
 
 
 def tile_levels(size: int) -> range:

@@ -15,7 +15,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from qflare_protocol import log_tiles
-from qflare_protocol.audit_entry import GENESIS_HASH, MAX_ENTRY_BYTES, AuditEntry, entry_hash
+from qflare_protocol.audit_entry import (
+    GENESIS_HASH,
+    MAX_DISCLOSURE_BYTES,
+    MAX_ENTRY_BYTES,
+    AuditEntry,
+    Disclosure,
+    commitment,
+    entry_hash,
+)
 from qflare_protocol.checkpoint import MAX_NOTE_BYTES, SignedCheckpoint, parse_verifier_key, verify_checkpoint
 from qflare_protocol.cose import Verifier
 from qflare_protocol.errors import Refusal
@@ -23,6 +31,7 @@ from qflare_protocol.log_tiles import CHECKPOINT_FILE, ENTRIES, KEY_FILE, TILE_H
 from qflare_protocol.merkle import HASH_BYTES, CompactTree, Node, leaf_hash
 
 _MAX_BUNDLE_BYTES = TILE_WIDTH * (MAX_ENTRY_BYTES + 2)
+_MAX_DISCLOSURES_BYTES = TILE_WIDTH * (MAX_DISCLOSURE_BYTES + 2)
 _FINGERPRINT_DIGITS = 64
 
 
@@ -32,11 +41,15 @@ class LogRefusedError(Exception):
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was verified: the signed checkpoint, the key that signed it and whether the auditor pinned that key."""
+    """What was verified: the signed checkpoint, the key that signed it, whether the auditor pinned that key.
+
+    `erased` counts the entries whose disclosure was erased.
+    """
 
     signed: SignedCheckpoint
     verifier: Verifier
     key_was_pinned: bool
+    erased: int
 
 
 def verify_export(folder: Path, pinned: Verifier | bytes | None = None) -> ExportReport:
@@ -56,7 +69,7 @@ def verify_export(folder: Path, pinned: Verifier | bytes | None = None) -> Expor
     walk.run()
     if walk.tree.root() != signed.checkpoint.root:
         raise LogRefusedError(f"{CHECKPOINT_FILE}: its root is not that of the {walk.tree.size} entries in the export.")
-    return ExportReport(signed, verifier, pinned is not None)
+    return ExportReport(signed, verifier, pinned is not None, walk.erased)
 
 
 @dataclass
@@ -67,19 +80,39 @@ class _ExportWalk:
     size: int
     tree: CompactTree = field(default_factory=CompactTree)
     previous: bytes = GENESIS_HASH
+    erased: int = 0
     tiles: dict[int, tuple[Path, bytes]] = field(default_factory=dict)
 
     def run(self) -> None:
         for index, width in log_tiles.tiles(self.size, 0):
             path = self.folder / log_tiles.tile_path(ENTRIES, index, width)
-            try:
-                entries = log_tiles.split_bundle(_read(path, _MAX_BUNDLE_BYTES), width)
-            except Refusal as refusal:
-                raise LogRefusedError(f"{self._name(path)}: {refusal.detail}") from refusal
-            for data in entries:
-                self._take(data, path)
+            beside = self.folder / log_tiles.disclosures_path(index, width)
+            entries = self._bundle(path, width, _MAX_BUNDLE_BYTES)
+            disclosures = self._bundle(beside, width, _MAX_DISCLOSURES_BYTES)
+            for data, disclosure in zip(entries, disclosures, strict=True):
+                entry = self._take(data, path)
+                self._disclose(entry, disclosure, beside)
 
-    def _take(self, data: bytes, path: Path) -> None:
+    def _bundle(self, path: Path, width: int, maximum_bytes: int) -> list[bytes]:
+        try:
+            return log_tiles.split_bundle(_read(path, maximum_bytes), width)
+        except Refusal as refusal:
+            raise LogRefusedError(f"{self._name(path)}: {refusal.detail}") from refusal
+
+    def _disclose(self, entry: AuditEntry, data: bytes, path: Path) -> None:
+        """Check what an entry commits to; where it was erased there is nothing to check."""
+        if not data:
+            self.erased += 1
+            return
+        place = f"The disclosure of entry {entry.index} in {self._name(path)}"
+        if not hmac.compare_digest(commitment(data), entry.commitment):
+            raise LogRefusedError(f"{place} was changed: the entry commits to another one.")
+        try:
+            Disclosure.from_bytes(data)
+        except Refusal as refusal:
+            raise LogRefusedError(f"{place}: {refusal.detail}") from refusal
+
+    def _take(self, data: bytes, path: Path) -> AuditEntry:
         """Check one entry: first against its own hash in the tile, so that a changed entry is named itself."""
         index = self.tree.size
         for node in self.tree.append(leaf_hash(data)):
@@ -95,6 +128,7 @@ class _ExportWalk:
             sentence = "does not follow the entry before it: one of the two was changed"
             raise LogRefusedError(f"Entry {index} in {self._name(path)} {sentence}.")
         self.previous = entry_hash(data)
+        return entry
 
     def _compare(self, node: Node, culprit: str) -> None:
         level = node.level // TILE_HEIGHT
@@ -188,6 +222,8 @@ def _in_words(report: ExportReport) -> str:
         f"Root {head.root.hex()}",
         f"Signed {moment:%Y-%m-%d %H:%M:%S} UTC by {source}, fingerprint {report.verifier.fingerprint.hex()}.",
     ]
+    if report.erased:
+        lines.append(f"{report.erased} entries were erased: what they tell is gone, that they stood there is proved.")
     if not report.key_was_pinned:
         lines.append("The key itself was NOT pinned: compare its fingerprint with one you trust, or pass it as --key.")
     return "\n".join([*lines, ""])

@@ -9,7 +9,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from audit import services
-from audit.models import Entry
+from audit.models import Entry, Event
 from keyring.services import server_verifier
 from qflare_protocol.log_verifier import LogRefusedError, verify_export
 from tests.audit.conftest import NOW, record
@@ -51,7 +51,8 @@ def test_the_layout_is_that_of_tlog_tiles(make_log: MakeLog, tmp_path: Path) -> 
     export(tmp_path)
     files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
     tiles = ["tile/0/000", "tile/0/001.p/1", "tile/1/000.p/1", "tile/entries/000", "tile/entries/001.p/1"]
-    assert files == ["checkpoint", "export.json", "log.vkey", *tiles]
+    disclosures = ["disclosures/000", "disclosures/001.p/1"]
+    assert files == ["checkpoint", *disclosures, "export.json", "log.vkey", *tiles]
     about = json.loads((tmp_path / "export.json").read_text())
     assert about == {
         "origin": services.log_origin(),
@@ -71,10 +72,25 @@ def test_a_folder_with_something_in_it_is_left_alone(make_log: MakeLog, tmp_path
 def test_a_row_changed_in_the_database_is_named_by_the_offline_verifier(make_log: MakeLog, tmp_path: Path) -> None:
     make_log(300)
     with log_triggers_lifted():
-        Entry.objects.filter(index=270).update(actor="mallory")
+        Entry.objects.filter(index=270).update(kind="test.other")
     export(tmp_path)
     with pytest.raises(LogRefusedError, match="Entry 270 in tile/entries/001.p/44 does not have the hash"):
         verify_export(tmp_path)
+
+
+def test_an_event_changed_in_the_database_is_named_by_the_offline_verifier(make_log: MakeLog, tmp_path: Path) -> None:
+    make_log(300)
+    Event.objects.filter(entry__index=270).update(actor="mallory")
+    export(tmp_path)
+    with pytest.raises(LogRefusedError, match="disclosure of entry 270 in disclosures/001.p/44 was changed"):
+        verify_export(tmp_path)
+
+
+def test_an_erased_event_is_counted_and_the_export_holds(make_log: MakeLog, tmp_path: Path) -> None:
+    make_log(3)
+    services.erase_disclosures([Entry.objects.get(index=1).event_id], reason="asked for", actor="operator:ada")
+    export(tmp_path)
+    assert verify_export(tmp_path).erased == 1
 
 
 def test_later_entries_do_not_disturb_an_export(make_log: MakeLog, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qflare_protocol import log_tiles, pqc
-from qflare_protocol.audit_entry import GENESIS_HASH, AuditEntry, entry_hash
+from qflare_protocol.audit_entry import GENESIS_HASH, AuditEntry, Disclosure, commitment, entry_hash
 from qflare_protocol.checkpoint import Checkpoint, format_verifier_key, sign_checkpoint
 from qflare_protocol.cose import Signer
 from qflare_protocol.log_verifier import LogRefusedError, main, verify_export
@@ -25,17 +25,24 @@ def new_signer() -> Signer:
 LOG, STRANGER = new_signer(), new_signer()
 
 
+def disclosure(index: int, actor: str = "system") -> bytes:
+    return Disclosure(bytes(32), actor, {"n": index}).to_bytes()
+
+
 def chain(size: int, actors: dict[int, str] | None = None) -> list[bytes]:
     """Return a chain of entries; `actors` replaces the actor of some."""
     entries, previous = [], GENESIS_HASH
     for index in range(size):
         actor = (actors or {}).get(index, "system")
-        entries.append(AuditEntry(index, index, actor, "test.happened", {"n": index}, previous).to_bytes())
+        told = commitment(disclosure(index, actor))
+        entries.append(AuditEntry(index, index, "test.happened", told, previous).to_bytes())
         previous = entry_hash(entries[-1])
     return entries
 
 
-def write_log(folder: Path, entries: list[bytes], signer: Signer = LOG) -> Path:
+def write_log(
+    folder: Path, entries: list[bytes], signer: Signer = LOG, disclosures: dict[int, bytes] | None = None
+) -> Path:
     """Write an export whose tiles, root and signature are made from the entries as they are."""
     tree, levels = CompactTree(), {level: b"" for level in range(64)}
     for data in entries:
@@ -49,6 +56,8 @@ def write_log(folder: Path, entries: list[bytes], signer: Signer = LOG) -> Path:
             if level == 0:
                 bundle = b"".join(map(log_tiles.frame_entry, entries[first : first + width]))
                 put(folder / log_tiles.tile_path("entries", index, width), bundle)
+                told = [(disclosures or {}).get(number, disclosure(number)) for number in range(first, first + width)]
+                put(folder / log_tiles.disclosures_path(index, width), b"".join(map(log_tiles.frame_entry, told)))
     put(folder / "log.vkey", format_verifier_key(ORIGIN, signer.verifier).encode() + b"\n")
     note = sign_checkpoint(signer, Checkpoint(ORIGIN, len(entries), tree.root()), 1_800_000_000)
     put(folder / "checkpoint", note.encode())
@@ -106,17 +115,20 @@ def test_a_changed_hash_in_an_upper_tile_is_named(export: Path) -> None:
 def test_an_entry_changed_with_its_tile_breaks_the_next_link(tmp_path: Path) -> None:
     entries = chain(SIZE)
     entries[40] = chain(41, {40: "mallory"})[40]
-    assert verdict(write_log(tmp_path, entries)).startswith("Entry 41 in tile/entries/000 does not follow the entry")
+    export = write_log(tmp_path, entries, disclosures={40: disclosure(40, "mallory")})
+    assert verdict(export).startswith("Entry 41 in tile/entries/000 does not follow the entry")
 
 
 def test_a_log_rewritten_whole_does_not_have_the_signed_root(export: Path, tmp_path: Path) -> None:
-    forged = write_log(tmp_path / "forged", chain(SIZE, {599: "mallory"}))
+    forged = write_log(
+        tmp_path / "forged", chain(SIZE, {599: "mallory"}), disclosures={599: disclosure(599, "mallory")}
+    )
     (forged / "checkpoint").write_bytes((export / "checkpoint").read_bytes())
     assert verdict(forged) == "checkpoint: its root is not that of the 600 entries in the export."
 
 
 def test_a_log_rewritten_and_signed_by_another_key_fails_the_pinned_key(tmp_path: Path) -> None:
-    forged = write_log(tmp_path, chain(5, {3: "mallory"}), STRANGER)
+    forged = write_log(tmp_path, chain(5, {3: "mallory"}), STRANGER, {3: disclosure(3, "mallory")})
     assert not verify_export(forged).key_was_pinned
     for pinned in (LOG.verifier, LOG.fingerprint):
         with pytest.raises(LogRefusedError, match="not by the pinned one"):
@@ -126,6 +138,24 @@ def test_a_log_rewritten_and_signed_by_another_key_fails_the_pinned_key(tmp_path
 def test_a_pinned_key_is_reported_as_such(export: Path) -> None:
     assert verify_export(export, LOG.verifier).key_was_pinned
     assert verify_export(export, LOG.fingerprint).key_was_pinned
+
+
+def test_a_changed_disclosure_is_named(tmp_path: Path) -> None:
+    export = write_log(tmp_path, chain(5), disclosures={3: disclosure(3, "mallory")})
+    place = "The disclosure of entry 3 in disclosures/000.p/5"
+    assert verdict(export) == f"{place} was changed: the entry commits to another one."
+
+
+def test_an_erased_disclosure_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export = write_log(tmp_path, chain(5), disclosures={1: b"", 4: b""})
+    assert verify_export(export).erased == 2
+    main([str(export)])
+    assert "2 entries were erased" in capsys.readouterr().out
+
+
+def test_a_disclosure_that_is_committed_to_and_is_none_is_named(tmp_path: Path) -> None:
+    entry = AuditEntry(0, 0, "test.happened", commitment(b"junk"), GENESIS_HASH).to_bytes()
+    assert "disclosures/000.p/1" in verdict(write_log(tmp_path, [entry], disclosures={0: b"junk"}))
 
 
 def test_entries_in_another_order_are_named(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """A log of five entries: their chain, their tree, proofs in it and its signed checkpoint."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
-from qflare_protocol.audit_entry import GENESIS_HASH, AuditEntry, entry_hash
+from qflare_protocol.audit_entry import GENESIS_HASH, SALT_BYTES, AuditEntry, Disclosure, commitment, entry_hash
 from qflare_protocol.checkpoint import Checkpoint, parse_verifier_key, sign_checkpoint, verify_checkpoint
 from qflare_protocol.checkpoint import format_verifier_key as verifier_key
 from qflare_protocol.cose import Signer, Verifier
+from qflare_protocol.errors import Refusal
 from qflare_protocol.handshake import SeenCheckpoint
 from qflare_protocol.merkle import (
     CompactTree,
@@ -36,6 +38,7 @@ class SmallLog:
 
     origin: str
     signer: Signer
+    disclosures: list[bytes]
     entries: list[bytes]
     root: bytes
     note: str
@@ -46,9 +49,11 @@ class SmallLog:
 
 def small_log() -> SmallLog:
     """Make the log with a key of its own."""
-    signer, entries, previous = new_signer(), [], GENESIS_HASH
+    signer, disclosures, entries, previous = new_signer(), [], [], GENESIS_HASH
     for index, (actor, kind, payload) in enumerate(EVENTS):
-        entries.append(AuditEntry(index, NOW * 10**6 + index, actor, kind, payload, previous).to_bytes())
+        disclosures.append(Disclosure(os.urandom(SALT_BYTES), actor, payload).to_bytes())
+        entry = AuditEntry(index, NOW * 10**6 + index, kind, commitment(disclosures[-1]), previous)
+        entries.append(entry.to_bytes())
         previous = entry_hash(entries[-1])
     tree, nodes = CompactTree(), {}
     for entry in entries:
@@ -61,7 +66,7 @@ def small_log() -> SmallLog:
 
     note = sign_checkpoint(signer, Checkpoint(ORIGIN, size, root), NOW)
     proofs = (consistency_proof(SEEN, size, node), inclusion_proof(SHOWN, size, node))
-    return SmallLog(ORIGIN, signer, entries, root, note, seen, *proofs)
+    return SmallLog(ORIGIN, signer, disclosures, entries, root, note, seen, *proofs)
 
 
 def make() -> VectorFile:
@@ -72,9 +77,11 @@ def make() -> VectorFile:
     values |= {"verifier_key": verifier_key(log.origin, log.signer.verifier), "seen_size": SEEN}
     values |= {"seen_root": log.seen.root, "consistency_proof": log.proof, "shown_index": SHOWN}
     values |= {"inclusion_proof": log.inclusion, "zero": b"\x00", "one": b"\x01"}
+    values |= {f"disclosure_{index}": disclosure for index, disclosure in enumerate(log.disclosures)}
     values |= {f"entry_{index}": entry for index, entry in enumerate(log.entries)}
     case = Case("five entries", values)
     for index in range(len(log.entries)):
+        case.step("digest", f"commitment_{index}", label="audit disclosure", inputs=[f"disclosure_{index}"])
         case.step("digest", f"entry_{index}_hash", label="audit entry", inputs=[f"entry_{index}"])
         case.step("concatenate", f"leaf_{index}_input", inputs=["zero", f"entry_{index}"], stored=False)
         case.step("SHA-256", f"leaf_{index}", input=f"leaf_{index}_input")
@@ -116,6 +123,7 @@ def _refusals(values: dict[str, Any]) -> list[Refused]:
         ("a consistency proof from another root", "reader of the proofs", "proof-refused", {"seen_root": bytes(32)}),
         ("a consistency proof from size 0", "reader of the proofs", "proof-refused", {"seen_size": 0}),
         ("an empty consistency proof", "reader of the proofs", "proof-refused", {"consistency_proof": []}),
+        ("another disclosure", "reader of the entries", "digest-mismatch", {"disclosure_2": values["disclosure_1"]}),
         ("an entry cut short", "reader of the entries", "malformed-message", {"entry_2": values["entry_2"][:-1]}),
     ]  # fmt: skip
     return [Refused(*row, of="five entries") for row in rows]
@@ -141,6 +149,10 @@ def _read_entries(values: dict[str, Any]) -> None:
         data = values[f"entry_{index}"]
         entry = AuditEntry.from_bytes(data)
         assert (entry.index, entry.previous_hash, entry.to_bytes()) == (index, previous, data)
+        disclosure = values[f"disclosure_{index}"]
+        assert Disclosure.from_bytes(disclosure).to_bytes() == disclosure
+        if commitment(disclosure) != entry.commitment:
+            raise Refusal("digest-mismatch", "The entry commits to another disclosure.")
         previous = entry_hash(data)
         assert previous == values[f"entry_{index}_hash"]
 
