@@ -5,14 +5,26 @@ from typing import Any
 from axes.admin import IsLockedOutFilter
 from axes.models import AccessAttempt, AccessFailureLog, AccessLog
 from django.contrib import admin
+from django.contrib.admin.models import LogEntry
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, User
+from django.db import transaction
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest
 from django_celery_beat import admin as beat_admin
 from django_celery_beat.models import ClockedSchedule, CrontabSchedule, IntervalSchedule, PeriodicTask, SolarSchedule
 
 from operator_admin.base import ModelAdmin, ReadOnlyAdmin
 from operator_admin.forms import AdminPasswordChangeForm, SelectWidget, TextWidget, UserChangeForm, UserCreationForm
+from operator_admin.operations import actor_of
 from qflare_site.models import ProcessHeartbeat
+from qflare_site.operator_events import (
+    permissions_of,
+    record_permissions_changed,
+    record_row_added,
+    record_row_changed,
+    record_row_deleted,
+)
 
 
 @admin.register(ProcessHeartbeat)
@@ -25,7 +37,50 @@ class ProcessHeartbeatAdmin(ReadOnlyAdmin):
     fields = ("process", "host", "pid", "seen_at")
 
 
-class OperatorAdmin(UserAdmin, ModelAdmin):
+class RecordedAdmin(ModelAdmin):
+    """Rows of other packages, which operators change by hand; every change is an event of the log."""
+
+    def log_addition(self, request: HttpRequest, obj: Model, message: Any) -> LogEntry:
+        """Record that a row was added."""
+        record_row_added(obj, actor=actor_of(request))
+        return super().log_addition(request, obj, message)
+
+    def log_change(self, request: HttpRequest, obj: Model, message: Any) -> LogEntry:
+        """Record which fields of a row were changed."""
+        record_row_changed(obj, _changed_fields(message), actor=actor_of(request))
+        return super().log_change(request, obj, message)
+
+    def log_deletions(self, request: HttpRequest, queryset: QuerySet[Any]) -> Any:
+        """Record that rows are about to be deleted."""
+        with transaction.atomic():
+            for row in queryset:
+                record_row_deleted(row, actor=actor_of(request))
+            return super().log_deletions(request, queryset)
+
+
+def _changed_fields(message: Any) -> list[str]:
+    """Return the fields that Django's change message names; it is a list of maps, or a text."""
+    if not isinstance(message, list):
+        return [str(message)]
+    return [field for part in message for detail in part.values() for field in detail.get("fields", ())]
+
+
+class PermissionHolderAdmin(RecordedAdmin):
+    """Rows that hold permissions: what was granted and withdrawn is an event."""
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        """Save, and remember what was held before."""
+        stored = type(obj).objects.get(pk=obj.pk) if change else type(obj)()
+        form.held_before = permissions_of(stored)  # not on this object, which all requests share
+        super().save_model(request, obj, form, change)
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        """Save groups and permissions, and record the difference."""
+        super().save_related(request, form, formsets, change)
+        record_permissions_changed(form.instance, form.held_before, actor=actor_of(request))
+
+
+class OperatorAdmin(UserAdmin, PermissionHolderAdmin):
     """People who sign in."""
 
     form = UserChangeForm
@@ -33,7 +88,7 @@ class OperatorAdmin(UserAdmin, ModelAdmin):
     change_password_form = AdminPasswordChangeForm
 
 
-class OperatorGroupAdmin(GroupAdmin, ModelAdmin):
+class OperatorGroupAdmin(GroupAdmin, PermissionHolderAdmin):
     """What people may do, by group."""
 
 
@@ -50,13 +105,13 @@ class ThemedPeriodicTaskForm(beat_admin.PeriodicTaskForm):
         self.fields["regtask"].widget = ThemedTaskSelectWidget()
 
 
-class ScheduleEntryAdmin(beat_admin.PeriodicTaskAdmin, ModelAdmin):
+class ScheduleEntryAdmin(beat_admin.PeriodicTaskAdmin, RecordedAdmin):
     """What beat sends, and when."""
 
     form = ThemedPeriodicTaskForm
 
 
-class ScheduleAdmin(ModelAdmin):
+class ScheduleAdmin(RecordedAdmin):
     """Intervals, crontabs, solar events and moments that entries refer to."""
 
 

@@ -15,9 +15,11 @@ class SiteConfig(AppConfig):
         from audit.kinds import register_kind
         from qflare_protocol.pqc.registry import parse_engines, use_engines
         from qflare_site import checks  # noqa: F401 - importing registers them
+        from qflare_site.operator_events import register_operator_events
 
         use_engines(parse_engines(settings.QFLARE_PQC_ENGINES))
 
+        register_operator_events()
         register_kind("kek.rotated", "KEK {kek_id} ({provider}) has replaced {replaced}, which is destroyed")
         register_kind("escrow.split", "Server keys escrowed in {escrow_id}: {threshold} of {custodians}")
         register_kind("escrow.recovered", "Server keys recovered from escrow {escrow_id} under KEK {kek_id}")

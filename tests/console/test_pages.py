@@ -96,7 +96,7 @@ def test_an_empty_site_says_what_to_do_next(staff):
     assert "manage.py create_federation" in page
     assert reverse("admin:enrollment_enrolmenttoken_issue") in page
     assert "No round has needed an enclave yet" in page
-    assert "Nothing has happened yet" in page
+    assert "signed in" in page
     assert reverse("admin:enrollment_enrolmenttoken_issue") in text_of(staff, "console:devices")
     assert "There is no checkpoint yet" in text_of(staff, "console:status")
 

@@ -1,0 +1,89 @@
+"""Every verb of every app that changes rows records an event, or stands here with the reason why it does not."""
+
+import pytest
+
+from tests.audit.service_calls import CallGraph, call_graph
+
+THE_LOG_ITSELF = "it is the log"
+BOOKKEEPING = "it changes nothing that anybody may do or has done: times last seen, counts, leases, windows"
+STEP = "it is a step of a round; the step that ends it, or the round's end, is the event"
+MADE_ON_FIRST_USE = "a key that is made when it is first needed; what it signs or wraps names it"
+CALLER = "the keyring lies below the log: the command or service that calls it records the event in its transaction"
+SILENT = {
+    "audit.sequencing.append_to_log": THE_LOG_ITSELF,
+    "audit.sequencing.take_sequencer_lock": THE_LOG_ITSELF,
+    "audit.services.issue_checkpoint": THE_LOG_ITSELF,
+    "audit.services.record_event": THE_LOG_ITSELF,
+    "audit.services.sequence_events": THE_LOG_ITSELF,
+    "audit.services.sequence_log": THE_LOG_ITSELF,
+    "audit.export.export_log": MADE_ON_FIRST_USE,
+    "audit.services.log_origin": MADE_ON_FIRST_USE,
+    "audit.services.log_verifier_key": MADE_ON_FIRST_USE,
+    "keyring.data_keys.create_data_key": MADE_ON_FIRST_USE,
+    "keyring.data_keys.current_data_key": MADE_ON_FIRST_USE,
+    "keyring.envelope.wrap": MADE_ON_FIRST_USE,
+    "keyring.services.server_identity": MADE_ON_FIRST_USE,
+    "keyring.services.server_signer": MADE_ON_FIRST_USE,
+    "keyring.services.server_verifier": MADE_ON_FIRST_USE,
+    "keyring.escrow.recover_escrow": CALLER,
+    "keyring.escrow.split_escrow": CALLER,
+    "keyring.rotation.begin_rotation": CALLER,
+    "keyring.rotation.destroy_retired_keys": CALLER,
+    "keyring.rotation.finish_rotation": CALLER,
+    "keyring.rotation.rewrap_values": CALLER,
+    "keyring.rotation.switch_data_keys": CALLER,
+    "keyring.services.rotate_server_key": CALLER,
+    "devices.services.note_device_seen": BOOKKEEPING,
+    "devices.services.note_keys_used": BOOKKEEPING,
+    "qflare_site.services.record_heartbeat": BOOKKEEPING,
+    "qflare_site.worker_heartbeat.HeartbeatStep.start": BOOKKEEPING,
+    "qflare_site.worker_heartbeat.beat": BOOKKEEPING,
+    "sessions.exchanges.store_answer": BOOKKEEPING,
+    "sessions.services.store_chain": BOOKKEEPING,
+    "sessions.server_time.with_server_time": BOOKKEEPING,
+    "training.services.publication.time_step": BOOKKEEPING,
+    "training.services.rounds.extend_lease": BOOKKEEPING,
+    "training.services.rounds.release_lease": BOOKKEEPING,
+    "enrollment.services.delete_expired_attempts": "an attempt that ended without a device; the refusal was the event",
+    "sessions.key_rotation.begin_key_rotation": "a challenge; its answer, `finish_key_rotation`, is the event",
+    "sessions.qkd_keys.forget_qkd_keys": "keys that a handshake reserved, which was the event, and did not use",
+    "enclave.services.destroy_retired_keys": "the retirement, after which nothing opens with them, was the event",
+    "training.services.carried_rows.replace_carried_rows": STEP,
+    "training.services.federations.seal_model": MADE_ON_FIRST_USE,
+    "training.services.participation.model_for": STEP,
+    "training.services.participation.receive_update": MADE_ON_FIRST_USE,
+    "training.services.range_steps.advance": STEP,
+    "training.services.releases.publish_release": STEP,
+}
+
+
+@pytest.fixture(scope="module")
+def graph() -> CallGraph:
+    return call_graph()
+
+
+def test_the_walk_sees_the_verbs_and_follows_calls(graph: CallGraph) -> None:
+    assert {
+        "devices.services.suspend_device",
+        "enrollment.services.issue_token",
+        "sessions.services.revoke_device",
+        "training.services.rounds.open_round",
+        "training.services.participation.record_update",
+    } <= graph.writing & graph.recording
+
+
+def test_no_verb_changes_rows_in_silence(graph: CallGraph) -> None:
+    assert graph.silent() - SILENT.keys() == set()
+
+
+def test_no_exception_outlives_its_verb(graph: CallGraph) -> None:
+    assert SILENT.keys() - graph.silent() == set()
+
+
+def test_a_verb_that_loses_its_event_is_found(graph: CallGraph) -> None:
+    verbs = dict(graph.verbs)
+    verbs = {name: verb for name, verb in verbs.items() if name != "devices.services._change_state"}
+    changed = graph.verbs["devices.services._change_state"]
+    assert (changed.writes, changed.records) == (True, True)
+    silent = CallGraph({**verbs, changed.name: type(changed)(changed.name, True, False, changed.calls)}).silent()
+    assert {"devices.services.suspend_device", "devices.services.revoke_device"} <= silent
