@@ -5,6 +5,7 @@ from datetime import datetime
 
 from django.db import connection
 
+from audit.bulk_rows import insert_rows, set_true
 from audit.models import Entry, Event, Sequencer, Tile
 from audit.tree import load_tree, tree_size
 from qflare_protocol.audit_entry import GENESIS_HASH, AuditEntry, entry_hash, to_microseconds
@@ -14,6 +15,9 @@ BATCH = 10_000
 """Entries of one commit."""
 ADVISORY_LOCK = 0x51464C4F47
 """The key of PostgreSQL's advisory lock: "QFLOG"."""
+
+_ENTRY_FIELDS = ("index", "event_id", "occurred_at", "kind", "commitment", "entry_hash", "leaf_hash")
+_TILE_FIELDS = ("level", "index", "hashes", "root")
 
 Waiting = tuple[int, datetime, str, bytes]
 """An event's id, time, kind and commitment."""
@@ -41,35 +45,17 @@ def append_to_log(events: Sequence[Waiting]) -> tuple[int, bytes]:
     tree, previous = load_tree(size), last_hash(size)
     entries, tiles = [], []
     for index, (event_id, occurred_at, kind, commitment) in enumerate(events, start=size):
-        data = AuditEntry(index, to_microseconds(occurred_at), kind, bytes(commitment), previous).to_bytes()
+        committed = bytes(commitment)
+        data = AuditEntry(index, to_microseconds(occurred_at), kind, committed, previous).to_bytes()
         previous, leaf = entry_hash(data), leaf_hash(data)
-        for tile in tree.append(leaf):
-            tiles.append(Tile(level=tile.level, index=tile.index, hashes=tile.hashes, root=tile.root))
-        entries.append(
-            Entry(
-                index=index,
-                event_id=event_id,
-                occurred_at=occurred_at,
-                kind=kind,
-                commitment=commitment,
-                entry_hash=previous,
-                leaf_hash=leaf,
-            )
-        )
-    Entry.objects.bulk_create(entries, batch_size=_ROWS_OF_ONE_STATEMENT)
-    Tile.objects.bulk_create(tiles, batch_size=_ROWS_OF_ONE_STATEMENT)
-    _mark_sequenced([event[0] for event in events])
+        tiles += [(tile.level, tile.index, tile.hashes, tile.root) for tile in tree.append(leaf)]
+        entries.append((index, event_id, occurred_at, kind, committed, previous, leaf))
+    insert_rows(Entry, _ENTRY_FIELDS, entries)
+    insert_rows(Tile, _TILE_FIELDS, tiles)
+    set_true(Event, "sequenced", [event[0] for event in events])
     return tree.size, tree.root()
 
 
 def last_hash(size: int) -> bytes:
     """Return the hash that entry `size` follows."""
     return bytes(Entry.objects.values_list("entry_hash", flat=True).get(index=size - 1)) if size else GENESIS_HASH
-
-
-_ROWS_OF_ONE_STATEMENT = 2000
-
-
-def _mark_sequenced(ids: Sequence[int]) -> None:
-    for start in range(0, len(ids), _ROWS_OF_ONE_STATEMENT):
-        Event.objects.filter(id__in=ids[start : start + _ROWS_OF_ONE_STATEMENT]).update(sequenced=True)

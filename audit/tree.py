@@ -14,13 +14,13 @@ def tree_size() -> int:
 
 def load_tree(size: int) -> GrowingTiles:
     """Return the right edge of the tree of the first `size` entries. Raises `LookupError` if the log is shorter."""
-    stored = StoredTree()
+    stored = StoredTree(size)
     return GrowingTiles.load(size, lambda level, index, width: stored.hashes(level, index, 0, width))
 
 
 def root_at(size: int) -> bytes:
     """Return the root of the first `size` entries. Raises `LookupError` if the log is shorter."""
-    return merkle.root_from_nodes(size, StoredTree().node) if size else merkle.EMPTY_ROOT
+    return merkle.root_from_nodes(size, StoredTree(size).node) if size else merkle.EMPTY_ROOT
 
 
 def inclusion_proof(index: int, size: int) -> list[bytes]:
@@ -28,7 +28,7 @@ def inclusion_proof(index: int, size: int) -> list[bytes]:
 
     Raises `ValueError` unless 0 <= index < size, `LookupError` if the log is shorter.
     """
-    return merkle.inclusion_proof(index, size, StoredTree().node)
+    return merkle.inclusion_proof(index, size, StoredTree(size).node)
 
 
 def consistency_proof(old_size: int, new_size: int) -> list[bytes]:
@@ -39,13 +39,14 @@ def consistency_proof(old_size: int, new_size: int) -> list[bytes]:
     """
     if old_size == 0 <= new_size:
         return []
-    return merkle.consistency_proof(old_size, new_size, StoredTree().node)
+    return merkle.consistency_proof(old_size, new_size, StoredTree(new_size).node)
 
 
 class StoredTree:
-    """Reads nodes of the tree and keeps what it has read of a tile: a proof takes a few queries per tile level."""
+    """Reads nodes of the tree of `size` leaves and keeps what it has read: a query for each tile that is looked at."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
+        self._size = size
         self._tiles: dict[tuple[int, int], list[bytes]] = {}
 
     def node(self, level: int, index: int) -> bytes:
@@ -65,10 +66,10 @@ class StoredTree:
         return found
 
     def _read(self, level: int, index: int) -> list[bytes]:
-        full = Tile.objects.filter(level=level, index=index).values_list("hashes", flat=True).first()
-        if full is not None:
-            return split_hashes(bytes(full))
-        return [bytes(value) for value in edge_hashes(level, index)]
+        if (index + 1) << (TILE_HEIGHT * (level + 1)) > self._size:
+            return [bytes(value) for value in edge_hashes(level, index)]
+        full = Tile.objects.filter(level=level, index=index).values_list("hashes", flat=True)
+        return split_hashes(b"".join(bytes(hashes) for hashes in full))
 
 
 def edge_hashes(level: int, index: int) -> list[bytes]:

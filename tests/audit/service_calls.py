@@ -1,4 +1,4 @@
-"""The verbs of all apps as a call graph, read from their source: who changes rows, who records events, who calls whom."""
+"""The verbs of all apps as a call graph, read from their source: who changes rows, who records, who calls whom."""
 
 import ast
 from collections.abc import Iterator, Mapping

@@ -10,6 +10,8 @@ STEP = "it is a step of a round; the step that ends it, or the round's end, is t
 MADE_ON_FIRST_USE = "a key that is made when it is first needed; what it signs or wraps names it"
 CALLER = "the keyring lies below the log: the command or service that calls it records the event in its transaction"
 SILENT = {
+    "audit.bulk_rows.insert_rows": THE_LOG_ITSELF,
+    "audit.bulk_rows.set_true": THE_LOG_ITSELF,
     "audit.sequencing.append_to_log": THE_LOG_ITSELF,
     "audit.sequencing.take_sequencer_lock": THE_LOG_ITSELF,
     "audit.services.issue_checkpoint": THE_LOG_ITSELF,

@@ -8,6 +8,8 @@ from django.db import IntegrityError, connection, transaction
 from audit import services
 from audit.kinds import describe, register_kind, registered_kinds
 from audit.models import Entry, Event
+from audit.verification import verify_log
+from qflare_protocol.audit_entry import Disclosure
 from qflare_protocol.errors import Refusal
 from tests.audit.conftest import NOW, record
 
@@ -117,4 +119,5 @@ def test_a_number_that_a_database_writes_otherwise_does_not_stall_the_log(number
     with transaction.atomic():
         services.record_event("test.happened", actor="system", payload={"number": number})
     assert services.sequence_events() == 1
-    assert Entry.objects.get().event.payload == {"number": number}
+    assert Disclosure.from_bytes(Entry.objects.get().event.disclosure_bytes()).payload == {"number": number}
+    assert verify_log().entries == 1

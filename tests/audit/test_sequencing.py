@@ -128,9 +128,9 @@ def test_from_the_empty_log_there_is_nothing_to_prove(make_log: MakeLog) -> None
     assert services.consistency_proof(0, 3) == []
 
 
-def test_a_proof_takes_two_queries_for_each_tile(make_log: MakeLog, django_assert_max_num_queries: Any) -> None:
+def test_a_proof_takes_one_query_for_each_tile(make_log: MakeLog, django_assert_max_num_queries: Any) -> None:
     make_log(300)
-    with django_assert_max_num_queries(6):
+    with django_assert_max_num_queries(3):
         services.consistency_proof(11, 300)
 
 
@@ -201,8 +201,8 @@ def test_sequencers_that_race_append_each_event_once() -> None:
             connection.close()
 
     with ThreadPoolExecutor(4) as pool:
-        assert sum(pool.map(sequence, range(4))) == 40
-    services.issue_checkpoint()
+        appended = sum(pool.map(sequence, range(4)))
+    assert appended + services.sequence_log() == 40  # on PostgreSQL a sequencer leaves to the other what it works on
     assert verify_log().entries == 40
 
 
