@@ -69,6 +69,16 @@ def read_custodian(name: str, public_file: str) -> Custodian:
         raise EscrowError(f"The public key of {name} cannot be used: {refusal.detail}") from refusal
 
 
+def read_private_key(private_file: str) -> bytes:
+    """Return the private key from the text of its file. Raises `EscrowError`."""
+    private = _member(_from_json(private_file, _PRIVATE), "private_key")
+    try:
+        hpke.public_key(private)
+    except Refusal as refusal:
+        raise EscrowError(f"The private key cannot be used: {refusal.detail}") from refusal
+    return private
+
+
 def seal_share(custodian: Custodian, escrow_id: uuid.UUID, threshold: int, words: str) -> str:
     """Return the text of a custodian's file: a share that only its private key opens."""
     info = _info(escrow_id, custodian.name, custodian.fingerprint, threshold)

@@ -20,6 +20,8 @@ class SiteConfig(AppConfig):
         use_engines(parse_engines(settings.QFLARE_PQC_ENGINES))
 
         register_operator_events()
+        register_kind("site.backed_up", "Backup {backup_id} taken, sealed to {recipients}")
+        register_kind("site.restored", "This site was restored from backup {backup_id} of {taken_at}")
         register_kind("kek.rotated", "KEK {kek_id} ({provider}) has replaced {replaced}, which is destroyed")
         register_kind("escrow.split", "Server keys escrowed in {escrow_id}: {threshold} of {custodians}")
         register_kind("escrow.recovered", "Server keys recovered from escrow {escrow_id} under KEK {kek_id}")

@@ -8,15 +8,22 @@ from training.models import UNFINISHED, CarriedRow, ModelVersion, RangeOutput, U
 UNREFERENCED_FOR = timedelta(hours=1)
 
 
-def sweep_blobs(*, now: datetime) -> int:
-    """Delete them, and return how many. An update of a finished round can be opened by nobody: its key is destroyed."""
+def referenced_digests() -> set[str]:
+    """Return the digests of all blobs that something needs.
+
+    An update of a finished round can be opened by nobody: its key is destroyed.
+    """
     running = Update.objects.filter(participation__round__state__in=UNFINISHED)
-    referenced = {
+    return {
         *ModelVersion.objects.values_list("blob_digest", flat=True),
         *running.values_list("blob_digest", flat=True),
         *CarriedRow.objects.values_list("blob_digest", flat=True),
         *RangeOutput.objects.values_list("blob_digest", flat=True),
     }
+
+
+def sweep_blobs(*, now: datetime) -> int:
+    """Delete the others, once they have lain for long, and return how many."""
     return delete_unreferenced_blobs(
-        referenced, older_than_seconds=UNREFERENCED_FOR.total_seconds(), now=now.timestamp()
+        referenced_digests(), older_than_seconds=UNREFERENCED_FOR.total_seconds(), now=now.timestamp()
     )
