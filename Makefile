@@ -59,6 +59,9 @@ bench-aggregate: $(STAMP) ## Every rule beside byzfl and Flower, then a round fr
 bench-attacks: $(DEV_STAMP) ## Every rule under every attack on MNIST; twenty minutes (ARGS="--quick")
 	$(BIN)/python -m bench.attacks $(ARGS)
 
+bench-audit: $(STAMP) ## The log on PostgreSQL up to a million entries; ten minutes (ARGS="--entries 100000")
+	$(BIN)/python -m bench.audit $(ARGS)
+
 bench: $(STAMP) ## Cryptography, sealing and handshake beside their references (ARGS="--json"); on an idle machine
 	@$(BIN)/python -m bench.crypto $(ARGS)
 	@$(BIN)/python -m bench.sealing $(ARGS)

@@ -87,7 +87,13 @@ class HostDirectory:
         return self.sealing_key(round_id)
 
     def sealing_key(self, round_id: bytes) -> bytes:
-        """Return the round's sealing key. Raises `Refusal("enclave-failed")` where it is gone."""
+        """Return the round's sealing key.
+
+        Raises `Refusal`: "decryption-failed" where it is gone, as for wrapped keys that never open again,
+        "enclave-failed" where it is not readable or damaged.
+        """
+        if not self._exists(_key_name(round_id)):
+            raise Refusal("decryption-failed", "The round's sealing key is gone from this enclave host.")
         return self._read(_key_name(round_id), SEALING_KEY_BYTES)
 
     def federation_key(self, federation_id: bytes) -> bytes:

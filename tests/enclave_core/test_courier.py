@@ -159,7 +159,7 @@ def test_a_round_aggregated_once_is_not_aggregated_again_without_one_device(host
 def test_after_the_round_its_updates_open_for_nobody(host):
     entry = new_round(host)
     destroy_round_key(host.directory, ROUND)
-    assert_refused("enclave-failed", "cannot read rounds/", aggregate, host, entry)
+    assert_refused("decryption-failed", "sealing key is gone", aggregate, host, entry)
     with HostDirectory(host.directory) as directory:
         directory.create_sealing_key(ROUND)
     os.chown(host.directory / f"rounds/{ROUND.hex()}.key", UID, UID)

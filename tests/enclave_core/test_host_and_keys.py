@@ -123,7 +123,7 @@ def test_a_destroyed_round_key_is_gone_and_destroying_it_again_is_harmless(direc
     destroy_round_key(directory, ROUND)
     destroy_round_key(directory, ROUND)
     with HostDirectory(directory) as host:
-        assert_refused("enclave-failed", host.sealing_key, ROUND)
+        assert_refused("decryption-failed", host.sealing_key, ROUND)
     assert list((directory / "rounds").iterdir()) == []
 
 

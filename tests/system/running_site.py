@@ -101,24 +101,33 @@ def create_federation(model: Tensors, policy: Any = None, **options: Any) -> Any
 
 def enrol(url: str, name: str, folder: Path, trainer: Trainer) -> Any:
     """Enrol a device over HTTP and return its round worker."""
+    return worker_of(url, enrolled_identity(url, name), folder, trainer)
+
+
+def enrolled_identity(url: str, name: str) -> Any:
+    """Enrol a device over HTTP and return what it keeps."""
     from django.utils import timezone
 
-    from edge_client.device_state import DeviceStateFile
     from edge_client.enrolment import enroll_device
     from edge_client.http import Http
-    from edge_client.identity_keeper import IdentityKeeper
-    from edge_client.round_worker import RoundWorker
     from enrollment.services import issue_token
 
     token = issue_token(actor="operator:test", now=timezone.now(), device_name=name).text
-    http = Http(url)
-    identity = enroll_device(http, url, token, name)
+    return enroll_device(Http(url), url, token, name)
+
+
+def worker_of(url: str, identity: Any, folder: Path, trainer: Trainer) -> Any:
+    """Return the round worker of a device, whose state lies in the folder."""
+    from edge_client.device_state import DeviceStateFile
+    from edge_client.http import Http
+    from edge_client.identity_keeper import IdentityKeeper
+    from edge_client.round_worker import RoundWorker
 
     def make_trainer(parameters: Mapping[str, Any]) -> Trainer:
         return trainer
 
     keeper = IdentityKeeper(identity, lambda changed: None)
-    return RoundWorker(http, keeper, DeviceStateFile(folder / name), make_trainer)
+    return RoundWorker(Http(url), keeper, DeviceStateFile(folder / identity.name), make_trainer)
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:

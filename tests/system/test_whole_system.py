@@ -20,6 +20,12 @@ def test_a_shared_round_survives_its_worker_and_gives_the_bits_of_one_process() 
     assert "completed by 3 ranges" in run_driver("tests.system.shared_round_driver")
 
 
+def test_a_site_that_was_killed_is_restored_elsewhere_and_goes_on_with_the_same_devices(tmp_path: Path) -> None:
+    run_driver("tests.system.backup_driver", "take", str(tmp_path))
+    assert "completed the second round" in run_driver("tests.system.backup_driver", "restore", str(tmp_path))
+    assert "found the older log" in run_driver("tests.system.backup_driver", "older", str(tmp_path))
+
+
 def test_no_plaintext_update_lies_in_database_broker_blobs_or_logs() -> None:
     assert "searched" in run_driver("tests.system.confidentiality_driver")
 
