@@ -7,7 +7,7 @@ STAMP := .venv/.installed-requirements
 DEV_STAMP := .venv/.installed-requirements-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all lint bench bench-aggregate bench-attacks vectors clean
+.PHONY: help demo serve test test-all lint bench bench-aggregate bench-attacks bench-audit vectors clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20

