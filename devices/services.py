@@ -105,6 +105,26 @@ def demand_key_rotation(device_id: uuid.UUID, *, reason: str, actor: str, now: d
 
 
 @transaction.atomic
+def withdraw_key_demand(
+    device_id: uuid.UUID, *, demanded_at: datetime, due_at: datetime, reason: str, actor: str, now: datetime
+) -> Device:
+    """Take back a demand for new keys that the device has not met: they are due at `due_at` again.
+
+    Raises `Refusal`: "not-found", "conflict" without a reason or where that demand does not stand any more.
+    """
+    if not reason.strip():
+        raise Refusal("conflict", "State the reason for this change; it is kept in the audit log.")
+    device = Device.objects.filter(id=device_id).first()
+    if device is None:
+        raise Refusal("not-found", "There is no such device.")
+    if not Device.objects.filter(id=device_id, keys_due_at=demanded_at).update(keys_due_at=due_at):
+        raise Refusal("conflict", "The device has made new keys since, or they were demanded again.")
+    payload = {"device_id": str(device.id), "device": device.name, "reason": reason.strip()}
+    record_event("device.key_demand_withdrawn", actor=actor, payload=payload, now=now)
+    return device
+
+
+@transaction.atomic
 def make_keys_due_by_use(device: Device, signed_with: KeySet, current: KeySet, *, now: datetime) -> bool:
     """Make new keys due with the handshake that reaches the limit of uses; return whether they are due at all."""
     if device.must_rotate_keys(now):

@@ -22,6 +22,7 @@ class SiteConfig(AppConfig):
         register_operator_events()
         register_kind("site.backed_up", "Backup {backup_id} taken, sealed to {recipients}")
         register_kind("site.restored", "This site was restored from backup {backup_id} of {taken_at}")
+        register_kind("rate.exceeded", "Requests of {caller} exceed the limit of {scope}, {rate}")
         register_kind("kek.rotated", "KEK {kek_id} ({provider}) has replaced {replaced}, which is destroyed")
         register_kind("escrow.split", "Server keys escrowed in {escrow_id}: {threshold} of {custodians}")
         register_kind("escrow.recovered", "Server keys recovered from escrow {escrow_id} under KEK {kek_id}")

@@ -66,5 +66,7 @@ def _dict_config(level: str, foreign_chain: list[Any]) -> dict[str, Any]:
         "handlers": {"stderr": handler},
         "root": {"handlers": ["stderr"], "level": level},
         # Django attaches handlers of its own to these two; one line per event is enough.
-        "loggers": {name: {"handlers": [], "propagate": True} for name in ("django", "django.server")},
+        # httpx writes every URL it asks, and a webhook's may be a secret.
+        "loggers": {name: {"handlers": [], "propagate": True} for name in ("django", "django.server")}
+        | {"httpx": {"level": "WARNING"}},
     }

@@ -16,7 +16,7 @@ from audit.services import record_event
 from keyring.envelope import EnvelopeError
 from keyring.kek import KekError
 from qflare_protocol.errors import Refusal
-from qflare_site.throttling import within_limit
+from qflare_site.throttling import rate_limited, within_limit
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -68,9 +68,7 @@ def as_refusal(error: Exception) -> Refusal | None:
     if isinstance(error, Refusal):
         return error
     if isinstance(error, exceptions.Throttled):
-        seconds = max(1, math.ceil(error.wait or 1))
-        detail = f"This limit is used up; ask again in {seconds} seconds."
-        return Refusal("rate-limited", detail, retry_after_seconds=seconds)
+        return rate_limited(max(1, math.ceil(error.wait or 1)))
     if isinstance(error, exceptions.ValidationError):
         return Refusal("malformed-message", "Some fields are not acceptable; see errors.", errors=error.detail)
     for kind, code, detail in _REFUSALS:

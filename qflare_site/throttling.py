@@ -50,6 +50,8 @@ class RateLimit(BaseThrottle):
         if usage is None:
             return _without_counters(scope)
         self._wait_seconds = max(1, usage["time_left"])
+        if usage["count"] == usage["limit"] + 1:
+            raise _first_excess(scope, request, view, self._wait_seconds)
         return not usage["should_limit"]
 
     def wait(self) -> int:
@@ -78,6 +80,21 @@ def _count(scope: str, subject: str, request: Request) -> dict[str, Any] | None:
         return None
     # django-ratelimit answers a limit of 0 when its cache lost the counter between two steps.
     return usage if usage["limit"] else None
+
+
+def _first_excess(scope: str, request: Request, view: APIView, wait_seconds: int) -> Refusal:
+    """Return the refusal that opens an excess, with its event: one for each caller, scope and window."""
+    known = hasattr(view, "rate_limit_key") and isinstance(getattr(request.user, "actor", None), str)
+    caller = request.user.name if known else "stranger"
+    actor = request.user.actor if known else "stranger"
+    return rate_limited(wait_seconds).with_event(
+        "rate.exceeded", actor=actor, caller=caller, scope=scope, rate=settings.QFLARE_RATES[scope]
+    )
+
+
+def rate_limited(seconds: int) -> Refusal:
+    """Return the refusal of a request beyond its limit."""
+    return Refusal("rate-limited", f"This limit is used up; ask again in {seconds} seconds.", retry_after_seconds=seconds)
 
 
 def _without_counters(scope: str) -> bool:

@@ -53,6 +53,7 @@ def authenticated_device(
     try:
         check_clock(request.bucket, now=now.timestamp())
     except Refusal as refusal:
+        refusal.with_event("session.refused", actor=device.actor, device=device.name, reason=refusal.code)
         raise with_server_time(refusal, device.suite, message, now=now, succession=succession) from None
     return AuthenticatedDevice(device, signed_with, current, identity, succession)
 

@@ -64,6 +64,8 @@ def open_request(authorization: Authorization, target: Target, stream: IO[bytes]
     try:
         _, traffic_key = receive_epoch(load_chain(session), number.epoch, number.generation, now=now.timestamp())
     except Refusal as refusal:
+        if refusal.code == "epoch-expired":  # as of a recorded request that somebody sends again
+            refusal.with_event("request.refused", actor="stranger", device=session.device.name, reason=refusal.code)
         reference = request_reference(number.session_id, number.epoch, number.sequence)
         raise with_server_time(refusal, session.suite, reference, now=now) from None
     opener = RequestOpener(traffic_key, authorization, target)

@@ -224,6 +224,15 @@ def suspend_device(device_id: uuid.UUID, *, reason: str, actor: str, now: dateti
 
 
 @transaction.atomic
+def end_sessions_of_device(device_id: uuid.UUID, *, reason: str, actor: str, now: datetime) -> int:
+    """End every session of a device: it shakes hands anew. Return how many ended. Raises `Refusal("not-found")`."""
+    device = Device.objects.filter(id=device_id).first()
+    if device is None:
+        raise Refusal("not-found", "There is no such device.")
+    return _end_sessions_of(device, reason, actor, now)
+
+
+@transaction.atomic
 def end_all_sessions(*, reason: str, actor: str, now: datetime) -> int:
     """End every session there is: each device shakes hands anew. Return how many ended."""
     ended = _end(Session.objects.all(), reason, now)
@@ -233,10 +242,11 @@ def end_all_sessions(*, reason: str, actor: str, now: datetime) -> int:
     return ended
 
 
-def _end_sessions_of(device: Device, reason: str, actor: str, now: datetime) -> None:
+def _end_sessions_of(device: Device, reason: str, actor: str, now: datetime) -> int:
     ended = _end(device.sessions, reason, now)
     if ended:
         record_event("sessions.ended", actor=actor, payload={"device": device.name, "count": ended, "reason": reason})
+    return ended
 
 
 def _end(sessions: models.QuerySet[Session] | models.Manager[Session], reason: str, now: datetime) -> int:

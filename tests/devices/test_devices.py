@@ -8,7 +8,15 @@ from django.utils import timezone
 
 from audit.models import Event
 from devices.models import Device, DeviceKey
-from devices.services import note_device_seen, register_device, resume_device, revoke_device, suspend_device
+from devices.services import (
+    demand_key_rotation,
+    note_device_seen,
+    register_device,
+    resume_device,
+    revoke_device,
+    suspend_device,
+    withdraw_key_demand,
+)
 from qflare_protocol.device_keys import RegisteredKeys, generate_device_keypair
 from qflare_protocol.errors import Refusal
 from tests.people import OPERATOR, nothing_changed
@@ -103,3 +111,18 @@ def test_being_heard_is_noted_without_an_event(alice):
 def test_rows_name_themselves(alice):
     assert str(alice.device) == "alice"
     assert str(DeviceKey.objects.get(purpose="signature")).startswith("ML-DSA-44 ")
+
+
+def test_a_demand_for_new_keys_is_withdrawn_while_it_stands(alice):
+    now, due = timezone.now(), alice.device.keys_due_at
+    terms = {"demanded_at": now, "due_at": due, "reason": "a false alarm", "actor": OPERATOR, "now": now}
+    with nothing_changed(), pytest.raises(Refusal, match="conflict"):
+        withdraw_key_demand(alice.device.id, **terms)
+    demand_key_rotation(alice.device.id, reason="an incident", actor=OPERATOR, now=now)
+    with nothing_changed(), pytest.raises(Refusal, match="conflict"):
+        withdraw_key_demand(alice.device.id, **(terms | {"reason": " "}))
+    withdraw_key_demand(alice.device.id, **terms)
+    assert alice.device.keys_due_at == due
+    assert Event.objects.first().description == "Demand for new keys of device alice withdrawn: a false alarm"
+    with nothing_changed(), pytest.raises(Refusal, match="not-found"):
+        withdraw_key_demand(uuid.uuid4(), **terms)

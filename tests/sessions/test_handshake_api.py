@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import time_machine
+from django.utils import timezone
 
 from audit.models import Event
 from audit.services import sequence_log
@@ -18,7 +19,7 @@ from qflare_protocol.handshake import SeenCheckpoint
 from qflare_protocol.merkle import EMPTY_ROOT
 from qflare_protocol.server_time import read_server_time
 from sessions.models import Session, SessionState
-from sessions.services import suspend_device, sweep_sessions
+from sessions.services import end_sessions_of_device, suspend_device, sweep_sessions
 from tests.people import OPERATOR, assert_refused, cbor, nothing_changed, third_message
 
 pytestmark = pytest.mark.django_db
@@ -156,8 +157,10 @@ def test_what_is_no_m1_is_refused(alice, message):
 def test_a_wrong_clock_is_answered_with_a_signed_server_time(alice):
     with time_machine.travel(NOON, tick=False):
         late = alice.handshake(now=(NOON - timedelta(hours=1)).timestamp())
-        with nothing_changed():
+        with nothing_changed("session.refused"):
             problem = assert_refused(challenge(alice, late.request), "clock-skew")
+    event = Event.objects.first()
+    assert (event.actor, event.payload) == ("device:alice", {"device": "alice", "reason": "clock-skew"})
     signed = base64.urlsafe_b64decode(problem["signed_server_time"])
     assert read_server_time(alice.identity.identity, signed, bound_to=late.request) == NOON.timestamp()
     with pytest.raises(Refusal, match="invalid-signature"):
@@ -335,3 +338,15 @@ def test_a_server_that_insists_on_a_wrong_clock_ends_in_its_refusal(alice, monke
     monkeypatch.setattr(Handshaker, "server_time", lambda self: 1.0)
     with pytest.raises(Refusal, match="clock-skew"):
         session.post("/api/work", {})
+
+
+def test_all_sessions_of_a_device_are_ended_at_once_and_it_opens_another(alice):
+    lines = [alice.line(), alice.line()]
+    assert end_sessions_of_device(alice.device.id, reason="an incident", actor=OPERATOR, now=timezone.now()) == 2
+    event = Event.objects.get(kind="sessions.ended")
+    assert event.payload == {"device": "alice", "count": 2, "reason": "an incident"}
+    for line in lines:
+        assert_refused(line.send(line.seal()), "session-expired")
+    assert alice.line().ask().status == 200
+    with pytest.raises(Refusal, match="not-found"):
+        end_sessions_of_device(uuid.uuid4(), reason="an incident", actor=OPERATOR, now=timezone.now())

@@ -231,7 +231,7 @@ class TestTurnsAndRetries:
             clock.move_to(START + timedelta(seconds=29))
             assert line.send(first).status_code == 200
             clock.move_to(START + timedelta(seconds=31))
-            with nothing_changed():
+            with nothing_changed("request.refused"):
                 assert_refused(line.send(second), "epoch-expired")
             assert line.ask().status == 200
 

@@ -143,14 +143,14 @@ def test_a_message_of_the_epoch_before_is_heard_for_thirty_seconds(noon, line):
     noon.shift(GRACE_SECONDS - 1)
     assert line.send(before[0]).status_code == 200
     noon.shift(1)
-    with nothing_changed():
+    with nothing_changed("request.refused"):
         assert_refused(line.send(before[1]), "epoch-expired")
 
 
 def test_a_refused_epoch_carries_the_signed_server_time(noon, alice, line):
     request = line.seal()
     noon.shift(2 * BUCKET_SECONDS)
-    with nothing_changed():
+    with nothing_changed("request.refused"):
         problem = assert_refused(line.send(request), "epoch-expired")
     number = request.authorization.number
     signed = base64.urlsafe_b64decode(problem["signed_server_time"])
@@ -163,7 +163,7 @@ def test_a_refused_epoch_carries_the_signed_server_time(noon, alice, line):
 
 def test_the_epoch_may_run_one_bucket_ahead_and_no_further(noon, line):
     current = bucket_of(NOON.timestamp())
-    with nothing_changed():
+    with nothing_changed(*["request.refused"] * 3):
         assert_refused(line.send(line.seal(epoch=current + 2)), "epoch-expired")
         assert_refused(line.send(line.seal().numbered(epoch=0)), "epoch-expired")
         assert_refused(line.send(line.seal().numbered(epoch=10**12 - 1)), "epoch-expired")

@@ -10,6 +10,7 @@ from rest_framework.response import Response
 from rest_framework.test import APIClient
 from rest_framework.views import APIView
 
+from audit.models import Event
 from qflare_site.stores import redis_caches
 
 UNUSED = "redis://127.0.0.1:1/0"
@@ -49,12 +50,13 @@ urlpatterns = [
     path("api/free", Free.as_view()),
 ]
 
-pytestmark = pytest.mark.urls(__name__)
+pytestmark = [pytest.mark.urls(__name__), pytest.mark.django_db]
 
 
 @pytest.fixture(autouse=True)
 def rates(settings):
-    settings.QFLARE_RATES = {"enrolment": "2/m", "challenge": "2/m", "submission": "2/m", "download": "2/m"}
+    rates = {"enrolment": "2/m", "challenge": "2/m", "submission": "2/m", "download": "2/m"}
+    settings.QFLARE_RATES = rates | {"refusal-events": "60/m"}
     settings.RATELIMIT_CACHE_PREFIX = f"{uuid.uuid4()}:"  # every test counts from zero
 
 
@@ -118,6 +120,15 @@ def test_behind_a_trusted_proxy_the_client_is_counted(client, settings):
 def test_a_view_may_count_by_its_own_key(client):
     assert statuses(client, "/api/challenge?device=alice") == [200, 200, 429]
     assert client.get("/api/challenge?device=bob").status_code == 200
+
+
+def test_an_excess_is_recorded_once_for_each_caller_and_window(client, still_clock):
+    assert statuses(client, "/api/enrol", times=6) == [200, 200, 429, 429, 429, 429]
+    event = Event.objects.get(kind="rate.exceeded")
+    assert (event.actor, event.description) == ("stranger", "Requests of stranger exceed the limit of enrolment, 2/m")
+    still_clock.shift(61)
+    statuses(client, "/api/enrol", times=6)
+    assert Event.objects.filter(kind="rate.exceeded").count() == 2
 
 
 def test_scopes_are_counted_apart(client):
