@@ -72,6 +72,7 @@ INSTALLED_APPS = [
     "sessions",
     "enclave",
     "training",
+    "monitor",
 ]
 
 MIDDLEWARE = [
@@ -274,6 +275,8 @@ CELERY_BEAT_SCHEDULE = {
     for name, task, seconds in [
         ("training-tick", "training.tasks.tick", 1),
         ("audit-sequence", "audit.tasks.sequence", 2),
+        ("monitor-watch", "monitor.tasks.watch", 5),
+        ("monitor-deliver", "monitor.tasks.deliver", 5),
         ("beat-heartbeat", "qflare_site.tasks.record_beat_heartbeat", 3),
         ("sessions-sweep", "sessions.tasks.sweep_sessions", 60),
         ("blobs-sweep", "training.tasks.sweep_blobs", 600),

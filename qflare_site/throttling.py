@@ -94,7 +94,9 @@ def _first_excess(scope: str, request: Request, view: APIView, wait_seconds: int
 
 def rate_limited(seconds: int) -> Refusal:
     """Return the refusal of a request beyond its limit."""
-    return Refusal("rate-limited", f"This limit is used up; ask again in {seconds} seconds.", retry_after_seconds=seconds)
+    return Refusal(
+        "rate-limited", f"This limit is used up; ask again in {seconds} seconds.", retry_after_seconds=seconds
+    )
 
 
 def _without_counters(scope: str) -> bool:

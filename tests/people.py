@@ -52,7 +52,7 @@ from sessions.services import revoke_device
 
 OPERATOR = "operator:root"
 SERVER = "http://testserver"
-APPS = ("devices", "enrollment", "device_sessions", "training", "enclave", "keyring")
+APPS = ("devices", "enrollment", "device_sessions", "training", "enclave", "keyring", "monitor")
 
 
 class DjangoHttp(Http):

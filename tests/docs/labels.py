@@ -10,6 +10,7 @@ from tests.docs.reading import ROOT
 
 PACKAGES = (
     "qflare_protocol", "edge_client", "enclave", "keyring", "audit", "devices", "enrollment", "sessions", "training",
+    "monitor",
 )  # fmt: skip
 # Where a label is made of a variable, its values: the only ones the code passes.
 VARIABLES = {"side": ("device", "server"), "direction": ("request", "answer"), "purpose": ("traffic",)}

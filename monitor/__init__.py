@@ -1,0 +1,1 @@
+"""The security monitor: rules over the events of the log, incidents, answers to them, notifications."""
