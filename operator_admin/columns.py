@@ -33,10 +33,12 @@ def state_label(state: str, word: str | None = None) -> str:
     return label
 
 
-def state_column(read: Callable[[Any], tuple[str, str]], *, ordering: str | None = None) -> Column:
+def state_column(
+    read: Callable[[Any], tuple[str, str]], *, ordering: str | None = None, description: str = "State"
+) -> Column:
     """Return a column that shows a state in word and colour; `read` gives the state and the word of a row."""
 
-    @display(description="State", ordering=ordering)
+    @display(description=description, ordering=ordering)
     def column(_admin: Any, row: Any) -> str:
         return state_label(*read(row))
 

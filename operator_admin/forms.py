@@ -3,24 +3,35 @@
 from django import forms
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.widgets import (
+    UnfoldAdminCheckboxSelectMultipleWidget,
+    UnfoldAdminDecimalFieldWidget,
     UnfoldAdminIntegerFieldWidget,
     UnfoldAdminSelectWidget,
     UnfoldAdminTextareaWidget,
     UnfoldAdminTextInputWidget,
+    UnfoldBooleanSwitchWidget,
 )
 
 __all__ = [
     "AdminPasswordChangeForm",
+    "CheckboxesWidget",
     "ConfirmationForm",
     "IntegerWidget",
+    "NumberWidget",
     "ReasonForm",
     "SelectWidget",
+    "SwitchWidget",
+    "TextAreaWidget",
     "TextWidget",
     "UserChangeForm",
     "UserCreationForm",
 ]
 
+CheckboxesWidget = UnfoldAdminCheckboxSelectMultipleWidget
 IntegerWidget = UnfoldAdminIntegerFieldWidget
+NumberWidget = UnfoldAdminDecimalFieldWidget
+SwitchWidget = UnfoldBooleanSwitchWidget
+TextAreaWidget = UnfoldAdminTextareaWidget
 SelectWidget = UnfoldAdminSelectWidget
 TextWidget = UnfoldAdminTextInputWidget
 

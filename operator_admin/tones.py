@@ -32,6 +32,16 @@ STATE_TONES: Mapping[str, str] = {
     "degraded": "warning",
     "affirming": "success",
     "warning": "warning",
+    # incidents, their severity, answers and messages
+    "acknowledged": "warning",
+    "closed": "neutral",
+    "info": "info",
+    "critical": "danger",
+    "due": "info",
+    "done": "success",
+    "undone": "neutral",
+    "waiting": "info",
+    "delivered": "success",
     # keys and enclaves
     "live": "success",
     "retired": "neutral",

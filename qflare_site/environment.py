@@ -67,6 +67,9 @@ DEFAULTS: dict[str, Any] = {
     "QFLARE_QKD_CERTIFICATE": "",
     "QFLARE_QKD_PRIVATE_KEY": "",
     "QFLARE_QKD_CA": "",
+    # The mail server of notifications, and who they are from; empty: no e-mail.
+    "QFLARE_SMTP_URL": "",
+    "QFLARE_EMAIL_FROM": "qflare@localhost",
     # Who attests the sealed process, and the platforms that this host's own evidence has to match, as pins.
     "QFLARE_ENCLAVE_ATTESTER": "software",
     "QFLARE_ENCLAVE_PLATFORMS": [],
@@ -220,6 +223,7 @@ _VALIDATORS: dict[str, Callable[[Any], None]] = {
     "QFLARE_PKCS11_KEY": _kek_label,
     "QFLARE_TRUSTED_PROXIES": _networks,
     "QFLARE_QKD_KME_URL": _url_of("https"),
+    "QFLARE_SMTP_URL": _url_of("smtp", "smtps"),
     "QFLARE_LOG_LEVEL": _log_level,
     "QFLARE_SUITES": _suites,
     "QFLARE_DEFAULT_SUITE": _suite,

@@ -16,6 +16,7 @@ from qflare_site.stores import (
     postgres_database,
     redis_broker_options,
     redis_caches,
+    smtp_settings,
     sqlite_database,
 )
 
@@ -237,6 +238,14 @@ QFLARE_ENCLAVE_ATTESTER = ENVIRONMENT["QFLARE_ENCLAVE_ATTESTER"]
 QFLARE_ENCLAVE_PLATFORMS = ENVIRONMENT["QFLARE_ENCLAVE_PLATFORMS"]
 QFLARE_ENCLAVE_UID = ENVIRONMENT["QFLARE_ENCLAVE_UID"]
 QFLARE_ENCLAVE_GID = ENVIRONMENT["QFLARE_ENCLAVE_GID"]
+
+# Notifications
+mail_server = smtp_settings(ENVIRONMENT["QFLARE_SMTP_URL"])
+EMAIL_BACKEND, EMAIL_TIMEOUT = mail_server["backend"], 5
+EMAIL_HOST, EMAIL_PORT = mail_server["host"], mail_server["port"]
+EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = mail_server["user"], mail_server["password"]
+EMAIL_USE_SSL, EMAIL_USE_TLS = mail_server["tls"], mail_server["starttls"]
+DEFAULT_FROM_EMAIL = ENVIRONMENT["QFLARE_EMAIL_FROM"]
 
 # Celery
 CELERY_BROKER_URL = "atomic-filesystem://" if EMBEDDED else ENVIRONMENT["REDIS_URL"]

@@ -1,4 +1,4 @@
-"""The settings of the stores of either profile: database, caches and broker."""
+"""The settings of the stores of either profile: database, caches and broker; and of the mail server."""
 
 from pathlib import Path
 from typing import Any
@@ -70,3 +70,22 @@ def filesystem_broker_options(folder: Path) -> dict[str, Any]:
 def redis_broker_options(prefix: str) -> dict[str, Any]:
     """Return the transport options of the Redis broker; the prefix keeps several sites in one Redis apart."""
     return {"global_keyprefix": f"{prefix}-broker:", "socket_connect_timeout": 2, "socket_timeout": 30}
+
+
+def smtp_settings(url: str) -> dict[str, Any]:
+    """Return what Django is told of the mail server `smtps://user:password@host:port`; `smtp://` begins with STARTTLS.
+
+    A password never leaves without TLS; a server on this host that asks for none is spoken to in the clear.
+    """
+    parts = urlsplit(url)
+    implicit, host = parts.scheme == "smtps", parts.hostname or "localhost"
+    local = host in ("localhost", "127.0.0.1", "::1") and parts.username is None
+    return {
+        "backend": "django.core.mail.backends.smtp.EmailBackend" if url else "qflare_site.no_mail_server.EmailBackend",
+        "host": host,
+        "port": parts.port or (465 if implicit else 587),
+        "user": unquote(parts.username or ""),
+        "password": unquote(parts.password or ""),
+        "tls": implicit,
+        "starttls": not implicit and not local,
+    }

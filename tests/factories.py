@@ -17,6 +17,10 @@ from enclave.models import EnclaveInstance
 from enrollment.services import IssuedToken, issue_token
 from keyring import envelope
 from keyring.services import server_signer
+from monitor.models import ChannelKind
+from monitor.services.channels import create_channel
+from monitor.services.watch import watch
+from monitor.terms import Severity
 from qflare_protocol.aggregation_policy import PROTECTIONS
 from qflare_protocol.attestation.limits import left_open
 from qflare_protocol.device_keys import RegisteredKeys, generate_device_keypair
@@ -233,7 +237,12 @@ def populate(*, devices: int = 4, now: datetime = NOW) -> PopulatedSite:
     WitnessSighting.objects.create(device_name="edge-0", size=1, root=b"r" * 32, seen_at=now)
     set_qkd_policy("ward", "preferred", actor=ACTOR, now=now)
     record_heartbeat("worker", host="one", pid=7, now=now)
+    create_channel("pager", ChannelKind.EMAIL, "olga@x.example", least_severity=Severity.INFO, actor=ACTOR, now=now)
     with transaction.atomic():
         record_event("device.suspended", actor=ACTOR, payload={"device": "edge-9", "reason": "lost & found"}, now=now)
+        fork = {"device": "edge-1", "size": 1, "root": "00"}
+        record_event("log.fork_reported", actor="device:edge-1", payload=fork, now=now)
+    sequence_log(now)
+    watch(now=now)
     sequence_log(now)
     return PopulatedSite(fleet, federation, completed, running, token, session, enclave)

@@ -2,9 +2,10 @@
 
 import pytest
 from django.conf import settings
+from django.core import mail
 from django.db import connection
 
-from qflare_site.stores import postgres_database, sqlite_database
+from qflare_site.stores import postgres_database, smtp_settings, sqlite_database
 
 
 def test_a_postgres_url_is_taken_apart():
@@ -21,6 +22,29 @@ def test_the_embedded_database_waits_its_turn_and_survives_power_loss(tmp_path):
     assert options["timeout"] == 20
     assert "journal_mode=WAL" in options["init_command"]
     assert "synchronous=FULL" in options["init_command"]
+
+
+@pytest.mark.parametrize(
+    ("url", "port", "tls", "starttls"),
+    [
+        ("smtps://us%40er:p%2Fw@mail.example", 465, True, False),
+        ("smtp://us%40er:p%2Fw@mail.example", 587, False, True),
+        ("smtp://mail.example:25", 25, False, True),
+        ("smtp://us%40er:p%2Fw@localhost:25", 25, False, True),
+        ("smtp://localhost:25", 25, False, False),
+    ],
+)
+def test_mail_goes_through_tls_unless_the_server_is_here_and_asks_for_no_password(url, port, tls, starttls):
+    server = smtp_settings(url)
+    assert (server["port"], server["tls"], server["starttls"]) == (port, tls, starttls)
+    if "@" in url:
+        assert (server["user"], server["password"]) == ("us@er", "p/w")
+
+
+def test_without_a_mail_server_a_message_is_refused_and_says_why(settings):
+    settings.EMAIL_BACKEND = smtp_settings("")["backend"]
+    with pytest.raises(OSError, match="set QFLARE_SMTP_URL"):
+        mail.send_mail("subject", "text", None, ["olga@hospital.example"])
 
 
 @pytest.mark.django_db
