@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 import structlog
 from django.core.mail import EmailMessage
 from django.db import transaction
+from django.db.models import F
 
 from audit.services import record_event
 from keyring.envelope import EnvelopeError
@@ -92,14 +93,11 @@ def _try(delivery_id: uuid.UUID, now: datetime, jitter: Jitter) -> bool:
 
 
 def _claim(delivery_id: uuid.UUID, now: datetime) -> Delivery | None:
-    """Take a message for one attempt; None where another worker has it."""
-    delivery = Delivery.objects.select_related("channel", "incident").get(id=delivery_id)
-    attempts = delivery.attempts + 1
-    claimed = Delivery.objects.filter(id=delivery_id, state=DeliveryState.WAITING, attempts=delivery.attempts).update(
-        attempts=attempts, next_attempt_at=now + CLAIM
-    )
-    delivery.attempts = attempts
-    return delivery if claimed else None
+    """Take a message for one attempt; None where another worker has it, or has had it, since it was found due."""
+    due = Delivery.objects.filter(id=delivery_id, state=DeliveryState.WAITING, next_attempt_at__lte=now)
+    if not due.update(attempts=F("attempts") + 1, next_attempt_at=now + CLAIM):
+        return None
+    return Delivery.objects.select_related("channel", "incident").get(id=delivery_id)
 
 
 def _send(delivery: Delivery, now: datetime) -> None:

@@ -1,0 +1,1 @@
+"""A day of a fleet's traffic and one attack for each rule, replayed to the security monitor."""
