@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 
 from audit.models import Event
 from audit.services import record_event
@@ -37,7 +37,7 @@ def note_sighting(rule: Rule, terms: Terms, finding: Finding, event: Event, *, n
         add_responses(incident, terms)
 
 
-def _waiting(rule: Rule, subject: Subject) -> Any:
+def _waiting(rule: Rule, subject: Subject) -> QuerySet[Sighting]:
     return Sighting.objects.filter(rule=rule.name, subject_kind=subject.kind, subject_name=subject.name, incident=None)
 
 

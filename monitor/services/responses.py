@@ -8,6 +8,7 @@ from typing import Any
 from django.db import transaction
 from django.utils.dateparse import parse_datetime
 
+from audit.models import Event
 from audit.services import record_event
 from devices import services as devices
 from devices.models import Device
@@ -99,7 +100,8 @@ def _why_not(response: Response) -> str:
 
 
 def _payload(response: Response) -> dict[str, Any]:
-    return incident_payload(response.incident) | {"action": response.action, "target": response.target}
+    what = {"response": str(response), "action": response.action, "target": response.target}
+    return incident_payload(response.incident) | what
 
 
 def _reason(incident: Incident) -> str:
@@ -160,7 +162,12 @@ def _pause(incident: Incident, target: str, now: datetime) -> tuple[str, Memory]
 
 
 def _resume_federation(response: Response, reason: str, actor: str, now: datetime) -> None:
-    resume_federation(_federation(response.target).id, actor=actor)
+    federation = _federation(response.target)
+    pauses = Event.objects.filter(kind="federation.paused", payload__federation_id=str(federation.id))
+    last = pauses.order_by("-id").first()
+    if last is None or last.actor != ACTOR:
+        raise Refusal("conflict", "The federation has been paused by somebody else since.")
+    resume_federation(federation.id, actor=actor)
 
 
 ANSWERS = {

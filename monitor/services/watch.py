@@ -4,18 +4,18 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import Max
+from django.db.models import Max, Q
 
 from audit.models import Entry, Event
-from monitor.models import Incident, MonitorPosition, Sighting
+from monitor.models import Incident, MonitorPosition, RuleSetting, Sighting
 from monitor.rules import RULES, Rule
 from monitor.services.incidents import add_responses, cooling_down, note_sighting, open_incident
 from monitor.services.responses import carry_out_due
 from monitor.services.tuning import enabled_rules, make_settings
 from monitor.terms import ACTOR, Terms
 
-BATCH = 1000
-"""Entries read in one transaction."""
+BATCH = 200
+"""Entries read in one transaction: few, because on SQLite nobody else writes meanwhile."""
 LONGEST_GAP = timedelta(minutes=5)
 """A monitor that has not run for longer knows nothing of that time: silence counts anew from its return."""
 
@@ -85,6 +85,7 @@ def examine(*, now: datetime) -> None:
                     add_responses(open_incident(rule, terms, finding, now=now, last_event_at=now), terms)
 
 
+@transaction.atomic
 def note_run(now: datetime) -> None:
     """Remember that the monitor runs, and since when without a break."""
     first = MonitorPosition(id=1, watching_since=now, last_run_at=now)
@@ -98,7 +99,7 @@ def forget_old_sightings(now: datetime) -> None:
 
     A window's length more is kept: a monitor that catches up reads events of a while ago.
     """
-    for rule, terms in enabled_rules():
-        old = now - 2 * terms.window
-        Sighting.objects.filter(rule=rule.name, incident=None, occurred_at__lte=old).delete()
-    Sighting.objects.exclude(rule__in=RULES).filter(incident=None).delete()
+    old = ~Q(rule__in=RULES)
+    for setting in RuleSetting.objects.filter(rule__in=RULES):
+        old |= Q(rule=setting.rule, occurred_at__lte=now - 2 * setting.terms.window)
+    Sighting.objects.filter(old, incident=None).delete()

@@ -23,6 +23,7 @@ from tests.monitor.test_notifications import HOOK, ChannelKind, Receiver, Severi
 __all__ = ["receiver"]
 
 pytestmark = pytest.mark.django_db(transaction=True)
+on_postgresql = pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer at a time")
 
 
 def together(count, work):
@@ -94,7 +95,7 @@ def test_workers_that_deliver_at_once_send_each_message_once(scene, receiver: Re
     assert len({request.headers["webhook-id"] for request in receiver.requests}) == 4
 
 
-@pytest.mark.services
+@on_postgresql
 def test_an_event_of_a_transaction_that_commits_late_is_read_when_it_is_there(scene):
     """Its id is lower than those that were read before it: a position by id would have passed it over."""
     written, go_on = threading.Event(), threading.Event()
@@ -122,7 +123,7 @@ def test_an_event_of_a_transaction_that_commits_late_is_read_when_it_is_there(sc
     assert incident.event_count == 3
 
 
-@pytest.mark.services
+@on_postgresql
 def test_a_monitor_that_finds_the_position_taken_reads_nothing_and_does_not_wait(scene):
     watch(now=scene.now)
     rejected(scene, 1)

@@ -12,6 +12,7 @@ from sessions.models import Session, SessionState
 from tests.factories import make_device, make_federation, make_session
 from tests.monitor.conftest import OLGA, Scene
 from training.models import Federation, FederationState
+from training.services.federations import pause_federation, resume_federation
 
 pytestmark = pytest.mark.django_db
 
@@ -86,6 +87,22 @@ def test_a_federation_is_paused_and_resumed(scene, device):
     assert (response.target, Federation.objects.get().state) == ("digits", FederationState.PAUSED)
     undo(response, scene)
     assert Federation.objects.get().state == FederationState.ACTIVE
+
+
+def test_undoing_does_not_lift_a_pause_of_somebody_else(scene, device):
+    federation = make_federation("digits")
+    (response,) = attacked(scene, "pause-federation")
+    resume_federation(federation.id, actor=OLGA)
+    pause_federation(federation.id, actor=OLGA)
+    with pytest.raises(Refusal, match="paused by somebody else"):
+        undo(response, scene)
+    assert Federation.objects.get().state == FederationState.PAUSED
+
+
+def test_the_log_tells_of_a_response_in_words(scene, device):
+    (response,) = attacked(scene, "notify")
+    expected = f"Notify, in answer to incident {response.incident_id}: 0 channels are told."
+    assert Event.objects.get(kind="response.done").description == expected
 
 
 def test_several_responses_are_each_done_though_one_is_refused(scene, device):
