@@ -244,5 +244,4 @@ def populate(*, devices: int = 4, now: datetime = NOW) -> PopulatedSite:
         record_event("log.fork_reported", actor="device:edge-1", payload=fork, now=now)
     sequence_log(now)
     watch(now=now)
-    sequence_log(now)
     return PopulatedSite(fleet, federation, completed, running, token, session, enclave)

@@ -13,12 +13,13 @@ from django.db.models.functions import RowNumber
 from audit.models import Event
 from devices.models import Device, DeviceState
 from enclave.models import EnclaveInstance
+from monitor.models import Incident, IncidentState
 from operator_admin.tones import tone_of
 from qflare_protocol.attestation.limits import left_open
 from qflare_site.console.plot import Plot, accuracy_plot
 from training.models import UNFINISHED, Federation, Participation, ParticipationState, Round, RoundState
 
-ROUNDS_SHOWN, REJECTIONS_SHOWN, EVENTS_SHOWN, FEDERATIONS_SHOWN = 10, 10, 15, 50
+ROUNDS_SHOWN, REJECTIONS_SHOWN, EVENTS_SHOWN, FEDERATIONS_SHOWN, INCIDENTS_SHOWN = 10, 10, 15, 50, 10
 
 Counts = Mapping[UUID, Mapping[str, int]]
 
@@ -76,6 +77,7 @@ class Overview:
 
     federations: list[FederationView]
     device_states: list[tuple[str, str, str, int]]
+    incidents: list[tuple[Incident, str, str]]
     rejections: list[Participation]
     events: list[Event]
     enclave: EnclaveView | None
@@ -91,6 +93,7 @@ def read_overview(now: datetime) -> Overview:
     return Overview(
         federations=_federations(now),
         device_states=_device_states(),
+        incidents=_incidents(),
         rejections=list(_last_rejections()),
         events=list(Event.objects.order_by("-id")[:EVENTS_SHOWN]),
         enclave=_enclave(),
@@ -157,6 +160,12 @@ def _device_states() -> list[tuple[str, str, str, int]]:
     """Return (state, word, tone, count) for every state there is, also those with no device."""
     counted = dict(Device.objects.order_by().values_list("state").annotate(Count("id")))
     return [(state.value, state.label, tone_of(state.value), counted.get(state.value, 0)) for state in DeviceState]
+
+
+def _incidents() -> list[tuple[Incident, str, str]]:
+    """Return the newest incidents that nobody has closed, with the tones of severity and state."""
+    unclosed = Incident.objects.exclude(state=IncidentState.CLOSED).order_by("-opened_at")[:INCIDENTS_SHOWN]
+    return [(incident, tone_of(incident.severity), tone_of(incident.state)) for incident in unclosed]
 
 
 def _last_rejections() -> QuerySet[Participation]:

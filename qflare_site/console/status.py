@@ -16,7 +16,7 @@ from qflare_protocol.suites import SUITES, Suite, unavailable_suites
 from qflare_site.health import examine
 
 SECRETS = frozenset({"SECRET_KEY", "QFLARE_PKCS11_PIN"})
-URLS = frozenset({"DATABASE_URL", "REDIS_URL", "BLOB_URL"})
+URLS = frozenset({"DATABASE_URL", "REDIS_URL", "BLOB_URL", "QFLARE_SMTP_URL"})
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from django.urls import reverse
 from django.utils import timezone
 
 from devices.models import Device
+from monitor.models import Incident
+from monitor.services.incidents import close_incident
 from qflare_site.console import devices as device_pages
 from tests.factories import make_completed_round, make_device, make_federation, open_for_updates, populate
 from training.services.rounds import cancel_round, open_round
@@ -183,3 +185,12 @@ def test_the_query_count_of_no_page_grows_with_the_site(staff, django_assert_max
     for page, most in zip(PAGES, (10, 4, 14), strict=True):
         with django_assert_max_num_queries(most):
             staff.get(reverse(page))
+
+
+def test_the_overview_shows_the_incidents_that_nobody_has_closed(staff):
+    populate()
+    words = words_of(text_of(staff, "console:overview"))
+    assert "log-fork: the log Critical Open 1 2026-03-01 12:00:00" in words
+    incident = Incident.objects.get()
+    close_incident(incident.id, note="a drill", actor="operator:olga", now=timezone.now())
+    assert "Nothing waits for you." in words_of(text_of(staff, "console:overview"))

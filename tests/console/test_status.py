@@ -17,6 +17,7 @@ from tests.factories import make_enclave
         ("SECRET_KEY", "", "not set"),
         ("DATABASE_URL", "postgres://me:secret@db:5432/qflare?password=secret", "postgres://db:5432/qflare"),
         ("REDIS_URL", "redis://:s@cr@t@cache:6379/0", "redis://cache:6379/0"),
+        ("QFLARE_SMTP_URL", "smtps://us:s@cr@t@mail.example", "smtps://mail.example"),
         ("BLOB_URL", "file:///srv/blobs", "file:///srv/blobs"),
         ("ALLOWED_HOSTS", ["a", "b"], "a, b"),
         ("QFLARE_TRUSTED_PROXIES", [], "not set"),
