@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 APPS = ("keyring", "audit", "devices", "enrollment", "sessions", "enclave", "training", "monitor", "qflare_site")
 ALWAYS_WRITES = frozenset(
-    {"create", "bulk_create", "get_or_create", "update_or_create", "bulk_update", "save", "delete"}
+    {"_raw_delete", "create", "bulk_create", "get_or_create", "update_or_create", "bulk_update", "save", "delete"}
 )
 RECORDS = frozenset({"record_event", "with_event"})
 

@@ -9,6 +9,7 @@ BOOKKEEPING = "it changes nothing that anybody may do or has done: times last se
 STEP = "it is a step of a round; the step that ends it, or the round's end, is the event"
 MADE_ON_FIRST_USE = "a key that is made when it is first needed; what it signs or wraps names it"
 CALLER = "the keyring lies below the log: the command or service that calls it records the event in its transaction"
+OF_AN_INCIDENT = "a part of an incident or a response, whose opening, doing or closing is the event"
 SILENT = {
     "audit.bulk_rows.insert_rows": THE_LOG_ITSELF,
     "audit.bulk_rows.set_true": THE_LOG_ITSELF,
@@ -46,6 +47,14 @@ SILENT = {
     "training.services.publication.time_step": BOOKKEEPING,
     "training.services.rounds.extend_lease": BOOKKEEPING,
     "training.services.rounds.release_lease": BOOKKEEPING,
+    "monitor.services.deliveries.announce": OF_AN_INCIDENT,
+    "monitor.services.incidents.add_responses": OF_AN_INCIDENT,
+    "monitor.services.incidents.tell": OF_AN_INCIDENT,
+    "monitor.services.tuning.make_settings": "the rules' own defaults; what an operator changes of them is the event",
+    "monitor.services.watch.forget_old_sightings": BOOKKEEPING,
+    "monitor.services.watch.note_run": BOOKKEEPING,
+    "qflare_site.backup.rows.clear_rows_of_new_site": "a step of `restore_backup`, which is the event",
+    "qflare_site.backup.rows.insert_rows": "a step of `restore_backup`, which is the event",
     "enrollment.services.delete_expired_attempts": "an attempt that ended without a device; the refusal was the event",
     "sessions.key_rotation.begin_key_rotation": "a challenge; its answer, `finish_key_rotation`, is the event",
     "sessions.qkd_keys.forget_qkd_keys": "keys that a handshake reserved, which was the event, and did not use",
