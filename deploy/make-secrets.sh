@@ -16,6 +16,10 @@ once secret_key "$(openssl rand -hex 48)"
 once redis.conf "requirepass $(cat secrets/redis_password)"
 once redis_url "redis://:$(cat secrets/redis_password)@redis:6379/0"
 once database_url "postgres://qflare:$(cat secrets/postgres_password)@postgres:5432/qflare"
+for role in web worker audit; do
+    once "database_password_$role" "$(openssl rand -hex 32)"
+    once "database_url_$role" "postgres://qflare_$role:$(cat "secrets/database_password_$role")@postgres:5432/qflare"
+done
 
 [ -e tls/server.key ] || openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-384 -noenc -days 365 \
     -subj /CN=localhost -addext subjectAltName=DNS:localhost,DNS:nginx,IP:127.0.0.1 \

@@ -9,6 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register, run_checks
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connection
 
 from qflare_protocol.pqc.registry import ENVIRONMENT_VARIABLE, engine_faults
 from qflare_protocol.suites import unavailable_suites
@@ -54,6 +55,19 @@ def check_database_profile(databases: Iterable[str] | None = None, **_kwargs: An
         hint = "Set DATABASE_URL=postgres://... or leave the services profile."
         return [Error("The services profile runs on SQLite.", hint=hint, id="qflare_site.E005")]
     return []
+
+
+@register(Tags.database)
+def check_database_role(databases: Iterable[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
+    """A superuser, and a role that bypasses row security, is bound by no policy; only a migration should run as one."""
+    if "default" not in (databases or ()) or connection.vendor != "postgresql":
+        return []
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user")
+        if not cursor.fetchone()[0]:
+            return []
+    hint = "Run manage.py setup_database_roles, and give each process the DATABASE_URL of its role."
+    return [Warning("No policy of the database binds this process' role.", hint=hint, id="qflare_site.W011")]
 
 
 @register(Tags.security)

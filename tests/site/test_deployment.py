@@ -15,7 +15,7 @@ from qflare_site.processes import commands
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]
-SITE = ("migrate", "web", "worker", "enclave", "beat")
+SITE = ("migrate", "web", "worker", "audit", "enclave", "beat")
 
 
 def test_every_part_is_there():
@@ -71,12 +71,24 @@ def test_every_variable_given_to_the_site_is_one_it_reads(name):
     assert set(SERVICES[name]["environment"]) <= known
 
 
-@pytest.mark.parametrize("name", ["worker", "enclave"])
-def test_compose_and_serve_run_the_same_queues(name):
-    def queues(line):
-        return line[line.index("-Q") + 1]
+def test_compose_and_serve_run_the_same_queues_each_in_one_place():
+    def queues(lines):
+        return sorted(queue for line in lines if "-Q" in line for queue in line[line.index("-Q") + 1].split(","))
 
-    assert queues(SERVICES[name]["command"]) == queues(commands("127.0.0.1:8000")[name])
+    assert queues(SERVICES[name].get("command", ()) for name in SITE) == queues(commands("127.0.0.1:8000").values())
+
+
+@pytest.mark.parametrize(
+    ("role", "services"), [("web", {"web"}), ("audit", {"audit"}), ("worker", set(SITE) - {"migrate", "web", "audit"})]
+)
+def test_each_process_has_the_database_role_of_its_work_and_the_secret_of_no_other(role, services):
+    secret = f"database_url_{role}"
+    assert {name for name in SITE if secret in SERVICES[name]["secrets"]} == services
+    assert {name for name in SITE if SERVICES[name]["environment"]["DATABASE_URL_FILE"].endswith(secret)} == services
+
+
+def test_the_superuser_of_the_database_is_known_to_the_migration_alone():
+    assert [name for name in SITE if "database_url" in SERVICES[name]["secrets"]] == ["migrate"]
 
 
 @pytest.mark.parametrize("dockerfile", ["Dockerfile", "Dockerfile.edge"])

@@ -11,12 +11,12 @@ from qflare_site.models import ProcessHeartbeat
 class Command(BaseCommand):
     """`manage.py process_alive NAME`: exit with 0 when the process was seen lately, with 1 when not."""
 
-    help = "Say whether worker, enclave or beat was seen lately."
+    help = "Say whether worker, audit worker, enclave or beat was seen lately."
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the arguments."""
-        parser.add_argument("process", choices=["worker", "enclave", "beat"])
+        parser.add_argument("process", choices=["worker", "audit", "enclave", "beat"])
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Look the heartbeat up."""
