@@ -22,6 +22,7 @@ from rest_framework.views import APIView
 
 from devices.media_types import CBOR_MEDIA_TYPE, DEFAULT_MAX_BODY_BYTES, stated_length
 from devices.models import Device
+from devices.row_security import confined_to
 from devices.services import note_device_seen
 from qflare_protocol.encoding import decode, encode
 from qflare_protocol.errors import Refusal
@@ -107,13 +108,17 @@ class SealedView(APIView):
     renews_keys = False  # what a device may do though its session's allowance is used up or its own keys are due
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        """Serve a request as `APIView.dispatch` does, with the handler inside the exchange."""
+        """Serve a request as `APIView.dispatch` does, with the handler inside the exchange.
+
+        From the moment its device is known the database shows it that device's rows alone.
+        """
         self.args, self.kwargs = args, kwargs
         drf_request = self.initialize_request(request, *args, **kwargs)
         self.request, self.headers = drf_request, self.default_response_headers
         try:
             self.initial(drf_request, *args, **kwargs)
-            response = self._exchange(drf_request)
+            with confined_to(drf_request.auth.device.id):
+                response = self._exchange(drf_request)
         except Exception as error:  # noqa: BLE001 - as in APIView.dispatch: handle_exception re-raises the unknown
             response = self._sealed_problem(drf_request, self.handle_exception(error))
         finally:

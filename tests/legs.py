@@ -37,7 +37,8 @@ THOROUGH = [
 """What beside the tests marked slow is left to `make test-all`: many cases of one kind, or a benchmark."""
 
 ON_SERVICES = [
-    "tests/audit/test_sequencing.py", "tests/enrollment/test_races.py", "tests/keyring/test_data_keys.py",
+    "tests/audit/test_event_triggers.py", "tests/audit/test_sequencing.py", "tests/database",
+    "tests/enrollment/test_races.py", "tests/keyring/test_data_keys.py",
     "tests/keyring/test_rotation.py", "tests/sessions/test_key_rotation.py", "tests/sessions/test_rekeying.py",
     "tests/sessions/test_sweep_and_races.py", "tests/site/test_ratelimit_cache.py", "tests/training/test_rounds.py",
     "tests/training/test_privacy_ledger.py", "tests/training/test_round_steps.py", "tests/training/test_tick.py",

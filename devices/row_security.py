@@ -1,0 +1,97 @@
+"""Row-level security: a device's request sees and changes rows of its own device and of no other.
+
+On PostgreSQL policies on every table that holds rows of one device compare them with the setting
+`qflare.device_id` of the connection. Unset, as in workers, the admin and the handshake, they let every row
+through; `confined_to` sets it around a device's request. It stops a view that forgets to ask for the device.
+It does not stop somebody who can send SQL of their own: a connection may change its settings.
+
+On SQLite there are no policies, and `confined_to` does nothing.
+"""
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from django.db import DatabaseError, OperationalError, connection
+from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+
+SETTING = "qflare.device_id"
+DEVICE = f"(SELECT nullif(current_setting('{SETTING}', true), '')::uuid)"
+"""The device that the connection is confined to; null where it is not. A subquery runs once for a statement."""
+
+_confined: ContextVar[uuid.UUID | None] = ContextVar("confined_to", default=None)
+
+
+@contextmanager
+def confined_to(device_id: uuid.UUID) -> Iterator[None]:
+    """Confine every statement of this connection to the rows of a device, in and out of transactions.
+
+    The setting belongs to the connection and is taken back in any case; where that fails the connection is
+    closed, so that no later request inherits it. Statements on another connection than the one that was
+    confined raise `OperationalError`. Raises `RuntimeError` inside another confinement. A pooler that gives
+    each transaction another connection breaks this: pool by session.
+    """
+    if _confined.get() is not None:
+        raise RuntimeError("a request is one device's: it is confined already")
+    if connection.vendor != "postgresql":
+        yield
+        return
+    connection.ensure_connection()
+    held, token = connection.connection, _confined.set(device_id)
+    try:
+        _set(str(device_id))
+        with connection.execute_wrapper(_only_on(held)):
+            yield
+    finally:
+        _confined.reset(token)
+        _release(held)
+
+
+def _only_on(held: Any) -> Callable[..., Any]:
+    def execute(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: dict[str, Any]) -> Any:
+        if context["connection"].connection is not held:
+            raise OperationalError("the connection was replaced within a device's request; its rows are not confined")
+        return execute(sql, params, many, context)
+
+    return execute
+
+
+def _set(value: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT set_config(%s, %s, false)", [SETTING, value])
+
+
+def _release(held: Any) -> None:
+    if connection.connection is not held:
+        return  # it is closed, and its setting with it
+    try:
+        _set("")
+    except DatabaseError:
+        if connection.in_atomic_block:
+            # A transaction around the request has failed. It was set within it, and goes with it.
+            connection.set_rollback(True)
+        else:
+            connection.close()
+
+
+def create_policy(editor: BaseDatabaseSchemaEditor, table: str, device: str) -> None:
+    """Confine a table's rows by the SQL expression for the device of a row; nothing where there are no policies.
+
+    FORCE binds the owner of the table too; a superuser and a role with BYPASSRLS are bound by nothing.
+    """
+    if editor.connection.vendor != "postgresql":
+        return
+    editor.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+    editor.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
+    editor.execute(f"CREATE POLICY rows_of_the_device ON {table} USING ({DEVICE} IS NULL OR {device} = {DEVICE})")
+
+
+def drop_policy(editor: BaseDatabaseSchemaEditor, table: str) -> None:
+    """Let every row of a table be seen again."""
+    if editor.connection.vendor != "postgresql":
+        return
+    editor.execute(f"DROP POLICY rows_of_the_device ON {table}")
+    editor.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
+    editor.execute(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
