@@ -29,6 +29,7 @@ DEFAULTS: dict[str, Any] = {
     "QFLARE_PKCS11_KEY": "qflare-kek",
     "QFLARE_PKCS11_PIN": "",
     "QFLARE_ENCLAVE_DIR": "",
+    "QFLARE_ARCHIVE_DIR": "",
     "QFLARE_REDIS_PREFIX": "qflare",
     # Web.
     "DEBUG": False,
@@ -57,6 +58,9 @@ DEFAULTS: dict[str, Any] = {
     "QFLARE_LEASE_SECONDS": 30,
     "QFLARE_MAX_UPDATE_BYTES": 255 * 1024 * 1024,
     "QFLARE_EVALUATION_SECONDS": 300,
+    # How long ended sessions and what the log's events tell stay in the database, in days; 0: for ever.
+    "QFLARE_RETENTION_SESSION_DAYS": 7,
+    "QFLARE_RETENTION_DISCLOSURE_DAYS": 0,
     # The suites that devices may be enrolled for, the one that tokens are for by default, and who serves what.
     "QFLARE_SUITES": list(DEFAULT_SUITES),
     "QFLARE_DEFAULT_SUITE": DEFAULT_SUITE,
@@ -239,6 +243,8 @@ _VALIDATORS: dict[str, Callable[[Any], None]] = {
     "QFLARE_LEASE_SECONDS": _between(2, 3600),
     "QFLARE_MAX_UPDATE_BYTES": _between(4096, 255 * 1024 * 1024),
     "QFLARE_EVALUATION_SECONDS": _between(1, 86_400),
+    "QFLARE_RETENTION_SESSION_DAYS": _between(1, 3650),  # a replayed M1 has to be known for a while
+    "QFLARE_RETENTION_DISCLOSURE_DAYS": _between(0, 36_500),
     "QFLARE_ENCLAVE_ATTESTER": _attester,
     "QFLARE_ENCLAVE_PLATFORMS": _platforms,
     "QFLARE_ENCLAVE_UID": _between(1, 2**31 - 1),

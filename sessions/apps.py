@@ -22,6 +22,7 @@ class SessionsConfig(AppConfig):
         register_kind("session.opened", "Device {device} opened session {session_id}")
         register_kind("session.ended", "Session {session_id} of {device} ended: {reason}")
         register_kind("sessions.ended", "{count} sessions of {device} ended: {reason}")
+        register_kind("sessions.archived", "{count} ended sessions archived in {file} and deleted")
         register_kind("session.refused", "Handshake of {device} refused: {reason}")
         register_kind("session.rekeyed", "Session {session_id} of {device} was rekeyed to generation {generation}")
         register_kind("qkd_key.reserved", "QKD key {key_id} reserved for the next handshake of {device}")

@@ -26,7 +26,7 @@ from sessions.qkd_keys import forget_qkd_keys, take_reserved_key
 from sessions.ready_keys import fresh_key_pair
 
 CHALLENGE_LIFETIME = timedelta(seconds=60)
-KEPT_AFTER_END = timedelta(days=1)  # longer than any M1 stays acceptable, so that a replayed one is known
+KEPT_AFTER_END = timedelta(days=1)  # of an unanswered challenge: longer than M1 stays acceptable, so a replay is known
 
 
 def session_limits() -> SessionLimits:
@@ -274,12 +274,14 @@ def _lock_sessions(sessions: models.QuerySet[Session] | models.Manager[Session])
 
 
 def sweep_sessions(*, now: datetime) -> None:
-    """Forget what is over: keys of expired sessions, unanswered offers, old epochs of idle sessions, old rows.
+    """Forget what is over: keys of expired sessions, unanswered offers, old epochs of idle sessions.
+
+    Challenges that nobody answered are deleted after a day; sessions wait for `sessions.archiving`.
 
     One transaction a step: held together, the rows of one step would be locked while the next waits for its own.
     """
     _end_expired(now)
-    Session.objects.filter(ended_at__lte=now - KEPT_AFTER_END).delete()
+    Session.objects.filter(activated_at=None, ended_at__lte=now - KEPT_AFTER_END).delete()
     _erase_old_offers(now)
     KeyRotationAttempt.objects.filter(expires_at__lte=now).delete()
     forget_qkd_keys(now=now)

@@ -1,5 +1,6 @@
 """Each process' role may do what its work needs and nothing else; the table of grants is complete."""
 
+from datetime import timedelta
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,10 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import ProgrammingError, connection, transaction
+from django.utils import timezone
 
 from audit.models import Checkpoint, Event
+from audit.retention import archive_disclosures
 from audit.services import erase_disclosures, record_event, sequence_log
 from qflare_site.checks import check_database_role
 from qflare_site.database_roles import COLUMN_UPDATES, GRANTEES, GRANTS, RolesError, role_names, tables_of_models
@@ -84,6 +87,15 @@ def test_web_writes_into_the_inbox_and_the_audit_role_makes_the_log_of_it(roles:
         assert erase_disclosures([Event.objects.get().id], reason="asked for", actor="operator:ada") == 1
     assert Checkpoint.objects.get().size == 1
     assert set(Event.objects.values_list("actor", flat=True)) == {"erased", "operator:ada"}
+
+
+def test_the_audit_role_archives_and_erases_what_has_had_its_time(roles: Any, settings: Any, tmp_path: Path) -> None:
+    settings.QFLARE_RETENTION = {"session_days": 1, "disclosure_days": 1}
+    settings.QFLARE_ARCHIVE_DIR = tmp_path
+    happened()
+    sequence_log()
+    with acting_as("audit"):
+        assert archive_disclosures(now=timezone.now() + timedelta(days=2)) == 1
 
 
 def test_workers_do_not_read_operators_passwords_or_sessions(roles: Any) -> None:

@@ -18,6 +18,7 @@ from audit.services import sequence_log
 from devices import row_security
 from devices.models import Device, DeviceKey
 from devices.row_security import confined_to
+from sessions.archiving import archive_sessions
 from sessions.models import Exchange, Session
 from sessions.sealed_views import SealedView
 from sessions.services import sweep_sessions
@@ -183,7 +184,7 @@ def test_enrolment_handshake_work_submission_and_key_rotation_go_on_working(
     with acting_as("worker"):
         assert close_round(opened.id, now=timezone.now())
         sweep_sessions(now=timezone.now() + timedelta(days=2))
-        sweep_sessions(now=timezone.now() + timedelta(days=4))
+        assert archive_sessions(now=timezone.now() + timedelta(days=10)) == 4
     with acting_as("audit"):
         assert sequence_log() > 10
     opened.refresh_from_db()

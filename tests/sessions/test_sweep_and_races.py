@@ -29,13 +29,15 @@ def test_an_ended_session_keeps_no_answers(alice: Person) -> None:
     assert not Exchange.objects.exists()
 
 
-def test_ended_sessions_are_deleted_after_a_day(alice: Person) -> None:
+def test_an_expired_session_ends_and_a_challenge_that_nobody_answered_is_deleted_after_a_day(alice: Person) -> None:
     alice.session().post("/api/work", {})
+    alice.post_cbor("/api/challenge", {"request": alice.handshake().request})
     now = timezone.now()
     sweep_sessions(now=now + timedelta(hours=2))
-    assert Session.objects.get().state == SessionState.ENDED
+    assert set(Session.objects.values_list("state", flat=True)) == {SessionState.ENDED}
+    assert Session.objects.count() == 2
     sweep_sessions(now=now + timedelta(hours=27))
-    assert not Session.objects.exists()
+    assert Session.objects.get().activated_at is not None
 
 
 def test_a_challenge_request_is_answered_once(alice: Person) -> None:
