@@ -34,6 +34,7 @@ class DeviceKeyAdmin(ReadOnlyAdmin):
     short_fingerprint = hex_column("fingerprint", "Fingerprint")
     public_key_start = hex_column("public_key", "Public key")
 
+    ordering = ("-valid_from",)  # names of another table cannot be read in order
     list_display = (
         "device",
         "purpose",

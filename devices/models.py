@@ -31,7 +31,7 @@ class Device(models.Model):
     state = models.CharField(max_length=20, choices=DeviceState.choices, default=DeviceState.ACTIVE)
     state_reason = models.CharField(max_length=500, blank=True)
     state_changed_at = models.DateTimeField()
-    enrolled_at = models.DateTimeField()
+    enrolled_at = models.DateTimeField(db_index=True)
     last_seen_at = models.DateTimeField(null=True, blank=True)
     keys_due_at = models.DateTimeField(help_text="From then on the device must register new keys before it works.")
 
@@ -124,7 +124,7 @@ class DeviceKey(models.Model):
     public_key = models.BinaryField()
     fingerprint = models.BinaryField(unique=True, max_length=32)
     version = models.PositiveIntegerField(default=1)
-    valid_from = models.DateTimeField()
+    valid_from = models.DateTimeField(db_index=True)
     valid_until = models.DateTimeField(null=True, blank=True)
     sessions_opened = models.PositiveBigIntegerField(default=0)
 

@@ -85,7 +85,9 @@ def create_policy(editor: BaseDatabaseSchemaEditor, table: str, device: str) -> 
         return
     editor.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
     editor.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
-    editor.execute(f"CREATE POLICY rows_of_the_device ON {table} USING ({DEVICE} IS NULL OR {device} = {DEVICE})")
+    # Not an OR: the planner takes that for a filter few rows pass, and reads whole tables where a list is in order.
+    of_the_device = f"CASE WHEN {DEVICE} IS NULL THEN true ELSE {device} = {DEVICE} END"
+    editor.execute(f"CREATE POLICY rows_of_the_device ON {table} USING ({of_the_device})")
 
 
 def drop_policy(editor: BaseDatabaseSchemaEditor, table: str) -> None:

@@ -31,12 +31,19 @@ class EnclaveInstance(models.Model):
     protections = models.JSONField(default=dict, help_text="What the kernel granted the sealed process.")
     appraisal = models.JSONField(default=dict, help_text="The host's own appraisal: an EAR without the evidence.")
     wrapped_keys = models.BinaryField(null=True)
-    prepared_at = models.DateTimeField()
+    prepared_at = models.DateTimeField(db_index=True)
     retired_at = models.DateTimeField(null=True, blank=True)
     key_destroyed_at = models.DateTimeField(null=True, blank=True, help_text="When the host's sealing key went.")
 
     class Meta:
         ordering = ("-prepared_at",)
+        indexes = (
+            models.Index(
+                fields=("-prepared_at",),
+                condition=Q(key_destroyed_at=None, retired_at__isnull=False),
+                name="enclave_key_to_destroy",
+            ),
+        )
         constraints = (
             models.UniqueConstraint(
                 fields=("round_id", "range_index"), condition=Q(retired_at=None), name="one_live_enclave_per_range"

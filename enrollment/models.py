@@ -24,7 +24,7 @@ class EnrolmentToken(models.Model):
         help_text="The revoked device that comes back with this token; empty: a new device.",
     )  # fmt: skip
     issued_by = models.CharField(max_length=200)
-    issued_at = models.DateTimeField()
+    issued_at = models.DateTimeField(db_index=True)
     expires_at = models.DateTimeField()
     used_at = models.DateTimeField(null=True, blank=True)
     used_by = models.ForeignKey(Device, null=True, blank=True, on_delete=models.PROTECT, related_name="tokens")
@@ -67,7 +67,7 @@ class EnrolmentAttempt(models.Model):
     signature_key = models.BinaryField()
     identity_fingerprint = models.BinaryField(max_length=32, help_text="Of the server identity key that signed E2.")
     wrapped_state = models.BinaryField(null=True)
-    expires_at = models.DateTimeField()
+    expires_at = models.DateTimeField(db_index=True)
     finish_digest = models.BinaryField(null=True, max_length=64)
     confirmation = models.BinaryField(null=True)
 

@@ -64,7 +64,16 @@ class Session(models.Model):
 
     class Meta:
         ordering = ("-challenged_at",)
-        indexes = (models.Index(fields=("state", "expires_at")),)
+        indexes = (
+            models.Index(fields=("state", "expires_at")),
+            models.Index(fields=("-challenged_at",), name="session_by_challenge"),
+            models.Index(fields=("expires_at",), condition=~Q(state=SessionState.ENDED), name="session_not_ended"),
+            models.Index(fields=("ended_at",), condition=Q(activated_at__isnull=False), name="session_by_end"),
+            models.Index(fields=("ended_at",), condition=Q(activated_at=None), name="session_never_answered"),
+            models.Index(
+                fields=("offer_expires_at",), condition=Q(offer_expires_at__isnull=False), name="session_offers"
+            ),
+        )
         constraints = (
             models.CheckConstraint(condition=Q(state__in=SessionState.values), name="session_state_known"),
             models.CheckConstraint(
@@ -120,7 +129,7 @@ class KeyRotationAttempt(models.Model):
     kem_key = models.BinaryField()
     signature_key = models.BinaryField()
     wrapped_state = models.BinaryField()
-    expires_at = models.DateTimeField()
+    expires_at = models.DateTimeField(db_index=True)
 
     def __str__(self) -> str:
         return f"key rotation {str(self.id)[:8]} of {self.device}"
@@ -143,7 +152,7 @@ class ReservedQkdKey(models.Model):
     request_digest = models.BinaryField(max_length=64, unique=True, help_text="Of Q1, which reserves one key.")
     key_id = models.UUIDField(unique=True)
     wrapped_key = models.BinaryField(null=True)
-    expires_at = models.DateTimeField()
+    expires_at = models.DateTimeField(db_index=True)
 
     def __str__(self) -> str:
         return f"QKD key {self.key_id} for {self.device}"

@@ -133,6 +133,7 @@ class ParticipationAdmin(ReadOnlyAdmin):
 
     status = state_column(stored_state, ordering="state")
 
+    ordering = ("-id",)  # by their round's age, near enough; names of another table cannot be read in order
     list_display = ("device", "round", "status", "reason", "submitted_at")
     list_filter = ("state", "reason", "round__federation")
     list_select_related = ("device", "round__federation")
@@ -155,6 +156,7 @@ class UpdateAdmin(ReadOnlyAdmin):
 
     short_manifest_digest = hex_column("manifest_digest", "Manifest digest")
 
+    ordering = ("-received_at",)
     list_display = ("participation", "sample_count", "blob_bytes", "short_manifest_digest", "received_at")
     list_select_related = ("participation__device", "participation__round__federation")
     search_fields = ("participation__device__name", "blob_digest")
@@ -177,6 +179,7 @@ class ModelVersionAdmin(ReadOnlyAdmin):
 
     short_digest = hex_column("digest", "Digest")
 
+    ordering = ("-created_at",)
     list_display = ("__str__", "accuracy", "size_bytes", "short_digest", "created_at", "evaluated_at")
     list_filter = ("federation",)
     list_select_related = ("federation",)
@@ -199,6 +202,7 @@ class ModelVersionAdmin(ReadOnlyAdmin):
 class PrivacyReleaseAdmin(ReadOnlyAdmin):
     """The ledger of noised models that left the enclave, published or not."""
 
+    ordering = ("-released_at",)
     list_display = ("__str__", "round", "version", "noise_multiplier", "epsilon_spent", "delta", "released_at")
     list_filter = ("federation",)
     list_select_related = ("federation", "round__federation", "version__federation")
@@ -213,6 +217,7 @@ class PrivacyReleaseAdmin(ReadOnlyAdmin):
 class RoundStepAdmin(ReadOnlyAdmin):
     """How long each step of each round took."""
 
+    ordering = ("-started_at",)
     list_display = ("round", "name", "started_at", "seconds")
     list_filter = ("name", "round__federation")
     list_select_related = ("round__federation",)

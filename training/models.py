@@ -88,7 +88,9 @@ class ModelVersion(models.Model):
     number = models.PositiveIntegerField()
     digest = models.BinaryField(max_length=32, help_text="BLAKE3 of the safetensors file.")
     size_bytes = models.PositiveBigIntegerField()
-    blob_digest = models.CharField(max_length=64, help_text="BLAKE3 of the encrypted blob, its name in the store.")
+    blob_digest = models.CharField(
+        max_length=64, db_index=True, help_text="BLAKE3 of the encrypted blob, its name in the store."
+    )
     blob_bytes = models.PositiveBigIntegerField()
     wrapped_content_key = models.BinaryField()
     provenance = models.BinaryField(null=True, help_text="The enclave's signed round result.")
@@ -98,10 +100,17 @@ class ModelVersion(models.Model):
     evaluated_at = models.DateTimeField(null=True, blank=True)
     evaluation_lease_expires_at = models.DateTimeField(null=True, blank=True)
     evaluation_error = models.CharField(max_length=500, blank=True)
-    created_at = models.DateTimeField()
+    created_at = models.DateTimeField(db_index=True)
 
     class Meta:
         ordering = ("federation", "-number")
+        indexes = (
+            models.Index(
+                fields=("federation",),
+                condition=Q(evaluated_at=None, evaluation_error=""),
+                name="version_not_evaluated",
+            ),
+        )
         constraints = (models.UniqueConstraint(fields=("federation", "number"), name="version_numbers_are_unique"),)
 
     def __str__(self) -> str:
@@ -177,7 +186,7 @@ class Round(models.Model):
     roster = models.BinaryField(help_text="Deterministic CBOR of the invited devices and their signature keys.")
     target_updates = models.PositiveIntegerField()
     submissions = models.PositiveIntegerField(default=0)
-    created_at = models.DateTimeField()
+    created_at = models.DateTimeField(db_index=True)
     opened_at = models.DateTimeField(null=True, blank=True)
     deadline_at = models.DateTimeField(null=True, blank=True)
     closed_at = models.DateTimeField(null=True, blank=True)
@@ -240,7 +249,7 @@ class PrivacyRelease(models.Model):
     noise_multiplier = models.FloatField()
     epsilon_spent = models.FloatField(help_text="By all releases up to and with this one, at delta.")
     delta = models.FloatField()
-    released_at = models.DateTimeField()
+    released_at = models.DateTimeField(db_index=True)
 
     class Meta:
         ordering = ("federation", "-number")
@@ -284,10 +293,15 @@ class Participation(models.Model):
     reason = models.CharField(max_length=200, blank=True)
     scores = models.JSONField(default=dict, blank=True)
     downloaded_at = models.DateTimeField(null=True, blank=True)
-    submitted_at = models.DateTimeField(null=True, blank=True)
+    submitted_at = models.DateTimeField(null=True, blank=True, db_index=True)
 
     class Meta:
         ordering = ("round", "device__name")
+        indexes = (
+            models.Index(
+                fields=("-id",), condition=Q(state=ParticipationState.REJECTED), name="participation_rejected"
+            ),
+        )
         constraints = (
             models.UniqueConstraint(fields=("round", "device"), name="one_part_per_device_and_round"),
             models.CheckConstraint(condition=Q(state__in=ParticipationState.values), name="participation_state_known"),
@@ -308,7 +322,7 @@ class Update(models.Model):
     blob_digest = models.CharField(max_length=64)
     blob_bytes = models.PositiveBigIntegerField()
     receipt = models.BinaryField()
-    received_at = models.DateTimeField()
+    received_at = models.DateTimeField(db_index=True)
 
     class Meta:
         ordering = ("participation",)
@@ -342,7 +356,7 @@ class RoundStep(models.Model):
 
     round = models.ForeignKey(Round, on_delete=models.CASCADE, related_name="steps")
     name = models.CharField(max_length=40)
-    started_at = models.DateTimeField()
+    started_at = models.DateTimeField(db_index=True)
     seconds = models.FloatField()
 
     class Meta:

@@ -1,5 +1,7 @@
 """What runs now, read in a number of queries that does not grow with federations, rounds or devices."""
 
+import functools
+import operator
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -7,8 +9,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Count, F, Max, QuerySet, Window
-from django.db.models.functions import RowNumber
+from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
 
 from audit.models import Event
 from devices.models import Device, DeviceState
@@ -17,7 +18,7 @@ from monitor.models import Incident, IncidentState
 from operator_admin.tones import tone_of
 from qflare_protocol.attestation.limits import left_open
 from qflare_site.console.plot import Plot, accuracy_plot
-from training.models import UNFINISHED, Federation, Participation, ParticipationState, Round, RoundState
+from training.models import UNFINISHED, Federation, Participation, ParticipationState, PrivacyRelease, Round, RoundState
 
 ROUNDS_SHOWN, REJECTIONS_SHOWN, EVENTS_SHOWN, FEDERATIONS_SHOWN, INCIDENTS_SHOWN = 10, 10, 15, 50, 10
 
@@ -111,13 +112,21 @@ def _federations(now: datetime) -> list[FederationView]:
 
 
 def _with_epsilon() -> QuerySet[Federation]:
-    return Federation.objects.annotate(epsilon_spent=Max("privacy_releases__epsilon_spent")).order_by("name")
+    """Return the federations with what their last release brought epsilon to, and the number of their last round."""
+    releases = PrivacyRelease.objects.filter(federation=OuterRef("pk")).order_by("-number")
+    rounds = Round.objects.filter(federation=OuterRef("pk")).order_by("-number")
+    return Federation.objects.annotate(
+        epsilon_spent=Subquery(releases.values("epsilon_spent")[:1]), last_round=Subquery(rounds.values("number")[:1])
+    ).order_by("name")
 
 
-def _last_rounds(federations: Iterable[Federation]) -> QuerySet[Round]:
-    """Return the last rounds of each federation, newest first, without the large columns."""
-    place = Window(RowNumber(), partition_by=F("federation_id"), order_by=F("number").desc())
-    last = Round.objects.filter(federation__in=list(federations)).annotate(place=place).filter(place__lte=ROUNDS_SHOWN)
+def _last_rounds(federations: Iterable[Any]) -> QuerySet[Round]:
+    """Return the last rounds of each federation, newest first, without the large columns; they are numbered through."""
+    begun = [federation for federation in federations if federation.last_round is not None]
+    if not begun:
+        return Round.objects.none()
+    shown_of = [Q(federation=one, number__gt=one.last_round - ROUNDS_SHOWN) for one in begun]
+    last = Round.objects.filter(functools.reduce(operator.or_, shown_of))
     shown = (
         "federation_id", "number", "state", "submissions", "deadline_at", "end_reason", "resulting_version__metrics",
     )  # fmt: skip
@@ -172,7 +181,7 @@ def _last_rejections() -> QuerySet[Participation]:
     rejected = Participation.objects.filter(state=ParticipationState.REJECTED)
     shown = ("reason", "device__name", "round__number", "round__federation__name")
     named = rejected.select_related("device", "round__federation").only(*shown)
-    return named.order_by("-round__created_at", "device__name")[:REJECTIONS_SHOWN]
+    return named.order_by("-id")[:REJECTIONS_SHOWN]
 
 
 def _enclave() -> EnclaveView | None:

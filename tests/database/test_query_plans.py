@@ -1,0 +1,163 @@
+"""On a large site no query of the API, the admin or a periodic task reads a whole table."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib import admin
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.test import Client
+from django.urls import NoReverseMatch, reverse
+from django.utils import timezone
+
+from audit.retention import archive_disclosures
+from audit.services import sequence_log
+from enclave import services as enclave
+from enclave.services import destroy_retired_keys
+from enrollment.services import delete_expired_attempts
+from sessions.archiving import sessions_to_archive
+from sessions.services import sweep_sessions
+from tests.database.large_site import LARGE, fill
+from tests.database.plans import SeqScan, scans_of
+from tests.database.roles import acting_as
+from tests.open_rounds import Submission, make_federation, prepare_here, started
+from tests.people import DjangoHttp, Person, enrol
+from training.models import ModelVersion, Round
+from training.services.tick import Dispatch, tick
+
+pytestmark = pytest.mark.django_db
+
+ACCEPTED = {
+    r'^SELECT COUNT\(\*\) AS "__count" FROM "\w+"$': "the number of all rows above a list, which an operator asked for",
+    r'^SELECT DISTINCT "\w+"\."(\w+)"( AS "\w+")? FROM "\w+" ORDER BY': "the values of a filter beside a list",
+    r'^SELECT "devices_device"."state" AS "state", COUNT': "how many devices are in each state, on the first page",
+    r"^SELECT DISTINCT DATE_TRUNC\(": "the years of a list's calendar",
+}
+"""Statements that need the whole table, each with the reason for which it may."""
+
+
+@dataclass(frozen=True)
+class LargeSite:
+    """A site with many rows and a round in which alice and carol take part."""
+
+    running: Round
+    alice: Person
+    carol: Person
+    home: Path
+
+
+@pytest.fixture(scope="module")
+def large(
+    roles: Any, django_db_setup: None, django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LargeSite]:
+    """Make it once, in a transaction around this module's tests."""
+    home = tmp_path_factory.mktemp("homes")
+    with django_db_blocker.unblock(), transaction.atomic(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(enclave, "start_enclave", prepare_here)
+        alice, carol, _ = [enrol(name, home / name) for name in ("alice", "carol", "dave")]
+        running = started(make_federation())
+        sequence_log()
+        fill()
+        yield LargeSite(running, alice, carol, home)
+        transaction.set_rollback(True)
+
+
+def refused(found: list[SeqScan]) -> list[str]:
+    """Return the scans that nothing accepts, each as its table and statement."""
+    return [
+        f"{scan.table}: {scan.sql.partition(' FROM ')[2] or scan.sql}"
+        for scan in dict.fromkeys(found)
+        if not any(re.match(accepted, scan.sql) for accepted in ACCEPTED)
+    ]
+
+
+def test_a_scan_would_be_found(large: LargeSite) -> None:
+    with scans_of(LARGE) as found:
+        list(ModelVersion.objects.filter(size_bytes=7))
+    assert [scan.table for scan in found] == ["training_modelversion"]
+
+
+def test_no_request_of_a_device_reads_a_whole_table(large: LargeSite) -> None:
+    federation = large.running.federation_id
+    with acting_as("web"), scans_of(LARGE) as found:
+        newcomer = enrol("newcomer", large.home / "newcomer")
+        line = large.alice.line()
+        line.ask("/api/work")
+        line.ask(f"/api/global_model?federation={federation}", method="GET", body=b"", content_type="")
+        assert Submission(large.running, large.alice).hand_in(line).status == 200
+        line.ask("/api/work")
+        session = large.carol.session()
+        session.rekey()
+        session.rotate_keys()
+        session.close()
+        newcomer.line()
+        http, digest = DjangoHttp(), ModelVersion.objects.get(rounds_from=large.running).blob_digest
+        assert http.send("GET", f"/api/blobs/{digest}").status_code == 200
+        assert http.send("GET", "/api/enclave/status").status_code == 200
+        http.send("GET", "/health")
+    assert refused(found) == []
+
+
+ADMINS = sorted(
+    (model._meta.app_label, model._meta.model_name) for model in admin.site._registry if model._meta.db_table in LARGE
+)
+
+
+@pytest.fixture
+def operator(large: LargeSite) -> Client:
+    """Return the browser of a superuser."""
+    client = Client()
+    user = User.objects.create_superuser("root", password="a long enough password")
+    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+    return client
+
+
+@pytest.mark.parametrize(("app", "model"), ADMINS)
+def test_no_page_of_the_admin_reads_a_whole_table(large: LargeSite, operator: Client, app: str, model: str) -> None:
+    with acting_as("web"), scans_of(LARGE) as found:
+        page = operator.get(reverse(f"admin:{app}_{model}_changelist"))
+        assert page.status_code == 200
+        row = page.context["cl"].result_list[0]
+        try:
+            detail = reverse(f"admin:{app}_{model}_change", args=[row.pk])
+        except NoReverseMatch:
+            detail = ""
+        if detail:
+            assert operator.get(detail).status_code == 200
+    assert refused(found) == []
+
+
+@pytest.mark.parametrize("page", ["/", "/status"])
+def test_no_page_of_the_console_reads_a_whole_table(large: LargeSite, operator: Client, page: str) -> None:
+    with acting_as("web"), scans_of(LARGE) as found:
+        operator.get(page)
+    assert refused(found) == []
+
+
+def _nothing(_: Any) -> None:
+    """Stands in for a worker."""
+
+
+def test_no_periodic_task_of_a_worker_reads_a_whole_table(large: LargeSite) -> None:
+    now = timezone.now()
+    with acting_as("worker"), scans_of(LARGE) as found:
+        sweep_sessions(now=now)
+        tick(Dispatch(_nothing, _nothing, _nothing, _nothing), now=now)
+        delete_expired_attempts(now=now)
+        destroy_retired_keys(now=now)
+        list(sessions_to_archive(now - timedelta(days=800))[:2000])
+    assert refused(found) == []
+
+
+def test_sequencing_and_erasing_read_no_whole_table(large: LargeSite, settings: Any) -> None:
+    settings.QFLARE_RETENTION = {"session_days": 1, "disclosure_days": 830}
+    settings.QFLARE_ARCHIVE_DIR = large.home / "archive"
+    with acting_as("audit"), scans_of(LARGE) as found:
+        sequence_log()
+        archive_disclosures(now=timezone.now())
+    assert refused(found) == []
