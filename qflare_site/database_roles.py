@@ -32,7 +32,7 @@ GRANTS: dict[str, tuple[str, str, str]] = {
     "keyring_datakey": ("SIU", "SIU", "SIU"),
     "keyring_kekrotation": ("S", "S", "S"),
     "keyring_escrowsplit": ("S", "S", "S"),
-    "devices_device": ("SIU", "S", ""),
+    "devices_device": ("SIU", "SU", ""),  # worker: the monitor suspends a device
     "devices_devicekey": ("SIU", "S", ""),
     "enrollment_enrolmenttoken": ("SIU", "S", ""),
     "enrollment_enrolmentattempt": ("SIU", "SD", ""),
@@ -53,6 +53,15 @@ GRANTS: dict[str, tuple[str, str, str]] = {
     "training_roundstep": ("S", "SIU", ""),
     "training_rangestep": ("SD", "SIUD", ""),
     "training_rangeoutput": ("SD", "SIUD", ""),
+    # Operators tune rules and work on incidents; the monitor, in the worker, does the rest.
+    "monitor_rulesetting": ("SIU", "SI", ""),
+    "monitor_incident": ("SU", "SIU", ""),
+    "monitor_sighting": ("S", "SIUD", ""),
+    "monitor_timelineentry": ("SI", "SI", ""),
+    "monitor_response": ("SU", "SIU", ""),
+    "monitor_notificationchannel": ("SIUD", "S", ""),
+    "monitor_delivery": ("SID", "SIUD", ""),
+    "monitor_monitorposition": ("S", "SIU", ""),
     "qflare_site_processheartbeat": ("S", "SIUD", "SIUD"),
     # Operators, their sessions and what they did in the admin.
     "auth_user": ("SIUD", "", ""),
