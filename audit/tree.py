@@ -1,5 +1,11 @@
 """The Merkle tree as the database keeps it: full tiles, and at the right edge entries and roots of tiles."""
 
+from collections.abc import Callable, Collection
+from functools import reduce
+from operator import or_
+
+from django.db.models import Q
+
 from audit.models import Entry, Tile
 from qflare_protocol import merkle
 from qflare_protocol.growing_tiles import GrowingTiles, subtree_root
@@ -28,7 +34,7 @@ def inclusion_proof(index: int, size: int) -> list[bytes]:
 
     Raises `ValueError` unless 0 <= index < size, `LookupError` if the log is shorter.
     """
-    return merkle.inclusion_proof(index, size, StoredTree(size).node)
+    return _from_stored_tree(size, lambda node: merkle.inclusion_proof(index, size, node))
 
 
 def consistency_proof(old_size: int, new_size: int) -> list[bytes]:
@@ -39,11 +45,26 @@ def consistency_proof(old_size: int, new_size: int) -> list[bytes]:
     """
     if old_size == 0 <= new_size:
         return []
-    return merkle.consistency_proof(old_size, new_size, StoredTree(new_size).node)
+    return _from_stored_tree(new_size, lambda node: merkle.consistency_proof(old_size, new_size, node))
+
+
+def _from_stored_tree(size: int, compute: Callable[[merkle.NodeLookup], list[bytes]]) -> list[bytes]:
+    """Run a computation twice: once to learn which tiles it looks at, then with these from at most three queries."""
+    places: set[tuple[int, int]] = set()
+
+    def note(level: int, index: int) -> bytes:
+        tile_level, height = divmod(level, TILE_HEIGHT)
+        places.add((tile_level, (index << height) // TILE_WIDTH))
+        return merkle.EMPTY_ROOT
+
+    compute(note)
+    stored = StoredTree(size)
+    stored.read(places)
+    return compute(stored.node)
 
 
 class StoredTree:
-    """Reads nodes of the tree of `size` leaves and keeps what it has read: a query for each tile that is looked at."""
+    """Reads tiles of the tree of `size` leaves, full ones and those at its right edge, and keeps them."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -59,27 +80,34 @@ class StoredTree:
     def hashes(self, level: int, index: int, start: int, stop: int) -> list[bytes]:
         """Return the hashes from `start` to before `stop` of a tile. Raises `LookupError` if the log is shorter."""
         if (level, index) not in self._tiles:
-            self._tiles[level, index] = self._read(level, index)
+            self.read({(level, index)})
         found = self._tiles[level, index][start:stop]
         if len(found) != stop - start:
             raise LookupError(f"the log does not reach hash {stop - 1} of tile {index} on level {level}")
         return found
 
-    def _read(self, level: int, index: int) -> list[bytes]:
-        if (index + 1) << (TILE_HEIGHT * (level + 1)) > self._size:
-            return [bytes(value) for value in edge_hashes(level, index)]
-        full = Tile.objects.filter(level=level, index=index).values_list("hashes", flat=True)
-        return split_hashes(b"".join(bytes(hashes) for hashes in full))
+    def read(self, places: Collection[tuple[int, int]]) -> None:
+        """Read tiles, given as (level, index), with a query for the full ones and one for each level of the edge."""
+        full = [(level, index) for level, index in places if self._is_full(level, index)]
+        self._tiles |= {(level, index): edge_hashes(level, index) for level, index in set(places) - set(full)}
+        if full:
+            wanted = reduce(or_, [Q(level=level, index=index) for level, index in full])
+            rows = Tile.objects.filter(wanted).values_list("level", "index", "hashes")
+            found = {(level, index): split_hashes(bytes(hashes)) for level, index, hashes in rows}
+            self._tiles |= {place: found.get(place, []) for place in full}
+
+    def _is_full(self, level: int, index: int) -> bool:
+        return (index + 1) << (TILE_HEIGHT * (level + 1)) <= self._size
 
 
 def edge_hashes(level: int, index: int) -> list[bytes]:
     """Return the hashes of a tile that is not full, from the entries or the tiles below it."""
     places = range(index * TILE_WIDTH, (index + 1) * TILE_WIDTH)
     if level == 0:
-        below = Entry.objects.filter(index__gte=places.start, index__lt=places.stop).order_by("index")
-        return list(below.values_list("leaf_hash", flat=True))
+        entries = Entry.objects.filter(index__gte=places.start, index__lt=places.stop).order_by("index")
+        return [bytes(leaf_hash) for leaf_hash in entries.values_list("leaf_hash", flat=True)]
     tiles = Tile.objects.filter(level=level - 1, index__gte=places.start, index__lt=places.stop).order_by("index")
-    return list(tiles.values_list("root", flat=True))
+    return [bytes(root) for root in tiles.values_list("root", flat=True)]
 
 
 def split_hashes(joined: bytes) -> list[bytes]:
