@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from django.conf import settings
 
 from qflare_site.environment import DEFAULTS
 from qflare_site.processes import commands
@@ -96,6 +97,11 @@ def test_an_image_copies_only_what_exists(dockerfile):
     text = (ROOT / "deploy" / dockerfile).read_text()
     for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", text, flags=re.MULTILINE):
         assert all((ROOT / source).exists() for source in sources.split()), sources
+
+
+def test_the_image_of_the_server_holds_every_app_of_the_house():
+    copied = set(re.findall(r"^COPY (\w+) ", (ROOT / "deploy" / "Dockerfile").read_text(), re.MULTILINE))
+    assert {app for app in settings.INSTALLED_APPS if (ROOT / app).is_dir()} <= copied
 
 
 def test_the_secrets_script_makes_every_file_that_compose_names_and_keeps_what_exists(tmp_path):
