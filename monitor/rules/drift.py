@@ -82,7 +82,7 @@ def _relative(rounds: Mapping[int, Mapping[uuid.UUID, Mapping[str, Any]]], read:
 def drifting_devices(event: Event, terms: Terms) -> Iterable[Finding]:
     """Find the devices of a completed round whose drift has reached the threshold."""
     rows = Participation.objects.filter(
-        round__federation_id=event.payload["federation_id"],
+        round__federation__name=event.payload["federation"],
         round__state=RoundState.COMPLETED,
         round__number__lte=event.payload["round_number"],
         round__number__gt=event.payload["round_number"] - MOST_ROUNDS,

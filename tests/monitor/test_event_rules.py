@@ -1,12 +1,13 @@
 """Which events each rule counts, about whom, and from when on."""
 
 import uuid
+from string import Formatter
 
 import pytest
 
-from audit.kinds import registered_kinds
+from audit.kinds import _SENTENCES, registered_kinds
 from monitor.apps import _KINDS
-from monitor.models import Incident
+from monitor.models import Incident, MonitorPosition
 from monitor.rules import RULES
 from monitor.rules.definition import ON_THE_DEVICE
 from monitor.terms import ACTOR
@@ -184,3 +185,13 @@ def test_what_the_monitor_does_is_no_sign_of_an_attack(scene):
         scene.event("request.refused", actor=ACTOR, device="alice", reason="request-not-authentic")
     assert scene.look() == []
     assert not Incident.objects.exists()
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES.values() if rule.kinds], ids=lambda rule: rule.name)
+def test_an_event_with_no_more_than_its_sentence_says_stops_no_rule(scene, rule):
+    """A rule that failed at one event would keep the monitor from every later one."""
+    for kind in rule.kinds:
+        members = {name for _, name, _, _ in Formatter().parse(_SENTENCES[kind]) if name}
+        scene.event(kind, **dict.fromkeys(members, 1))
+    scene.look()
+    assert MonitorPosition.objects.get().next_index >= len(rule.kinds)
