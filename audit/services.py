@@ -15,6 +15,7 @@ from audit.models import ERASED, Checkpoint, Event, WitnessSighting
 from audit.sequencing import BATCH, append_to_log, take_sequencer_lock
 from audit.tree import consistency_proof, inclusion_proof, root_at, tree_size
 from keyring.services import server_signer, server_verifier, server_verifiers
+from operator_admin.party import key_of
 from qflare_protocol import checkpoint as notes
 from qflare_protocol.audit_entry import SALT_BYTES, commitment, disclosure_bytes, encode_payload
 from qflare_protocol.errors import Refusal
@@ -39,13 +40,16 @@ CHECKPOINT_BUCKET_SECONDS = 300
 def record_event(kind: str, *, actor: str, payload: dict[str, Any], now: datetime | None = None) -> Event:
     """Write an event in the caller's transaction.
 
-    `actor` is "device:<name>", "operator:<name>" or "system". The payload is a small JSON object that
-    carries names beside ids and no secret. Raises `KeyError` for a kind that is not registered or a
-    payload without a member of its sentence, `ValueError` for values that are not JSON,
-    `Refusal("malformed-message")` for a payload the log cannot carry, `RuntimeError` outside a transaction.
+    `actor` is "device:<name>", "operator:<name>" or "system"; the key of a `Party` joins the payload as
+    `actor_id`. The payload is a small JSON object that carries names beside ids and no secret. Raises
+    `KeyError` for a kind that is not registered or a payload without a member of its sentence, `ValueError`
+    for values that are not JSON, `Refusal("malformed-message")` for a payload the log cannot carry,
+    `RuntimeError` outside a transaction.
     """
     if not connection.in_atomic_block:
         raise RuntimeError(f"the event {kind} has to be recorded in the transaction it tells of")
+    if actor_id := key_of(actor):
+        payload = {**payload, "actor_id": actor_id}
     describe(kind, payload)
     payload_bytes = encode_payload(json.loads(json.dumps(payload, allow_nan=False)))
     salt = os.urandom(SALT_BYTES)

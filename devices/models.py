@@ -9,6 +9,7 @@ from typing import ClassVar
 from django.db import models
 from django.db.models import Q
 
+from operator_admin.party import Party
 from qflare_protocol.cose import Verifier
 from qflare_protocol.device_keys import RegisteredKeys
 
@@ -51,7 +52,7 @@ class Device(models.Model):
     @property
     def actor(self) -> str:
         """How the audit log names this device."""
-        return f"device:{self.name}"
+        return Party("device", self.name, self.id)
 
     def key_sets(self, now: datetime) -> list["KeySet"]:
         """Return the key sets that are valid now, the current one first and those in their overlap after it."""

@@ -26,6 +26,7 @@ from unfold.enums import ActionVariant
 
 from operator_admin.base import ReadOnlyAdmin
 from operator_admin.forms import ConfirmationForm
+from operator_admin.party import Party
 from qflare_protocol.errors import Refusal
 
 CONFIRMED = "confirmed"
@@ -56,7 +57,7 @@ class Operation:
 
 def actor_of(request: HttpRequest) -> str:
     """Return how the audit log names the signed-in operator."""
-    return f"operator:{request.user.get_username()}"
+    return Party("operator", request.user.get_username(), request.user.pk)
 
 
 def on_one(operation: Operation) -> AdminView:

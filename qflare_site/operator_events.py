@@ -15,6 +15,7 @@ from django.http import HttpRequest
 
 from audit.kinds import register_kind
 from audit.services import record_event
+from operator_admin.party import Party
 from qflare_site.throttling import within_limit
 
 _KINDS = {
@@ -130,7 +131,7 @@ def _names(row: Model) -> dict[str, str]:
 
 
 def _actor(user: AbstractBaseUser) -> str:
-    return f"operator:{user.get_username()}"
+    return Party("operator", user.get_username(), user.pk)
 
 
 def _record(kind: str, actor: str, **payload: str) -> None:

@@ -192,7 +192,7 @@ def _what_was_proved(session: Session) -> dict[str, Any]:
 
 
 def _payload(session: Session) -> dict[str, str]:
-    return {"session_id": str(session.id), "device": session.device.name}
+    return {"session_id": str(session.id), "device": session.device.name, "device_id": str(session.device_id)}
 
 
 def _with_session_event(refusal: Refusal, session: Session) -> Refusal:

@@ -99,7 +99,7 @@ def encode_m1(person, device_id):
 
 def test_the_event_of_a_refused_handshake_tells_the_operator_what_the_caller_is_not_told(bob, mallory):
     challenge(bob, bob.handshake().request)
-    assert last_event().payload == {"device": "bob", "reason": "revoked device"}
+    assert last_event().payload == {"device": "bob", "reason": "revoked device", "actor_id": str(bob.device.id)}
     challenge(mallory, mallory.handshake().request)
     assert last_event().payload["reason"] == "unknown device"
 
@@ -160,7 +160,8 @@ def test_a_wrong_clock_is_answered_with_a_signed_server_time(alice):
         with nothing_changed("session.refused"):
             problem = assert_refused(challenge(alice, late.request), "clock-skew")
     event = Event.objects.first()
-    assert (event.actor, event.payload) == ("device:alice", {"device": "alice", "reason": "clock-skew"})
+    told = {"device": "alice", "reason": "clock-skew", "actor_id": str(alice.device.id)}
+    assert (event.actor, event.payload) == ("device:alice", told)
     signed = base64.urlsafe_b64decode(problem["signed_server_time"])
     assert read_server_time(alice.identity.identity, signed, bound_to=late.request) == NOON.timestamp()
     with pytest.raises(Refusal, match="invalid-signature"):

@@ -171,7 +171,7 @@ def test_an_operator_sets_a_policy_in_the_admin():
     assert answer.status_code == 302
     assert b"QKD required for ward: this holds from the next handshake on." in olga.get(answer["Location"]).content
     assert QkdPolicy.objects.get().policy == "required"
-    assert Event.objects.get().actor == "operator:olga"
+    assert Event.objects.get(kind="qkd_policy.changed").actor == "operator:olga"
 
 
 @pytest.mark.django_db
