@@ -46,6 +46,13 @@ class Stopwatch:
         """Return the median seconds of each action."""
         return {name: statistics.median(samples) for name, samples in self._samples.items()}
 
+    def percentiles(self, percent: float) -> dict[str, float]:
+        """Return the seconds that so many of a hundred runs of each action stayed within, by nearest rank."""
+        return {
+            name: sorted(samples)[max(0, math.ceil(percent / 100 * len(samples)) - 1)]
+            for name, samples in self._samples.items()
+        }
+
 
 def interleaved_medians(
     cases: Mapping[str, Callable[[], object]], *, repetitions: int, seconds_each: float = 3.0

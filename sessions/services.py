@@ -26,6 +26,7 @@ from sessions.qkd_keys import forget_qkd_keys, take_reserved_key
 from sessions.ready_keys import fresh_key_pair
 
 CHALLENGE_LIFETIME = timedelta(seconds=60)
+ENDED_AT_ONCE = 500  # expired sessions of one transaction, whose rows are locked until it ends
 KEPT_AFTER_END = timedelta(days=1)  # of an unanswered challenge: longer than M1 stays acceptable, so a replay is known
 
 
@@ -267,10 +268,12 @@ def _end(sessions: models.QuerySet[Session] | models.Manager[Session], reason: s
     )
 
 
-def _lock_sessions(sessions: models.QuerySet[Session] | models.Manager[Session]) -> list[uuid.UUID]:
+def _lock_sessions(
+    sessions: models.QuerySet[Session] | models.Manager[Session], at_most: int | None = None
+) -> list[uuid.UUID]:
     """Lock the sessions that have not ended, in a fixed order, and return their ids."""
     open_sessions = sessions.exclude(state=SessionState.ENDED).select_for_update(of=("self",)).order_by("id")
-    return list(open_sessions.values_list("id", flat=True))
+    return list(open_sessions.values_list("id", flat=True)[:at_most])
 
 
 def sweep_sessions(*, now: datetime) -> None:
@@ -280,7 +283,8 @@ def sweep_sessions(*, now: datetime) -> None:
 
     One transaction a step: held together, the rows of one step would be locked while the next waits for its own.
     """
-    _end_expired(now)
+    while _end_expired(now) == ENDED_AT_ONCE:
+        pass
     Session.objects.filter(activated_at=None, ended_at__lte=now - KEPT_AFTER_END).delete()
     _erase_old_offers(now)
     KeyRotationAttempt.objects.filter(expires_at__lte=now).delete()
@@ -296,13 +300,15 @@ def sweep_sessions(*, now: datetime) -> None:
 
 
 @transaction.atomic
-def _end_expired(now: datetime) -> None:
-    """End what has expired; a challenge that nobody answered was no session and makes no event."""
-    expired = Session.objects.filter(id__in=_lock_sessions(Session.objects.filter(expires_at__lte=now)))
+def _end_expired(now: datetime) -> int:
+    """End some of what has expired, and return how many; a challenge nobody answered was no session: no event."""
+    ids = _lock_sessions(Session.objects.filter(expires_at__lte=now), ENDED_AT_ONCE)
+    expired = Session.objects.filter(id__in=ids)
     over = list(expired.exclude(activated_at=None).select_related("device"))
     _end(expired, "expired", now)
     for session in over:
         record_event("session.ended", actor="system", payload=_payload(session) | {"reason": "expired"})
+    return len(ids)
 
 
 @transaction.atomic
