@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from audit.exporters import exported_files
 from audit.models import Checkpoint, Entry, Tile
 from audit.sequencing import last_hash
 from audit.services import log_origin
@@ -11,7 +12,7 @@ from audit.verification import verified_note
 from keyring.services import server_verifiers
 from qflare_protocol import log_tiles
 from qflare_protocol.checkpoint import format_verifier_key
-from qflare_protocol.log_tiles import CHECKPOINT_FILE, ENTRIES, KEY_FILE, TILE_WIDTH
+from qflare_protocol.log_tiles import CHECKPOINT_FILE, CHECKPOINTS_FILE, ENTRIES, KEY_FILE, KEYS_FILE, TILE_WIDTH
 from qflare_protocol.merkle import HASH_BYTES
 
 
@@ -29,7 +30,10 @@ def export_log(head: Checkpoint, folder: Path) -> None:
     for level in log_tiles.tile_levels(head.size)[1:]:
         for index, width in log_tiles.tiles(head.size, level):
             _write(folder / log_tiles.tile_path(level, index, width), _tile_bytes(level, index, width))
-    _write_key(folder, head)
+    for path, content in exported_files():
+        _write(folder / path, content)
+    _write_notes(folder, head)
+    _write_keys(folder, head)
     (folder / CHECKPOINT_FILE).write_text(head.note, encoding="utf-8")
 
 
@@ -55,10 +59,21 @@ def _tile_bytes(level: int, index: int, width: int) -> bytes:
     return joined[: width * HASH_BYTES]
 
 
-def _write_key(folder: Path, head: Checkpoint) -> None:
-    origin = log_origin()
-    verifier, _ = verified_note(head.note, origin, server_verifiers("log"))
+def _write_notes(folder: Path, head: Checkpoint) -> None:
+    """Write every note that was ever signed up to the current one, one behind the other."""
+    notes = Checkpoint.objects.filter(id__lte=head.pk).order_by("id").values_list("note", flat=True)
+    with (folder / CHECKPOINTS_FILE).open("w", encoding="utf-8") as file:
+        for note in notes.iterator(chunk_size=1000):
+            file.write(note)
+
+
+def _write_keys(folder: Path, head: Checkpoint) -> None:
+    """Write the key that signed the head, and all keys up to it, the first one first."""
+    origin, keys = log_origin(), server_verifiers("log")
+    verifier, _ = verified_note(head.note, origin, keys)
     (folder / KEY_FILE).write_text(format_verifier_key(origin, verifier) + "\n", encoding="utf-8")
+    lines = [format_verifier_key(origin, key) + "\n" for key in reversed(keys[keys.index(verifier) :])]
+    (folder / KEYS_FILE).write_text("".join(lines), encoding="utf-8")
     about = {"origin": origin, "size": head.size, "key_fingerprint": verifier.fingerprint.hex()}
     (folder / "export.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 

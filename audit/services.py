@@ -104,11 +104,14 @@ def issue_checkpoint(now: datetime | None = None) -> Checkpoint | None:
         if not take_sequencer_lock(now):
             return None
         size, last = tree_size(), current_checkpoint()
-        unchanged = last is not None and last.size == size and _bucket(last.created_at) == _bucket(now)
+        unchanged = last is not None and last.size == size and _bucket(last.created_at) >= _bucket(now)
         return None if size == 0 or unchanged else _sign(size, root_at(size), now)
 
 
 def _sign(size: int, root: bytes, now: datetime) -> Checkpoint:
+    """Sign the log; a clock that was set back does not make a checkpoint older than the one before it."""
+    last = current_checkpoint()
+    now = now if last is None else max(now, last.created_at)
     head = notes.Checkpoint(log_origin(), size, root)
     note = notes.sign_checkpoint(server_signer("log"), head, int(now.timestamp()))
     return Checkpoint.objects.create(size=size, root=root, note=note, created_at=now)

@@ -3,7 +3,8 @@
 `checkpoint` is the signed note, `tile/<L>/<N>` hold up to 256 hashes of 32 bytes of tree level 8 L,
 `tile/entries/<N>` up to 256 entries, each behind its length as 16 bits big-endian, `disclosures/<N>` what
 these commit to, in the same frames, empty where it was erased. The last tile of a level may be partial
-and is then named `<N>.p/<width>`. `log.vkey` is the signed-note verifier key.
+and is then named `<N>.p/<width>`. `checkpoints` holds all signed notes in their order, `log.vkey` the signed-note
+verifier key that made the last one, and `log.vkeys` all keys there were, the first one first.
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,9 @@ from qflare_protocol.errors import Refusal
 TILE_WIDTH = 256
 TILE_HEIGHT = 8
 CHECKPOINT_FILE = "checkpoint"
+CHECKPOINTS_FILE = "checkpoints"
 KEY_FILE = "log.vkey"
+KEYS_FILE = "log.vkeys"
 ENTRIES = "entries"
 DISCLOSURES = "disclosures"
 

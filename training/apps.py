@@ -31,9 +31,11 @@ class TrainingConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        from audit.exporters import register_exporter
         from audit.kinds import register_kind
         from keyring.columns import Scope, register_wrapped_column
         from training.models import ModelVersion
+        from training.provenance_export import export_results
 
         register_wrapped_column(
             ModelVersion,
@@ -43,3 +45,4 @@ class TrainingConfig(AppConfig):
         )
         for kind, sentence in _KINDS.items():
             register_kind(kind, sentence)
+        register_exporter(export_results)

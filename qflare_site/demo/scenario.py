@@ -127,7 +127,7 @@ class Scenario:
         export, key = self._folder / "log-export", self._folder / "log.vkey"
         call_command("audit_export", str(export), stdout=io.StringIO())
         key.write_text(log_verifier_key() + "\n")
-        command = [sys.executable, "-m", "qflare_protocol.log_verifier", str(export), "--key", str(key)]
+        command = [sys.executable, "-m", "verifier.qflare_verify", str(export), "--key", str(key)]
         verifier = subprocess.run(command, cwd=settings.BASE_DIR, capture_output=True, text=True, check=False)  # noqa: S603
         return verifier.returncode == 0, Entry.objects.count(), (verifier.stdout + verifier.stderr).strip()
 

@@ -15,10 +15,10 @@ NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 register_kind("test.happened", "Number {number} happened")
 
 
-def record(number: int = 0, **changes: object) -> Event:
+def record(number: int = 0, moment: datetime | None = None, **changes: object) -> Event:
     """Record one event in a transaction of its own."""
     with transaction.atomic():
-        moment = NOW + timedelta(seconds=number)
+        moment = moment or NOW + timedelta(seconds=number)
         return services.record_event("test.happened", actor="system", payload={"number": number, **changes}, now=moment)
 
 
@@ -29,7 +29,7 @@ def make_log(db: None) -> Callable[[int], None]:
     def make(size: int) -> None:
         with transaction.atomic():
             for number in range(size):
-                record(number)
+                record(number, NOW + timedelta(milliseconds=number))
         services.sequence_log(NOW)
 
     return make

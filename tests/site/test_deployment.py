@@ -129,7 +129,7 @@ def test_every_requirement_is_pinned_and_explained(name):
 
 def test_the_console_scripts_are_declared():
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    assert scripts == {"qflare-edge": "edge_client.cli:main", "qflare-verify": "qflare_protocol.log_verifier:main"}
+    assert scripts == {"qflare-edge": "edge_client.cli:main", "qflare-verify": "verifier.qflare_verify:main"}
 
 
 def test_the_continuous_integration_entry_is_executable():

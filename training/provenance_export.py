@@ -1,0 +1,36 @@
+"""The enclaves' signed round results, for an auditor's export of the log."""
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from enclave.models import EnclaveInstance
+from qflare_protocol.attestation.evidence import SIGNATURE_ALGORITHM
+from qflare_protocol.cose import unverified_payload
+from qflare_protocol.encoding import encode
+from qflare_protocol.errors import Refusal
+from qflare_protocol.fields import bytes_field
+from qflare_protocol.round_result import MAX_BYTES, PURPOSE, result_digest
+from training.models import ModelVersion
+
+
+def export_results() -> Iterator[tuple[PurePosixPath, bytes]]:
+    """Yield `results/<digest>`: the CBOR list of the signed result, both keys of its enclave, and their algorithm.
+
+    The digest is the one by which the log's entry `round.completed` names the result (protocol section 12).
+    """
+    for version in ModelVersion.objects.exclude(provenance=None).order_by("id").iterator(chunk_size=10):
+        signed = bytes(version.provenance or b"")
+        instance = EnclaveInstance.objects.filter(key_id=_enclave_of(signed)).first()
+        if instance is None:
+            continue
+        keys = [bytes(instance.hpke_public_key), bytes(instance.result_public_key)]
+        content = encode([signed, *keys, SIGNATURE_ALGORITHM])
+        yield PurePosixPath("results", result_digest(signed).hex()), content
+
+
+def _enclave_of(signed: bytes) -> bytes:
+    """Return the key id that a result names; none where the row was damaged, which the verifier then tells."""
+    try:
+        return bytes_field(unverified_payload(signed, purpose=PURPOSE, maximum_bytes=MAX_BYTES), "enclave_key_id", 32)
+    except Refusal:
+        return b""
