@@ -4,7 +4,7 @@ import hmac
 import json
 import os
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import connection, transaction
@@ -16,8 +16,10 @@ from audit.sequencing import BATCH, append_to_log, take_sequencer_lock
 from audit.tree import consistency_proof, inclusion_proof, root_at, tree_size
 from keyring.services import server_signer, server_verifier, server_verifiers
 from operator_admin.party import key_of
+from keyring.services import rotate_server_key, server_signer, server_verifier, server_verifiers
 from qflare_protocol import checkpoint as notes
 from qflare_protocol.audit_entry import SALT_BYTES, commitment, disclosure_bytes, encode_payload
+from qflare_protocol.cose import Signer
 from qflare_protocol.errors import Refusal
 
 __all__ = [
@@ -29,12 +31,14 @@ __all__ = [
     "log_origin",
     "log_verifier_key",
     "record_event",
+    "rotate_log_key",
     "sequence_events",
     "sequence_log",
     "witness_checkpoint",
 ]
 
 CHECKPOINT_BUCKET_SECONDS = 300
+_NEVER_ERASED = "log.key_rotated"  # without it nobody could follow from one key of the log to the next
 
 
 def record_event(kind: str, *, actor: str, payload: dict[str, Any], now: datetime | None = None) -> Event:
@@ -108,12 +112,12 @@ def issue_checkpoint(now: datetime | None = None) -> Checkpoint | None:
         return None if size == 0 or unchanged else _sign(size, root_at(size), now)
 
 
-def _sign(size: int, root: bytes, now: datetime) -> Checkpoint:
+def _sign(size: int, root: bytes, now: datetime, signer: Signer | None = None) -> Checkpoint:
     """Sign the log; a clock that was set back does not make a checkpoint older than the one before it."""
     last = current_checkpoint()
     now = now if last is None else max(now, last.created_at)
     head = notes.Checkpoint(log_origin(), size, root)
-    note = notes.sign_checkpoint(server_signer("log"), head, int(now.timestamp()))
+    note = notes.sign_checkpoint(signer or server_signer("log"), head, int(now.timestamp()))
     return Checkpoint.objects.create(size=size, root=root, note=note, created_at=now)
 
 
@@ -137,11 +141,11 @@ def log_verifier_key() -> str:
 def erase_disclosures(event_ids: Sequence[int], *, reason: str, actor: str, now: datetime | None = None) -> int:
     """Erase who and what of events that are in the log; return how many. Entries and proofs stay as they are.
 
-    Events that wait for the sequencer, and those erased already, are left alone.
+    Events that wait for the sequencer, those erased already, and rotations of the log's key are left alone.
     """
     now = now or timezone.now()
     with transaction.atomic():
-        rows = Event.objects.filter(id__in=event_ids, sequenced=True, erased_at=None)
+        rows = Event.objects.filter(id__in=event_ids, sequenced=True, erased_at=None).exclude(kind=_NEVER_ERASED)
         erased = rows.update(actor=ERASED, payload={}, payload_bytes=b"", salt=b"", erased_at=now)
         if erased:
             record_event("log.disclosures_erased", actor=actor, payload={"count": erased, "reason": reason}, now=now)
@@ -168,6 +172,30 @@ def witness_checkpoint(device_name: str, size: int, root: bytes, now: datetime |
             record_event("log.fork_reported", actor=f"device:{device_name}", payload=payload, now=now)
     if not consistent:
         raise Refusal("log-inconsistent", "The checkpoint you have seen is not part of this log; tell the operator.")
+
+
+def rotate_log_key(*, reason: str, actor: str, now: datetime | None = None) -> bytes:
+    """Replace the key that signs checkpoints and return the fingerprint of the new one.
+
+    The log tells of it itself: `log.key_rotated` is the last entry that the old key signs, and the new key signs
+    the same tree right after it. The old key also signs its successor, for devices, and is destroyed. Raises
+    `Refusal("conflict")` without a reason, while the sequencer is at work, or beyond 32 rotations.
+    """
+    now = now or timezone.now()
+    if not reason.strip():
+        raise Refusal("conflict", "State the reason for this change; it is kept in the audit log.")
+    sequence_log(now)
+    with transaction.atomic():
+        if not take_sequencer_lock(now):
+            raise Refusal("conflict", "The log is being written at this moment; try again.")
+        old_signer = server_signer("log")
+        old, new = rotate_server_key("log", notes.ALGORITHM, now=now)
+        payload = {"old": old.fingerprint.hex(), "new": new.fingerprint.hex(), "reason": reason.strip()}
+        event = record_event("log.key_rotated", actor=actor, payload=payload, now=now)
+        size, root = append_to_log([(event.pk, event.occurred_at, event.kind, bytes(event.commitment))])
+        last = _sign(size, root, now, old_signer)
+        _sign(size, root, last.created_at + timedelta(seconds=1))
+    return new.fingerprint
 
 
 def _is_part_of_the_log(size: int, root: bytes) -> bool:

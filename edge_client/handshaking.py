@@ -20,7 +20,12 @@ from qflare_protocol.device_keys import DeviceKeys
 from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import bytes_field
 from qflare_protocol.handshake import ClientHandshake, EstablishedSession, SeenCheckpoint
-from qflare_protocol.identity_succession import MAX_STATEMENT_BYTES, MAX_STATEMENTS, follow_succession
+from qflare_protocol.identity_succession import (
+    MAX_STATEMENT_BYTES,
+    MAX_STATEMENTS,
+    follow_log_succession,
+    follow_succession,
+)
 from qflare_protocol.merkle import verify_consistency
 from qflare_protocol.qkd import QkdUnavailable, QkdUse
 from qflare_protocol.qkd.etsi014 import QkdKey
@@ -132,22 +137,25 @@ class Handshaker:
         seen = self._memory.state.checkpoint
         try:
             qkd = self._qkd_key(keys)
-            terms = self._established(keys, seen, qkd)
+            terms, log_succession = self._established(keys, seen, qkd)
         except Refusal as refusal:
             raise UnvouchedRefusal(refusal.code, refusal.detail) from refusal
         self._clock_offset += terms.clock_offset
-        self._witness(terms, seen)
+        self._witness(terms, seen, log_succession)
         log.info("session_opened", session=terms.session_id.hex()[:8], suite=terms.suite, qkd=qkd is not None)
         return OpenedSession(terms, keys)
 
-    def _established(self, keys: DeviceKeys, seen: SeenCheckpoint | None, qkd: QkdKey | None) -> EstablishedSession:
+    def _established(
+        self, keys: DeviceKeys, seen: SeenCheckpoint | None, qkd: QkdKey | None
+    ) -> tuple[EstablishedSession, list[bytes]]:
+        """Return the session, and what leads from one key of the server's log to the next."""
         identity, now = self._keeper.identity, self.server_time()
         handshake = ClientHandshake(identity.device_id, keys, identity.identity, now=now, checkpoint=seen, qkd=qkd)
         answer = self._post_signed("/api/challenge", handshake.request)
         session_id, ciphertext, confirmation = handshake.respond(bytes_field(answer, "answer"), succession_of(answer))
         message = {"session_id": session_id, "ciphertext": ciphertext, "confirmation": confirmation}
         confirmed = self._http.post_cbor("/api/authenticate", message)
-        return handshake.establish(bytes_field(confirmed, "confirmation"))
+        return handshake.establish(bytes_field(confirmed, "confirmation")), succession_of(answer, "log_succession")
 
     def _post_signed(self, path: str, request: bytes) -> dict[str, Any]:
         """Post a signed message; a refusal for its time comes as `_WrongClock` with the server's signed time."""
@@ -196,14 +204,14 @@ class Handshaker:
             raise QkdUnavailable("This device has no key management entity.")
         return _key_named(kme.dec_keys(notice.sae_id, [notice.key_id]), notice.key_id)
 
-    def _witness(self, terms: EstablishedSession, seen: SeenCheckpoint | None) -> None:
+    def _witness(self, terms: EstablishedSession, seen: SeenCheckpoint | None, succession: list[bytes]) -> None:
         """Demand that the server's log extends the one seen last. Raises `Refusal("log-inconsistent")`."""
         if terms.checkpoint is None:
             if seen is not None:
                 raise Refusal("log-inconsistent", "The server shows no checkpoint, but this device has seen one.")
             return
         identity = self._keeper.identity
-        verifier = Verifier(LOG_SIGNATURE_ALGORITHM, identity.log_key)
+        verifier = follow_log_succession(Verifier(LOG_SIGNATURE_ALGORITHM, identity.log_key), succession)
         signed = verify_checkpoint(terms.checkpoint, verifier, identity.log_origin)
         current, age_seconds = signed.checkpoint, self.server_time() - signed.timestamp
         if age_seconds > SILENT_LOG_SECONDS:
@@ -216,6 +224,7 @@ class Handshaker:
             except Refusal as refusal:
                 detail = f"The server's log does not extend the {seen.size} entries this device has seen."
                 raise Refusal("log-inconsistent", detail) from refusal
+        self._keeper.pin_log(verifier.public)
         self._memory.remember(checkpoint=SeenCheckpoint(current.size, current.root))
 
 
@@ -233,9 +242,9 @@ def _require_engines(suite_name: str) -> None:
     pqc.signature(suite.signature)
 
 
-def succession_of(answer: dict[str, Any]) -> list[bytes]:
-    """Return the identity succession beside a signed answer. Raises `Refusal("malformed-message")`."""
-    steps = answer.get("succession", [])
+def succession_of(answer: dict[str, Any], member: str = "succession") -> list[bytes]:
+    """Return the succession of identity or log keys beside a signed answer. Raises `Refusal("malformed-message")`."""
+    steps = answer.get(member, [])
     if not isinstance(steps, list) or len(steps) > MAX_STATEMENTS:
         raise Refusal("malformed-message", "The identity succession must be a short list.")
     if not all(isinstance(step, bytes) and len(step) <= MAX_STATEMENT_BYTES for step in steps):

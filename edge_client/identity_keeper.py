@@ -19,6 +19,11 @@ class IdentityKeeper:
         if server != self.identity.identity:
             self._change(replace(self.identity, identity=server))
 
+    def pin_log(self, key: bytes) -> None:
+        """Pin the successor of the log's key; the pinned one itself changes nothing."""
+        if key != self.identity.log_key:
+            self._change(replace(self.identity, log_key=key))
+
     def keep_next_keys(self, keys: DeviceKeys) -> None:
         """Keep new keys before their registration begins."""
         self._change(replace(self.identity, next_keys=keys))

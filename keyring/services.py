@@ -2,7 +2,7 @@
 
 import uuid
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.db import IntegrityError, transaction
 from django.utils import timezone
@@ -82,7 +82,8 @@ def rotate_server_key(purpose: str, algorithm: str, *, now: datetime) -> tuple[V
     old.retired_at, old.wrapped_private = now, None
     old.save(update_fields=("retired_at", "wrapped_private"))
     succession = make_succession(old_signer, new_signer, rotated_at=int(now.timestamp()))
-    _insert_key(purpose, algorithm, pair, now=now, predecessor=old, succession=succession)
+    made_at = max(now, old.created_at + timedelta(microseconds=1))  # keys are ordered by it, whatever the clock does
+    _insert_key(purpose, algorithm, pair, now=made_at, predecessor=old, succession=succession)
     return old_signer.verifier, new_signer.verifier
 
 
@@ -102,6 +103,12 @@ def identity_succession(pinned: bytes, current: Verifier) -> list[bytes]:
         origin = successors[origin.id]
         statements.append(bytes(origin.succession))
     return statements
+
+
+def log_succession() -> list[bytes]:
+    """Return the statements that lead from the log's first key to its current one; none before a rotation."""
+    successors = ServerKey.objects.filter(purpose=KeyPurpose.LOG).exclude(succession=None).order_by("created_at")
+    return [bytes(statement) for statement in successors.values_list("succession", flat=True) if statement]
 
 
 def _current_key(purpose: str, algorithm: str) -> ServerKey:

@@ -60,6 +60,19 @@ def follow_succession(pinned: Verifier, statements: Sequence[bytes]) -> Verifier
     return identity
 
 
+def follow_log_succession(pinned: Verifier, statements: Sequence[bytes]) -> Verifier:
+    """Return the log key to which the statements lead; they begin at the log's first key, wherever the pin stands.
+
+    Raises `Refusal("server-not-authenticated")` for a chain that does not hold from the pinned key on.
+    """
+    if len(statements) > MAX_STATEMENTS:
+        raise _not_authenticated(f"The log's key has more than {MAX_STATEMENTS} successors.")
+    for number, statement in enumerate(statements):
+        if _succession_members(statement).get("predecessor_key") == pinned.public:
+            return follow_succession(pinned, statements[number:])
+    return pinned
+
+
 def resolve_identity(fingerprint: bytes, identity: Verifier, statements: Sequence[bytes]) -> Verifier:
     """Return `identity` when the pinned fingerprint is its own or leads to it: for a token, which pins no key.
 

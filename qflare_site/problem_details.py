@@ -109,32 +109,32 @@ def _record(refusal: Refusal, request: Request) -> None:
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
-    """Answer what Django refuses before any view: a problem under /api/, a page elsewhere."""
+    """Answer what Django refuses before any view: a problem under /api/ and /log/, a page elsewhere."""
     if _is_api(request):
         return problem_response(as_refusal(exception) or Refusal("malformed-message", "The request is not acceptable."))
     return defaults.bad_request(request, exception)
 
 
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponseBase:
-    """Answer 403: a problem under /api/, a page elsewhere."""
+    """Answer 403: a problem under /api/ and /log/, a page elsewhere."""
     if _is_api(request):
         return problem_response(Refusal("permission-denied", "The caller is not permitted to do this."))
     return defaults.permission_denied(request, exception)
 
 
 def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:
-    """Answer 404: a problem under /api/, a page elsewhere."""
+    """Answer 404: a problem under /api/ and /log/, a page elsewhere."""
     if _is_api(request):
         return problem_response(Refusal("not-found", "No endpoint of the API has this address."))
     return defaults.page_not_found(request, exception)
 
 
 def server_error(request: HttpRequest) -> HttpResponseBase:
-    """Answer 500: a problem under /api/ that tells nothing about the failure, a page elsewhere."""
+    """Answer 500: a problem under /api/ and /log/ that tells nothing of the failure, a page elsewhere."""
     if _is_api(request):
         return problem_response(Refusal("internal-error", "The failure is recorded; try again later."))
     return defaults.server_error(request)
 
 
 def _is_api(request: HttpRequest) -> bool:
-    return request.path_info.startswith("/api/")
+    return request.path_info.startswith(("/api/", "/log/"))

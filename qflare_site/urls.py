@@ -16,6 +16,7 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("health", health.health, name="health"),
     path("health/live", health.live, name="health-live"),
+    path("log/", include("audit.urls")),
     path("api/schema", SpectacularAPIView.as_view(), name="schema"),
     *(path("api/", include(f"{app}.urls")) for app in ("enrollment", "sessions", "training", "enclave")),
 ]

@@ -7,6 +7,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from devices.media_types import CborView
+from keyring.services import log_succession
 from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import bytes_field, require_map
 from qflare_protocol.key_rotation import RotationRequest
@@ -33,7 +34,9 @@ class ChallengeView(CborView):
     def post(self, request: Request) -> Response:
         message = require_map(request.data, _CHALLENGE, "challenge message")
         answer = challenge_device(bytes_field(message, "request"), now=timezone.now())
-        return Response({"answer": answer.message, "succession": answer.succession})
+        rotated = log_succession()
+        more = {"log_succession": rotated} if rotated else {}
+        return Response({"answer": answer.message, "succession": answer.succession} | more)
 
 
 class AuthenticateView(CborView):

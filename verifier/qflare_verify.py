@@ -737,7 +737,7 @@ class Heads:
     def __init__(self, notes: Iterator[Note], name: str, origin: str, keys: Sequence[Key], findings: Findings) -> None:
         self._notes, self._name, self._origin, self._findings = notes, name, origin, findings
         self._keys, self._at = keys, 0
-        self._successor_from: int | None = None
+        self._successors: list[int] = []
         self.span, self.checked, self.last = Span(), 0, None  # type: tuple[Span, int, Note | None]
         self.waiting: Note | None = self._next()
 
@@ -759,12 +759,12 @@ class Heads:
 
     def rotate(self, index: int, old: str, new: str) -> None:
         """Take note that entry `index` names the next key. Raises `Problem` for other keys than the export's."""
-        following = self._keys[self._at + 1] if self._at + 1 < len(self._keys) else None
-        stated = (self.key.fingerprint.hex(), following.fingerprint.hex() if following else "")
-        if (old, new) != stated or self._successor_from is not None:
+        at = self._at + len(self._successors)
+        stated = [key.fingerprint.hex() for key in self._keys[at : at + 2]]
+        if [old, new] != stated:
             sentence = f"Entry {index} replaces the key {old[:16]} by {new[:16]}, which log.vkeys does not have so"
             raise Problem("another-key", f"{sentence}.")
-        self._successor_from = index
+        self._successors.append(index)
 
     def check(self, root: bytes) -> None:
         """Check the waiting checkpoint against the root at its size. Raises `Problem`."""
@@ -778,8 +778,11 @@ class Heads:
         if signed.root != root:
             raise self._another_root(place, note)
         self._check_time(place, signed)
-        if self._successor_from is not None and note.size > self._successor_from:
-            self._at, self._successor_from = self._at + 1, None
+        if self._successors and note.size > self._successors[0]:
+            self._at += 1
+            if note.size > self._successors.pop(0) + 1:
+                sentence = "covers more than the entry that names the next key, and is signed by the one before"
+                raise Problem("another-key", f"{place} {sentence}.")
         self.last, self.checked, self.span = signed, self.checked + 1, Span()
         self.waiting = self._next()
 

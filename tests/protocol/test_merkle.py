@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qflare_protocol import merkle
+from qflare_protocol import log_tiles, merkle
 from qflare_protocol.errors import Refusal
 
 VECTORS = Path(os.environ.get("QFLARE_VECTORS", Path(__file__).parents[3] / "shared" / "vectors")) / "merkle"
@@ -79,14 +79,65 @@ def test_consistency_vectors(path: Path) -> None:
     assert refused(merkle.verify_consistency, *arguments) == case["wantErr"]
 
 
-def test_a_real_tiled_log_has_the_root_its_checkpoint_states() -> None:
-    tile = VECTORS / "log" / "tile" / "0" / "000.p" / "15"
-    if not tile.exists():
+@pytest.fixture
+def tiled_log() -> Path:
+    """Return transparency-dev/tessera's test log of 15 entries, made by code of theirs."""
+    if not (VECTORS / "log").is_dir():
         pytest.skip(f"vectors are not at {VECTORS}")
-    data = tile.read_bytes()
-    stated = (VECTORS / "log" / "checkpoint.15").read_text().split("\n")[2]
-    hashes = [data[at : at + 32] for at in range(0, len(data), 32)]
-    assert merkle.root_from_leaves(hashes) == from_base64(stated)
+    return VECTORS / "log"
+
+
+def tiled_leaves(log: Path, width: int) -> list[bytes]:
+    """Return the leaf hashes of its first entries, computed from the entries."""
+    bundle = (log / "tile" / "entries" / "000.p" / str(width)).read_bytes()
+    return [merkle.leaf_hash(entry) for entry in log_tiles.split_bundle(bundle, width)]
+
+
+def stated_root(log: Path, size: int) -> bytes:
+    origin, stated, root = (log / f"checkpoint.{size}").read_text().split("\n")[:3]
+    assert origin and stated == str(size)
+    return from_base64(root)
+
+
+@pytest.mark.parametrize("size", range(2, 16))
+def test_a_tiled_log_of_others_is_read_and_has_the_roots_that_its_checkpoints_state(tiled_log: Path, size: int) -> None:
+    tile = (tiled_log / "tile" / "0" / "000.p" / str(size)).read_bytes()
+    assert b"".join(tiled_leaves(tiled_log, size)) == tile
+    assert merkle.root_from_leaves(tiled_leaves(tiled_log, size)) == stated_root(tiled_log, size)
+
+
+def test_its_empty_log_has_the_root_of_nothing(tiled_log: Path) -> None:
+    assert stated_root(tiled_log, 0) == merkle.EMPTY_ROOT
+
+
+def test_its_checkpoints_are_proved_to_continue_each_other_and_no_other_log(tiled_log: Path) -> None:
+    growing, nodes = merkle.CompactTree(), {}
+    for leaf in tiled_leaves(tiled_log, 15):
+        nodes |= {(node.level, node.index): node.hash for node in growing.append(leaf)}
+    for old in range(1, 15):
+        proof = merkle.consistency_proof(old, 15, lambda level, index: nodes[level, index])
+        roots = stated_root(tiled_log, old), stated_root(tiled_log, 15)
+        merkle.verify_consistency(old, roots[0], 15, roots[1], proof)
+        assert refused(merkle.verify_consistency, old, bytes(32), 15, roots[1], proof)
+        assert refused(merkle.verify_consistency, old, roots[0], 15, stated_root(tiled_log, 14), proof)
+
+
+def test_its_entries_are_proved_to_be_in_it_and_changed_ones_not(tiled_log: Path) -> None:
+    leaves, growing, nodes = tiled_leaves(tiled_log, 15), merkle.CompactTree(), {}
+    for leaf in leaves:
+        nodes |= {(node.level, node.index): node.hash for node in growing.append(leaf)}
+    for index, leaf in enumerate(leaves):
+        proof = merkle.inclusion_proof(index, 15, lambda level, at: nodes[level, at])
+        merkle.verify_inclusion(leaf, index, 15, proof, stated_root(tiled_log, 15))
+        assert refused(merkle.verify_inclusion, merkle.leaf_hash(b"x"), index, 15, proof, stated_root(tiled_log, 15))
+        assert refused(merkle.verify_inclusion, leaf, index, 15, proof, stated_root(tiled_log, 14))
+
+
+def test_a_cut_bundle_of_it_is_refused(tiled_log: Path) -> None:
+    bundle = (tiled_log / "tile" / "entries" / "000.p" / "15").read_bytes()
+    for damaged in (bundle[:-1], bundle + b"\0", bundle[2:]):
+        with pytest.raises(Refusal):
+            log_tiles.split_bundle(damaged, 15)
 
 
 @given(st.integers(0, 130))

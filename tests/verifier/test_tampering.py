@@ -267,6 +267,23 @@ def rotated_log() -> Log:
     return log
 
 
+def test_keys_rotated_within_one_tile_are_followed(tmp_path: Path) -> None:
+    log = rotated_log()
+    log.events[210] = replace(log.events[399])
+    log.events[399] = Told(at=399)
+    log.heads[2:2] = [(211, BEGIN + 212), (211, BEGIN + 213)]
+    log.signers = {0: LOG, 1: LOG, 2: SECOND, **dict.fromkeys(range(3, 8), THIRD)}
+    assert holds(log.write(tmp_path)).keys == 3
+
+
+def test_a_key_that_signs_beyond_the_entry_that_ends_it_is_named(tmp_path: Path) -> None:
+    log = rotated_log()
+    log.heads[1] = (201, BEGIN + 202)
+    kind, sentence = verdict(log.write(tmp_path))
+    assert kind == "another-key"
+    assert "covers more than the entry that names the next key" in sentence
+
+
 @pytest.mark.parametrize("pinned", [LOG, SECOND, THIRD])
 def test_a_rotated_key_is_followed_along_the_log(tmp_path: Path, pinned: object) -> None:
     report = holds(rotated_log().write(tmp_path), Known(pinned.fingerprint))

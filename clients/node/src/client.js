@@ -119,6 +119,7 @@ export class Client {
     const secrets = handshake.finish(await this.http.postOnce('/api/authenticate', response));
     this.device.identityKey = handshake.identityKey;
     this.device.checkpoint = handshake.checkpoint;
+    this.device.logKey = handshake.logKey;
     this.device.save();
     this.#settlePending(handshake.m2.current_key);
     this.session = new Session(this.http, this.clock, handshake, secrets);

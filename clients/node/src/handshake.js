@@ -9,7 +9,7 @@ import { sign1, verify1 } from './cose.js';
 import { digest, expand, extract, fingerprint, mac } from './encoding.js';
 import { boolean, bytes, integer, list, mapOf, members, nullOr, text } from './fields.js';
 import { demand } from './refusal.js';
-import { follow, SUCCESSION } from './succession.js';
+import { follow, followLog, SUCCESSION } from './succession.js';
 
 const HIGHEST_LIMITS = [64, 268435456, 3, 3600];
 const M2_MEMBERS = {
@@ -63,14 +63,17 @@ export class Handshake {
 
   /** Verify M2, with its limits and the log's checkpoint, and return the body for /api/authenticate. */
   answer(body) {
-    const { answer, succession } = members(body, { answer: bytes(1, 2 ** 20), succession: SUCCESSION });
+    const known = { answer: bytes(1, 2 ** 20), succession: SUCCESSION };
+    const rotated = body instanceof Map && body.has('log_succession') ? { log_succession: SUCCESSION } : {};
+    const { answer, succession, log_succession: logSuccession = [] } = members(body, { ...known, ...rotated });
     const pinned = fingerprint(SUITE.signature, this.device.identityKey);
     this.identityKey = follow(pinned, succession) ?? this.device.identityKey;
     const m2 = verify1(this.identityKey, 'M2', answer, M2_MEMBERS, { boundTo: digest('M1', this.m1) });
     demand(m2.suite === SUITE.name, 'suite-refused', 'The server answers with a suite that was not offered.');
     const within = m2.limits.every((limit, index) => limit <= HIGHEST_LIMITS[index]);
     demand(within, 'malformed-message', 'The server states limits above those of the protocol.');
-    this.checkpoint = witness(this.device, m2.checkpoint, m2.consistency_proof);
+    this.logKey = followLog(this.device.logKey, logSuccession);
+    this.checkpoint = witness({ ...this.device, logKey: this.logKey }, m2.checkpoint, m2.consistency_proof);
     this.m2 = m2;
     return this.#prove(answer);
   }

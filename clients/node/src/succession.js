@@ -40,6 +40,22 @@ export function follow(pinned, statements) {
   return key;
 }
 
+/**
+ * Follow the statements of the log's keys (section 13.3) from the pinned key, which may stand anywhere among them.
+ * @param {Uint8Array} pinned key @param {Uint8Array[]} statements @returns {Uint8Array} the log's current key
+ */
+export function followLog(pinned, statements) {
+  demand(statements.length <= MAXIMUM_STATEMENTS, CODE, 'The succession of the log is too long.');
+  const at = statements.findIndex((statement) => equal(predecessorOf(statement), pinned));
+  return at < 0 ? pinned : follow(fingerprint(SUITE.signature, pinned), statements.slice(at));
+}
+
+function predecessorOf(statement) {
+  demand(statement.length <= MAXIMUM_STATEMENT_BYTES, CODE, 'A succession statement of the log is too large.');
+  const { succession } = decodeMembers(statement, { succession: PART, acceptance: PART });
+  return unverifiedMembers(succession, MEMBERS).predecessor_key;
+}
+
 function step(reached, statement) {
   demand(statement.length <= MAXIMUM_STATEMENT_BYTES, CODE, 'An identity succession statement is too large.');
   try {
