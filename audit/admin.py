@@ -5,7 +5,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 
-from audit.models import Checkpoint, Entry, Event, WitnessSighting
+from audit.models import AnchorReceipt, Checkpoint, Entry, Event, WitnessCosignature, WitnessSighting
 from audit.proofs import entry_proof
 from audit.verification import LogDamagedError, LogReport, verify_log
 from operator_admin.base import ReadOnlyAdmin
@@ -98,6 +98,33 @@ class CheckpointAdmin(LogAdmin):
     date_hierarchy = "created_at"
     fields = ("created_at", "size", "short_root", "note")
     readonly_fields = ("short_root",)
+
+
+@admin.register(WitnessCosignature)
+class WitnessCosignatureAdmin(ReadOnlyAdmin):
+    """What devices cosigned."""
+
+    short_root = hex_column("root", "Root")
+    short_key = hex_column("key_fingerprint", "Key")
+
+    list_display = ("device_name", "size", "short_root", "short_key", "received_at")
+    search_fields = ("device_name",)
+    date_hierarchy = "received_at"
+    fields = ("device_name", "size", "short_root", "algorithm", "short_key", "received_at")
+    readonly_fields = ("short_root", "short_key")
+
+
+@admin.register(AnchorReceipt)
+class AnchorReceiptAdmin(ReadOnlyAdmin):
+    """Where checkpoints were laid down, and where that was missed."""
+
+    list_display = ("anchor", "kind", "checkpoint", "state", "attempts", "created_at", "done_at", "error")
+    list_filter = ("state", "anchor", "kind")
+    list_select_related = ("checkpoint",)
+    date_hierarchy = "created_at"
+    fields = (
+        "anchor", "kind", "checkpoint", "state", "attempts", "next_attempt_at", "created_at", "done_at", "error",
+    )  # fmt: skip
 
 
 @admin.register(WitnessSighting)

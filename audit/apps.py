@@ -14,5 +14,8 @@ class AuditConfig(AppConfig):
         from audit.kinds import register_kind
 
         register_kind("log.fork_reported", "Device {device} has seen another log of {size} entries than this one")
+        register_kind(
+            "log.anchor_missed", "Anchor {anchor} missed: no receipt for {size} entries in {attempts} attempts"
+        )
         register_kind("log.key_rotated", "Log key {old} replaced by {new}: {reason}")
         register_kind("log.disclosures_erased", "What {count} entries tell was erased: {reason}")

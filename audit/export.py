@@ -1,14 +1,17 @@
 """Writing the log as a C2SP tlog-tiles folder that anybody can check offline with `qflare-verify`."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+from audit.anchoring import ANCHORS_FILE, export_anchors
 from audit.exporters import exported_files
 from audit.models import Checkpoint, Entry, Tile
 from audit.sequencing import last_hash
 from audit.services import log_origin
 from audit.tree import edge_hashes
 from audit.verification import verified_note
+from audit.witnesses import WITNESSES_FILE, export_witnesses
 from keyring.services import server_verifiers
 from qflare_protocol import log_tiles
 from qflare_protocol.checkpoint import format_verifier_key
@@ -32,6 +35,8 @@ def export_log(head: Checkpoint, folder: Path) -> None:
             _write(folder / log_tiles.tile_path(level, index, width), _tile_bytes(level, index, width))
     for path, content in exported_files():
         _write(folder / path, content)
+    _write_lines(folder / WITNESSES_FILE, export_witnesses(head.size))
+    _write_lines(folder / ANCHORS_FILE, export_anchors(head.size))
     _write_notes(folder, head)
     _write_keys(folder, head)
     (folder / CHECKPOINT_FILE).write_text(head.note, encoding="utf-8")
@@ -65,6 +70,15 @@ def _write_notes(folder: Path, head: Checkpoint) -> None:
     with (folder / CHECKPOINTS_FILE).open("w", encoding="utf-8") as file:
         for note in notes.iterator(chunk_size=1000):
             file.write(note)
+
+
+def _write_lines(path: Path, lines: Iterator[bytes]) -> None:
+    """Write a file line by line; none where there are no lines."""
+    first = next(lines, None)
+    if first is not None:
+        with path.open("wb") as file:
+            file.write(first)
+            file.writelines(lines)
 
 
 def _write_keys(folder: Path, head: Checkpoint) -> None:

@@ -150,6 +150,74 @@ class WitnessSighting(models.Model):
         return f"{self.device_name}: {self.size} entries"
 
 
+class WitnessCosignature(models.Model):
+    """A device's signature under a checkpoint of this log that it found to continue all it had seen."""
+
+    device_name = models.CharField(max_length=150)
+    key_fingerprint = models.BinaryField(max_length=32)
+    algorithm = models.CharField(max_length=32)
+    public_key = models.BinaryField()
+    size = models.BigIntegerField()
+    root = models.BinaryField(max_length=HASH_BYTES)
+    cosignature = models.BinaryField()
+    received_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [models.Index(fields=["size", "id"], name="audit_cosignature_by_size")]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["device_name", "key_fingerprint", "size"], name="audit_one_cosignature_per_size"
+            ),
+            models.CheckConstraint(condition=Q(size__gte=1), name="audit_cosignature_size"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.device_name} under {self.size} entries"
+
+
+class AnchorState(models.TextChoices):
+    """How far an anchor is."""
+
+    PENDING = "pending", "pending"
+    COMPLETED = "completed", "completed"
+    FAILED = "failed", "failed"
+
+
+class AnchorReceipt(models.Model):
+    """That a checkpoint was, or is to be, laid down at a place outside this house (`audit.anchors`)."""
+
+    checkpoint = models.ForeignKey(Checkpoint, on_delete=models.PROTECT, related_name="anchors")
+    anchor = models.CharField(max_length=60, help_text="Its name in QFLARE_ANCHORS.")
+    kind = models.CharField(max_length=20)
+    state = models.CharField(max_length=10, choices=AnchorState, default=AnchorState.PENDING)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    next_attempt_at = models.DateTimeField()
+    receipt = models.BinaryField(default=b"")
+    error = models.CharField(max_length=500, blank=True)
+    created_at = models.DateTimeField()
+    done_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [
+            models.Index(fields=["next_attempt_at"], condition=Q(state="pending"), name="audit_anchor_due"),
+            models.Index(fields=["anchor", "-id"], name="audit_anchor_latest"),
+        ]
+        constraints = [
+            models.UniqueConstraint(fields=["checkpoint", "anchor"], name="audit_one_receipt_per_anchor"),
+            models.CheckConstraint(condition=Q(state__in=AnchorState.values), name="audit_anchor_state"),
+            models.CheckConstraint(
+                condition=(Q(state="completed", done_at__isnull=False) & ~Q(receipt=b""))
+                | (~Q(state="completed") & Q(receipt=b"")),
+                name="audit_anchor_done_with_its_receipt",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.anchor}: {self.state}"
+
+
 class Sequencer(models.Model):
     """The one row whose lock a transaction holds while it appends to the log or signs it."""
 

@@ -13,6 +13,7 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
 TABLES = ("audit_entry", "audit_tile", "audit_checkpoint")
 EVENTS = "audit_event"
+TABLES = ("audit_entry", "audit_tile", "audit_checkpoint", "audit_witnesscosignature")
 _SENTENCE = "the audit log is append-only"
 _EVENT_SENTENCE = "an event of the audit log is only ever marked as sequenced or erased whole"
 _KEPT_BY_ERASURE = ("id", "event_id", "occurred_at", "kind", "commitment", "sequenced")

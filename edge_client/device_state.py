@@ -76,13 +76,24 @@ class DeviceStateFile:
     """`state.json` and `outbox` in the device's home folder."""
 
     def __init__(self, home: Path) -> None:
-        self._path, self._outbox = home / "state.json", home / "outbox"
+        self._path, self._outbox, self._incident = home / "state.json", home / "outbox", home / "log-incident.json"
         self.state = self._read()
 
     def remember(self, **changes: Any) -> None:
         """Change members of the state and write it durably."""
         self.state = replace(self.state, **changes)
         write_private_file(self._path, json.dumps(_to_json(self.state), indent=1).encode())
+
+    def keep_log_incident(self, facts: dict[str, Any]) -> Path:
+        """Keep for a person what does not hold in the server's log, beside the last checkpoint that did."""
+        write_private_file(self._incident, json.dumps(facts, indent=1).encode())
+        return self._incident
+
+    def refuse_after_log_incident(self) -> None:
+        """Raise `Refusal("log-inconsistent")` while an incident with the server's log has not been looked into."""
+        if self._incident.exists():
+            detail = f"The server's log was forked or rolled back; look into {self._incident}, then move it away."
+            raise Refusal("log-inconsistent", detail)
 
     def keep_submission(self, body: bytes) -> None:
         """Keep a sealed update until its receipt has come, so that a power loss sends the same one again."""

@@ -26,6 +26,7 @@ from qflare_protocol.identity_succession import (
     follow_log_succession,
     follow_succession,
 )
+from qflare_protocol.log_cosignature import CosignedCheckpoint, cosign_checkpoint
 from qflare_protocol.merkle import verify_consistency
 from qflare_protocol.qkd import QkdUnavailable, QkdUse
 from qflare_protocol.qkd.etsi014 import QkdKey
@@ -55,10 +56,14 @@ class UnvouchedRefusal(Refusal):
 
 @dataclass(frozen=True)
 class OpenedSession:
-    """What a handshake gave, and the keys with which the device proved itself in it."""
+    """What a handshake gave, and the keys with which the device proved itself in it.
+
+    `cosignature` is the device's signature under a checkpoint of the log that it has not seen before.
+    """
 
     terms: EstablishedSession
     keys: DeviceKeys
+    cosignature: bytes | None = None
 
 
 class Handshaker:
@@ -85,6 +90,7 @@ class Handshaker:
         Where the answer to a registration of new keys was lost, the handshake tells what became of it.
         Raises `UnvouchedRefusal` until the server has proved itself, then `Refusal`; `ServerUnreachable`.
         """
+        self._memory.refuse_after_log_incident()
         for _ in range(HANDSHAKES):
             try:
                 return self._with_current_keys()
@@ -141,9 +147,12 @@ class Handshaker:
         except Refusal as refusal:
             raise UnvouchedRefusal(refusal.code, refusal.detail) from refusal
         self._clock_offset += terms.clock_offset
-        self._witness(terms, seen, log_succession)
+        witnessed = self._witness_or_stop(terms, seen, log_succession)
         log.info("session_opened", session=terms.session_id.hex()[:8], suite=terms.suite, qkd=qkd is not None)
-        return OpenedSession(terms, keys)
+        if witnessed is None or witnessed == seen:
+            return OpenedSession(terms, keys)
+        known = CosignedCheckpoint(self._keeper.identity.log_origin, witnessed.size, witnessed.root)
+        return OpenedSession(terms, keys, cosign_checkpoint(keys.signer, known))
 
     def _established(
         self, keys: DeviceKeys, seen: SeenCheckpoint | None, qkd: QkdKey | None
@@ -204,12 +213,41 @@ class Handshaker:
             raise QkdUnavailable("This device has no key management entity.")
         return _key_named(kme.dec_keys(notice.sae_id, [notice.key_id]), notice.key_id)
 
-    def _witness(self, terms: EstablishedSession, seen: SeenCheckpoint | None, succession: list[bytes]) -> None:
-        """Demand that the server's log extends the one seen last. Raises `Refusal("log-inconsistent")`."""
+    def _witness_or_stop(
+        self, terms: EstablishedSession, seen: SeenCheckpoint | None, succession: list[bytes]
+    ) -> SeenCheckpoint | None:
+        """Witness the log; what does not hold is kept as an incident, and the device stops until a person has looked.
+
+        The server has proved itself by now, so it is its own word that does not hold, and nobody else's.
+        """
+        try:
+            return self._witness(terms, seen, succession)
+        except Refusal as refusal:
+            kept = self._memory.keep_log_incident(
+                {
+                    "severity": "critical",
+                    "found_at": int(self.server_time()),
+                    "reason": f"{refusal.code}: {refusal.detail}",
+                    "server": self._keeper.identity.server,
+                    "seen": None if seen is None else {"size": seen.size, "root": seen.root.hex()},
+                    "shown": terms.checkpoint,
+                    "consistency_proof": [value.hex() for value in terms.consistency_proof],
+                }
+            )
+            log.critical("log_forked_or_rolled_back", incident=str(kept), reason=refusal.detail)
+            raise
+
+    def _witness(
+        self, terms: EstablishedSession, seen: SeenCheckpoint | None, succession: list[bytes]
+    ) -> SeenCheckpoint | None:
+        """Demand that the server's log extends the one seen last; return what is seen now.
+
+        Raises `Refusal("log-inconsistent")`, and what `verify_checkpoint` raises.
+        """
         if terms.checkpoint is None:
             if seen is not None:
                 raise Refusal("log-inconsistent", "The server shows no checkpoint, but this device has seen one.")
-            return
+            return None
         identity = self._keeper.identity
         verifier = follow_log_succession(Verifier(LOG_SIGNATURE_ALGORITHM, identity.log_key), succession)
         signed = verify_checkpoint(terms.checkpoint, verifier, identity.log_origin)
@@ -225,7 +263,9 @@ class Handshaker:
                 detail = f"The server's log does not extend the {seen.size} entries this device has seen."
                 raise Refusal("log-inconsistent", detail) from refusal
         self._keeper.pin_log(verifier.public)
-        self._memory.remember(checkpoint=SeenCheckpoint(current.size, current.root))
+        witnessed = SeenCheckpoint(current.size, current.root)
+        self._memory.remember(checkpoint=witnessed)
+        return witnessed
 
 
 class _WrongClock(Exception):  # noqa: N818 - internal turn of the handshake, not an error

@@ -170,11 +170,24 @@ class DeviceSession:
     def _handshake(self) -> OpenSession:
         opened = self._handshaker.shake_hands()
         session = self._opened_session(opened.terms, opened.keys)
-        if not opened.terms.rotate_keys:
-            return session
-        self._rotate(session)
-        opened = self._handshaker.shake_hands()
-        return self._opened_session(opened.terms, opened.keys)
+        if opened.terms.rotate_keys:
+            self._rotate(session)
+            opened = self._handshaker.shake_hands()
+            session = self._opened_session(opened.terms, opened.keys)
+        if opened.cosignature is not None:
+            self._cosign(session, opened.cosignature)
+        return session
+
+    def _cosign(self, session: OpenSession, cosignature: bytes) -> None:
+        """Hand in the signature under the checkpoint; the session does not hang on it, unless the log was forked."""
+        body = encode({"cosignature": cosignature})
+        session.requests, session.transfer_bytes = session.requests + 1, session.transfer_bytes + len(body)
+        try:
+            self._exchange(session, "POST", "/api/witness", body, CBOR)
+        except (Refusal, ServerUnreachable) as failure:
+            if isinstance(failure, SealedRefusal) and failure.code == "log-inconsistent":
+                raise
+            log.warning("checkpoint_not_cosigned", because=str(failure))
 
     def _opened_session(self, terms: EstablishedSession, keys: DeviceKeys) -> OpenSession:
         return OpenSession(terms, keys, terms.chain, self.server_time(), terms.chain.epoch)

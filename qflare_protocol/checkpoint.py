@@ -76,9 +76,7 @@ def sign_checkpoint(signer: Signer, checkpoint: Checkpoint, timestamp: int) -> s
     if signer.algorithm != ALGORITHM or not 0 < timestamp <= _MAX_INTEGER:
         raise ValueError("a checkpoint is signed with ML-DSA-44 at a positive time")
     check_origin(checkpoint.origin)
-    signature = pqc.signature(ALGORITHM).sign(signer.private, _cosigned_message(checkpoint, timestamp))
-    blob = key_id(checkpoint.origin, signer.verifier) + timestamp.to_bytes(_TIMESTAMP_BYTES, "big") + signature
-    return f"{checkpoint.to_text()}\n{_DASH}{checkpoint.origin} {base64.b64encode(blob).decode('ascii')}\n"
+    return f"{checkpoint.to_text()}\n{cosign_as_witness(signer, checkpoint.origin, checkpoint, timestamp)}"
 
 
 def verify_checkpoint(note: str, verifier: Verifier, origin: str) -> SignedCheckpoint:
@@ -93,10 +91,30 @@ def verify_checkpoint(note: str, verifier: Verifier, origin: str) -> SignedCheck
         raise Refusal("proof-refused", f"The checkpoint is of the log {checkpoint.origin}, not of {origin}.")
     if len(blobs) != 1:
         raise Refusal("invalid-signature", "The checkpoint does not carry exactly one signature by the log's key.")
-    timestamp = int.from_bytes(blobs[0][:_TIMESTAMP_BYTES], "big")
-    message = _cosigned_message(checkpoint, timestamp)
-    pqc.signature(ALGORITHM).verify(verifier.public, message, blobs[0][_TIMESTAMP_BYTES:])
+    return _verified(checkpoint, blobs[0], verifier, origin)
+
+
+def _verified(checkpoint: Checkpoint, blob: bytes, verifier: Verifier, name: str) -> SignedCheckpoint:
+    timestamp = int.from_bytes(blob[:_TIMESTAMP_BYTES], "big")
+    message = _cosigned_message(checkpoint, timestamp, name)
+    pqc.signature(ALGORITHM).verify(verifier.public, message, blob[_TIMESTAMP_BYTES:])
     return SignedCheckpoint(checkpoint, timestamp)
+
+
+def verify_cosigned_by(note: str, verifier: Verifier, name: str) -> SignedCheckpoint:
+    """Return the checkpoint that a witness of that key name cosigned. Raises `Refusal` as `verify_checkpoint`."""
+    body, blobs = _parts(note, name, key_id(name, verifier))
+    checkpoint = Checkpoint.parse(body)
+    if len(blobs) != 1:
+        raise Refusal("invalid-signature", "The checkpoint does not carry exactly one signature by the witness.")
+    return _verified(checkpoint, blobs[0], verifier, name)
+
+
+def cosign_as_witness(signer: Signer, name: str, checkpoint: Checkpoint, timestamp: int) -> str:
+    """Return a witness's signature line for a checkpoint (C2SP tlog-cosignature, ML-DSA-44)."""
+    signature = pqc.signature(ALGORITHM).sign(signer.private, _cosigned_message(checkpoint, timestamp, name))
+    blob = key_id(name, signer.verifier) + timestamp.to_bytes(_TIMESTAMP_BYTES, "big") + signature
+    return f"{_DASH}{check_origin(name)} {base64.b64encode(blob).decode('ascii')}\n"
 
 
 def key_id(name: str, verifier: Verifier) -> bytes:
@@ -122,12 +140,11 @@ def parse_verifier_key(text: str) -> tuple[str, Verifier]:
     return name, verifier
 
 
-def _cosigned_message(checkpoint: Checkpoint, timestamp: int) -> bytes:
-    """Return the `cosigned_message` of tlog-cosignature for a checkpoint cosigned under its origin as key name."""
-    name = checkpoint.origin.encode()
-    name = len(name).to_bytes(1, "big") + name
+def _cosigned_message(checkpoint: Checkpoint, timestamp: int, name: str) -> bytes:
+    """Return the `cosigned_message` of tlog-cosignature for a checkpoint cosigned under a key name."""
+    signer, origin = (len(text.encode()).to_bytes(1, "big") + text.encode() for text in (name, checkpoint.origin))
     start, end = bytes(8), checkpoint.size.to_bytes(8, "big")
-    return b"subtree/v1\n\0" + name + timestamp.to_bytes(8, "big") + name + start + end + checkpoint.root
+    return b"subtree/v1\n\0" + signer + timestamp.to_bytes(8, "big") + origin + start + end + checkpoint.root
 
 
 def _parts(note: str, name: str, wanted: bytes) -> tuple[str, list[bytes]]:

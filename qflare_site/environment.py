@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from django.core.exceptions import ImproperlyConfigured
 from environs import EnvValidationError, FileAwareEnv, ValidationError
 
+from audit.anchor_settings import parse_anchors
 from qflare_protocol.attestation.pins import parse_pins
 from qflare_protocol.errors import Refusal
 from qflare_protocol.pqc.registry import parse_engines
@@ -66,6 +67,8 @@ DEFAULTS: dict[str, Any] = {
     "QFLARE_SUITES": list(DEFAULT_SUITES),
     "QFLARE_DEFAULT_SUITE": DEFAULT_SUITE,
     "QFLARE_PQC_ENGINES": "",
+    # Where checkpoints of the log are laid down outside this house: a JSON list (docs/operations.md).
+    "QFLARE_ANCHORS": "",
     # Quantum key distribution: this host's KME and our identity to it; all five or none. Files are paths of PEM.
     "QFLARE_QKD_KME_URL": "",
     "QFLARE_QKD_SAE_ID": "",
@@ -207,6 +210,13 @@ def _engines(text: str) -> None:
         raise ValidationError(str(error)) from error
 
 
+def _anchors(text: str) -> None:
+    try:
+        parse_anchors(text)
+    except ValueError as error:
+        raise ValidationError(f"Must be a JSON list of anchors: {error}.") from error
+
+
 def _prefix(text: str) -> None:
     if not re.fullmatch(r"[a-z0-9_-]{1,40}", text):
         raise ValidationError("Must be 1 to 40 lower-case letters, digits, dashes or underscores.")
@@ -233,6 +243,7 @@ _VALIDATORS: dict[str, Callable[[Any], None]] = {
     "QFLARE_SUITES": _suites,
     "QFLARE_DEFAULT_SUITE": _suite,
     "QFLARE_PQC_ENGINES": _engines,
+    "QFLARE_ANCHORS": _anchors,
     "QFLARE_REDIS_PREFIX": _prefix,
     "QFLARE_SESSION_REQUESTS": _between(1, 64),
     "QFLARE_SESSION_BYTES": _between(4096, 256 * 1024 * 1024),

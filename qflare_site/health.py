@@ -14,6 +14,8 @@ from django.views.decorators.http import require_safe
 from redis import Redis
 from redis.exceptions import RedisError
 
+from audit.anchoring import missed_anchors
+from audit.anchors import configured_anchors
 from audit.models import Checkpoint
 from enclave.models import EnclaveInstance
 from qflare_site.models import ProcessHeartbeat
@@ -125,11 +127,21 @@ def _evidence(_now: datetime) -> PartHealth:
     return {"status": "ok", "detail": "The newest enclave gave {} evidence, appraised as {}.".format(*newest)}
 
 
+def _anchors(now: datetime) -> PartHealth:
+    plans = configured_anchors()
+    missed = missed_anchors(now=now, plans=plans)
+    if missed:
+        return {"status": "degraded", "detail": f"No receipt for too long from: {', '.join(missed)}."}
+    names = ", ".join(plan.name for plan in plans)
+    return {"status": "ok", "detail": f"Checkpoints are anchored at: {names}." if plans else "No anchor is configured."}
+
+
 PARTS_IN_DATABASE: dict[str, Callable[[datetime], PartHealth]] = {
     "worker": _process("worker"),
     "enclave": _process("enclave"),
     "beat": _process("beat"),
     "log": _log,
+    "anchors": _anchors,
     "evidence": _evidence,
 }
 """What the database tells about the other parts, asked only when it answers."""

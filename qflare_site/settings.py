@@ -7,6 +7,7 @@ host under `QFLARE_DATA_DIR` (embedded); with both, it lives in PostgreSQL and R
 from datetime import timedelta
 from pathlib import Path
 
+from audit.anchor_settings import parse_anchors
 from qflare_site.data_dir import make_private_folder, read_or_create_secret
 from qflare_site.environment import read_environment
 from qflare_site.logs import logging_config
@@ -214,6 +215,9 @@ QFLARE_SUITES = ENVIRONMENT["QFLARE_SUITES"]
 QFLARE_DEFAULT_SUITE = ENVIRONMENT["QFLARE_DEFAULT_SUITE"]
 QFLARE_PQC_ENGINES = ENVIRONMENT["QFLARE_PQC_ENGINES"]
 
+# The log
+QFLARE_ANCHORS = parse_anchors(ENVIRONMENT["QFLARE_ANCHORS"])
+
 # Quantum key distribution
 QFLARE_QKD_KME_URL = ENVIRONMENT["QFLARE_QKD_KME_URL"]
 QFLARE_QKD_SAE_ID = ENVIRONMENT["QFLARE_QKD_SAE_ID"]
@@ -292,6 +296,7 @@ CELERY_BEAT_SCHEDULE = {
         ("audit-sequence", "audit.tasks.sequence", 2),
         ("monitor-watch", "monitor.tasks.watch", 5),
         ("monitor-deliver", "monitor.tasks.deliver", 5),
+        ("audit-anchor", "audit.tasks.anchor", 60),
         ("beat-heartbeat", "qflare_site.tasks.record_beat_heartbeat", 3),
         ("sessions-sweep", "sessions.tasks.sweep_sessions", 60),
         ("blobs-sweep", "training.tasks.sweep_blobs", 600),

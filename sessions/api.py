@@ -6,23 +6,27 @@ from django.utils import timezone
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from audit.witnesses import store_cosignature
 from devices.media_types import CborView
 from keyring.services import log_succession
 from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import bytes_field, require_map
 from qflare_protocol.key_rotation import RotationRequest
+from qflare_protocol.log_cosignature import MAX_BYTES as COSIGNATURE_BYTES
 from qflare_protocol.suites import SUITES, largest_begin_bytes
 from sessions.key_rotation import begin_key_rotation, finish_key_rotation
+from sessions.models import Session
 from sessions.qkd_keys import reserve_qkd_key
 from sessions.rekeying import answer_rekey, finish_rekey, offer_rekey
 from sessions.sealed_views import SealedView, opened_cbor
-from sessions.services import activate_session, challenge_device, end_session
+from sessions.services import activate_session, challenge_device, end_session, keys_of_session
 
 _CHALLENGE = frozenset({"request"})
 _REKEY_OFFER, _REKEY_ANSWER = frozenset({"offer"}), frozenset({"answer", "confirmation"})
 _ROTATION_BEGIN, _ROTATION_FINISH = frozenset({"begin", "authorization"}), frozenset({"attempt", "confirmation"})
 _TELLING = frozenset({"invalid-signature", "rekey-refused", "key-rotation-refused"})
 AUTHORIZATION_BYTES = 32 * 1024
+_WITNESS = frozenset({"cosignature"})
 _RESPONSE = frozenset({"session_id", "ciphertext", "confirmation"})
 
 
@@ -115,6 +119,20 @@ class RotateKeysView(KeyRenewalView):
         require_map(message, _ROTATION_FINISH, "key rotation")
         attempt, confirmation = bytes_field(message, "attempt", 16), bytes_field(message, "confirmation", 64)
         return Response({"confirmation": finish_key_rotation(device, attempt, confirmation, now=now)})
+
+
+class WitnessView(SealedView):
+    """A device cosigns the checkpoint that it has just found to continue all it had seen."""
+
+    rate_limit_scope = "work"
+
+    def post(self, request: Request) -> Response:
+        message, now = require_map(opened_cbor(request), _WITNESS, "cosignature"), timezone.now()
+        device = request.user
+        session = Session.objects.select_related("device").get(id=request.auth.session_id)
+        cosignature = bytes_field(message, "cosignature", maximum=COSIGNATURE_BYTES)
+        store_cosignature(device.name, keys_of_session(session, now).verifier, cosignature, now=now)
+        return Response({})
 
 
 class RequestQkdKeyView(CborView):

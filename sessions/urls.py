@@ -7,6 +7,7 @@ from sessions.api import (
     RekeyView,
     RequestQkdKeyView,
     RotateKeysView,
+    WitnessView,
 )
 
 urlpatterns = [
@@ -15,5 +16,6 @@ urlpatterns = [
     path("request_qkey", RequestQkdKeyView.as_view(), name="request-qkd-key"),
     path("session/rekey", RekeyView.as_view(), name="rekey-session"),
     path("keys/rotate", RotateKeysView.as_view(), name="rotate-keys"),
+    path("witness", WitnessView.as_view(), name="witness"),
     path("session/close", CloseSessionView.as_view(), name="close-session"),
 ]

@@ -9,7 +9,7 @@ import numpy as np
 from django.contrib.auth.models import Permission, User
 from django.db import transaction
 
-from audit.models import WitnessSighting
+from audit.models import AnchorReceipt, Checkpoint, WitnessCosignature, WitnessSighting
 from audit.services import record_event, sequence_log
 from devices.models import Device
 from devices.services import register_device
@@ -235,6 +235,10 @@ def populate(*, devices: int = 4, now: datetime = NOW) -> PopulatedSite:
     session, enclave = make_session(fleet[0]), make_enclave(running.id)
     server_signer("identity")
     WitnessSighting.objects.create(device_name="edge-0", size=1, root=b"r" * 32, seen_at=now)
+    WitnessCosignature.objects.create(
+        device_name="edge-0", key_fingerprint=b"f" * 32, algorithm="ML-DSA-44", public_key=b"k", size=1,
+        root=b"r" * 32, cosignature=b"signed", received_at=now,
+    )  # fmt: skip
     set_qkd_policy("ward", "preferred", actor=ACTOR, now=now)
     record_heartbeat("worker", host="one", pid=7, now=now)
     create_channel("pager", ChannelKind.EMAIL, "olga@x.example", least_severity=Severity.INFO, actor=ACTOR, now=now)
@@ -244,4 +248,7 @@ def populate(*, devices: int = 4, now: datetime = NOW) -> PopulatedSite:
         record_event("log.fork_reported", actor="device:edge-1", payload=fork, now=now)
     sequence_log(now)
     watch(now=now)
+    AnchorReceipt.objects.create(
+        checkpoint=Checkpoint.objects.first(), anchor="copy", kind="file", next_attempt_at=now, created_at=now
+    )
     return PopulatedSite(fleet, federation, completed, running, token, session, enclave)

@@ -119,6 +119,7 @@ def required(file):
         ("At run time", "requirements.txt"),
         ("For tests and checks", "requirements-dev.txt"),
         ("For benchmarks", "requirements-bench.txt"),
+        ("For an anchor on a chain", "requirements-anchors.txt"),
     ],
 )
 def test_every_requirement_has_its_reason_and_no_other_does(heading, file):

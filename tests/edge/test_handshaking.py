@@ -1,6 +1,7 @@
 """The device against a server that lies about its log or about the time."""
 
 import base64
+import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ from qflare_protocol.handshake import (
     read_challenge_request,
     verify_challenge_request,
 )
+from qflare_protocol.log_cosignature import verify_cosignature
 from qflare_protocol.merkle import CompactTree, consistency_proof, leaf_hash
 from qflare_protocol.server_time import sign_server_time
 
@@ -140,6 +142,43 @@ def test_a_log_that_does_not_extend_the_one_seen_opens_no_session(
         handshaker(ScriptedServer(note, proof), tmp_path).shake_hands()
     assert caught.value.code == code
     assert seen_after(tmp_path) == SeenCheckpoint(3, root_of(LEAVES[:3]))
+
+
+@pytest.mark.parametrize(("note", "proof", "code"), LIES.values(), ids=LIES)
+def test_a_forked_log_is_kept_as_an_incident_and_stops_the_device_until_a_person_has_looked(
+    tmp_path: Path, note: str | None, proof: list[bytes], code: str
+) -> None:
+    remember(tmp_path, 3)
+    with pytest.raises(Refusal):
+        handshaker(ScriptedServer(note, proof), tmp_path).shake_hands()
+    incident = tmp_path / "log-incident.json"
+    kept = json.loads(incident.read_text())
+    assert (kept["severity"], kept["shown"], kept["seen"]["size"]) == ("critical", note, 3)
+    assert kept["reason"].startswith(code)
+    honest = ScriptedServer(note_of(6), proof_of(3, 6))
+    with pytest.raises(Refusal, match="look into") as refused:
+        handshaker(honest, tmp_path).shake_hands()
+    assert (refused.value.code, honest.buckets) == ("log-inconsistent", [])
+    incident.unlink()
+    handshaker(honest, tmp_path).shake_hands()
+
+
+def test_a_refusal_that_nobody_vouches_for_is_no_incident(tmp_path: Path) -> None:
+    class Liar(ScriptedServer):
+        def _challenge(self, m1: bytes) -> dict[str, Any]:
+            raise Refusal("log-inconsistent", "says who?")
+
+    with pytest.raises(Refusal, match="says who"):
+        handshaker(Liar(), tmp_path).shake_hands()
+    assert not (tmp_path / "log-incident.json").exists()
+
+
+def test_a_checkpoint_seen_for_the_first_time_is_cosigned_and_the_same_again_is_not(tmp_path: Path) -> None:
+    server = ScriptedServer(note_of(4))
+    opened = handshaker(server, tmp_path).shake_hands()
+    seen = verify_cosignature(KEYS.signer.verifier, opened.cosignature or b"")
+    assert (seen.origin, seen.size, seen.root) == (ORIGIN, 4, root_of(LEAVES[:4]))
+    assert handshaker(server, tmp_path).shake_hands().cosignature is None
 
 
 def armoured(data: bytes) -> str:

@@ -174,3 +174,12 @@ def test_a_container_can_ask_whether_its_process_lives():
     call_command("process_alive", "worker", stdout=StringIO())
     with pytest.raises(CommandError, match="last seen at None"):
         call_command("process_alive", "beat")
+
+
+def test_a_missed_anchor_degrades_the_site(db, monkeypatch, settings):
+    settings.QFLARE_ANCHORS = [{"name": "copy", "kind": "file", "path": "/nowhere", "every_seconds": 60}]
+    assert health.PARTS_IN_DATABASE["anchors"](NOW)["detail"] == "Checkpoints are anchored at: copy."
+    monkeypatch.setattr(health, "missed_anchors", lambda **_: ["copy"])
+    part = health.PARTS_IN_DATABASE["anchors"](NOW)
+    assert part == {"status": "degraded", "detail": "No receipt for too long from: copy."}
+    settings.QFLARE_ANCHORS = []

@@ -10,6 +10,7 @@ from qflare_protocol.checkpoint import format_verifier_key as verifier_key
 from qflare_protocol.cose import Signer, Verifier
 from qflare_protocol.errors import Refusal
 from qflare_protocol.handshake import SeenCheckpoint
+from qflare_protocol.log_cosignature import CosignedCheckpoint, cosign_checkpoint, verify_cosignature
 from qflare_protocol.merkle import (
     CompactTree,
     consistency_proof,
@@ -19,7 +20,7 @@ from qflare_protocol.merkle import (
     verify_consistency,
     verify_inclusion,
 )
-from tests.vectors.parties import NOW, new_signer
+from tests.vectors.parties import NOW, new_signer, signer_values, verifier_of
 from tests.vectors.vector_file import Case, Receiver, Refused, VectorFile
 
 ORIGIN, SEEN, SHOWN = "qflare/example", 3, 1
@@ -79,7 +80,12 @@ def make() -> VectorFile:
     values |= {"inclusion_proof": log.inclusion, "zero": b"\x00", "one": b"\x01"}
     values |= {f"disclosure_{index}": disclosure for index, disclosure in enumerate(log.disclosures)}
     values |= {f"entry_{index}": entry for index, entry in enumerate(log.entries)}
+    device, known = new_signer(), CosignedCheckpoint(log.origin, len(log.entries), log.root)
+    values |= {"signature_algorithm": device.algorithm, "cosignature": cosign_checkpoint(device, known)}
+    values |= signer_values("device", device)
     case = Case("five entries", values)
+    options = {"label": "log cosignature", "algorithm": device.algorithm, "key": "device_public"}
+    case.step("sign1", structure="cosignature", **options)
     for index in range(len(log.entries)):
         case.step("digest", f"commitment_{index}", label="audit disclosure", inputs=[f"disclosure_{index}"])
         case.step("digest", f"entry_{index}_hash", label="audit entry", inputs=[f"entry_{index}"])
@@ -109,6 +115,7 @@ def _refusals(values: dict[str, Any]) -> list[Refused]:
     stranger = sign_checkpoint(other, Checkpoint(ORIGIN, values["size"], values["root"]), NOW)
     smaller = note.replace(f"\n{values['size']}\n", "\n4\n")
     swapped = values["inclusion_proof"][::-1]
+    cosigned = cosign_checkpoint(other, CosignedCheckpoint(ORIGIN, values["size"], values["root"]))
     rows = [
         ("a note signed by another key", "reader of the note", "invalid-signature", {"note": stranger}),
         ("a note of another size", "reader of the note", "invalid-signature", {"note": smaller}),
@@ -124,6 +131,7 @@ def _refusals(values: dict[str, Any]) -> list[Refused]:
         ("a consistency proof from size 0", "reader of the proofs", "proof-refused", {"seen_size": 0}),
         ("an empty consistency proof", "reader of the proofs", "proof-refused", {"consistency_proof": []}),
         ("another disclosure", "reader of the entries", "digest-mismatch", {"disclosure_2": values["disclosure_1"]}),
+        ("a cosignature by another key", "reader of the cosignature", "invalid-signature", {"cosignature": cosigned}),
         ("an entry cut short", "reader of the entries", "malformed-message", {"entry_2": values["entry_2"][:-1]}),
     ]  # fmt: skip
     return [Refused(*row, of="five entries") for row in rows]
@@ -157,8 +165,14 @@ def _read_entries(values: dict[str, Any]) -> None:
         assert previous == values[f"entry_{index}_hash"]
 
 
+def _read_cosignature(values: dict[str, Any]) -> None:
+    seen = verify_cosignature(verifier_of(values, "device"), values["cosignature"])
+    assert seen == CosignedCheckpoint(values["origin"], values["size"], values["root"])
+
+
 RECEIVERS: dict[str, Receiver] = {
     "reader of the note": _read_note,
     "reader of the proofs": _read_proofs,
     "reader of the entries": _read_entries,
+    "reader of the cosignature": _read_cosignature,
 }
