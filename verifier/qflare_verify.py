@@ -28,8 +28,11 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import mldsa
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, mldsa, padding, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 # ---------------------------------------------------------------------------------------------------
 # 1  What is found
@@ -873,28 +876,134 @@ def read_witnesses(folder: Folder, origin: str, registry: Registry) -> Iterator[
         registry.expect_device_key(key.fingerprint, f"{place} (device {device})")
 
 
-def read_anchors(folder: Folder, witnesses: Sequence[tuple[str, str]]) -> Iterator[Mark]:
+# RFC 3161 time stamps: DER (X.690), CMS SignedData (RFC 5652)
+
+_SIGNED_DATA = bytes.fromhex("2a864886f70d010702")
+_TST_INFO = bytes.fromhex("2a864886f70d0109100104")
+_MESSAGE_DIGEST = bytes.fromhex("2a864886f70d010904")
+_HASHES: dict[bytes, Any] = {
+    bytes.fromhex("608648016503040201"): hashes.SHA256(),
+    bytes.fromhex("608648016503040202"): hashes.SHA384(),
+    bytes.fromhex("608648016503040203"): hashes.SHA512(),
+}
+
+
+def der_items(data: bytes) -> list[tuple[int, bytes, bytes]]:
+    """Return (tag, content, whole encoding) of each DER item in a row. Raises `Malformed`."""
+    items, at = [], 0
+    while at < len(data):
+        begin, tag, first = at, data[at], data[at + 1] if at + 1 < len(data) else 0x80
+        at += 2
+        if first >= 0x80:
+            if not 0x81 <= first <= 0x84:
+                raise Malformed("holds a time stamp that is not DER")
+            first, at = int.from_bytes(data[at : at + first - 0x80], "big"), at + first - 0x80
+        if at + first > len(data):
+            raise Malformed("holds a time stamp that is cut short")
+        items.append((tag, data[at : at + first], data[begin : at + first]))
+        at += first
+    return items
+
+
+def check_time_stamp(receipt: bytes, text: str, roots: Sequence[x509.Certificate]) -> None:
+    """Return when the answer of a time-stamp authority is of this text and signed up to one of the roots.
+
+    Without roots only what is stamped is compared (RFC 3161 section 2.4.2). Raises `Malformed`.
+    """
+    try:
+        status, token = der_items(der_items(receipt)[0][1])
+        kind, wrapped = der_items(token[1])
+        signed = der_items(der_items(wrapped[1])[0][1])
+        content_kind, content = der_items(signed[2][1])
+        stamped = der_items(content[1])[0][1]
+        imprint = der_items(der_items(der_items(stamped)[0][1])[2][1])
+        algorithm = _HASHES[der_items(imprint[0][1])[0][1]]
+        granted = der_items(status[1])[0][1] in (b"\0", b"\1")
+        digest = hashlib.new(algorithm.name, text.encode()).digest()
+        if not granted or (kind[1], content_kind[1]) != (_SIGNED_DATA, _TST_INFO) or imprint[1][1] != digest:
+            raise Malformed("is a time stamp of something else")
+        if roots:
+            certificates = [x509.load_der_x509_certificate(item[2]) for item in der_items(signed[3][1])]
+            _check_stamp_signature(der_items(signed[-1][1])[0][1], stamped, certificates, roots)
+    except (IndexError, KeyError, ValueError) as error:
+        raise Malformed("is no time stamp of RFC 3161") from error
+
+
+def _check_stamp_signature(
+    info: bytes, stamped: bytes, certificates: list[x509.Certificate], roots: Sequence[x509.Certificate]
+) -> None:
+    """Check a SignerInfo (RFC 5652 section 5.3) and its certificate. Raises `Malformed`."""
+    members = der_items(info)
+    serial = int.from_bytes(der_items(members[1][1])[1][1], "big", signed=True)
+    algorithm = _HASHES[der_items(members[2][1])[0][1]]
+    attributes = {der_items(item[1])[0][1]: der_items(item[1])[1][1] for item in der_items(members[3][1])}
+    digest = der_items(attributes[_MESSAGE_DIGEST])[0][1]
+    signer = next((one for one in certificates if one.serial_number == serial), None)
+    if members[3][0] != 0xA0 or signer is None or hashlib.new(algorithm.name, stamped).digest() != digest:
+        raise Malformed("is a time stamp whose signature does not cover what it states")
+    message, signature, key = b"\x31" + members[3][2][1:], members[5][1], signer.public_key()
+    try:
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(signature, message, ec.ECDSA(algorithm))
+        elif isinstance(key, rsa.RSAPublicKey):
+            key.verify(signature, message, padding.PKCS1v15(), algorithm)
+        else:
+            raise Malformed("is a time stamp signed by an algorithm that is not known here")
+    except InvalidSignature as error:
+        raise Malformed("is a time stamp whose signature does not hold") from error
+    purposes = signer.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    if ExtendedKeyUsageOID.TIME_STAMPING not in purposes or not _leads_to(signer, certificates, roots):
+        raise Malformed("is a time stamp by an authority that no root certificate vouches for")
+
+
+def _leads_to(one: x509.Certificate, others: list[x509.Certificate], roots: Sequence[x509.Certificate]) -> bool:
+    """Return whether certificates lead from one to a root, in ten steps at most."""
+    for _ in range(10):
+        if any(_issued(root, one) for root in roots):
+            return True
+        above = [other for other in others if other != one and _issued(other, one) and _may_issue(other)]
+        if not above:
+            return False
+        one = above[0]
+    return False
+
+
+def _issued(issuer: x509.Certificate, one: x509.Certificate) -> bool:
+    try:
+        one.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _may_issue(one: x509.Certificate) -> bool:
+    try:
+        return bool(one.extensions.get_extension_for_class(x509.BasicConstraints).value.ca)
+    except x509.ExtensionNotFound:
+        return False
+
+
+def read_anchors(folder: Folder, known: Known) -> Iterator[Mark]:
     """Yield what was anchored elsewhere, in order of size; receipts of known witnesses verified. Raises `Problem`."""
     for place, line in folder.json_lines("anchors.jsonl"):
         try:
             note = Note.parse(line["note"])
             anchor, kind, receipt = str(line["anchor"]), str(line["kind"]), from_base64(line["receipt"])
-            _check_receipt(kind, receipt, line["note"], note, witnesses)
+            _check_receipt(kind, receipt, line["note"], note, known)
         except (Malformed, KeyError, TypeError, AttributeError, UnicodeDecodeError) as fault:
             why = fault if isinstance(fault, Malformed) else "is not a receipt"
             raise Problem("anchor", f"The receipt in {place} {why}.") from fault
         yield Mark(note.size, note.root, f"Anchor {anchor} in {place}", "anchor")
 
 
-def _check_receipt(kind: str, receipt: bytes, text: str, note: Note, witnesses: Sequence[tuple[str, str]]) -> None:
+def _check_receipt(kind: str, receipt: bytes, text: str, note: Note, known: Known) -> None:
     if kind == "witness":
-        lines = receipt.decode()
-        cosigned = Note.parse(text + lines)
-        for name, key_text in witnesses:
+        cosigned = Note.parse(text + receipt.decode())
+        for name, key_text in known.witnesses:
             if any(signer == name for signer, _ in cosigned.signatures):
                 cosigned.verified(read_verifier_key(key_text)[1], name)
-    if kind == "rfc3161" and hashlib.sha256(text.encode()).digest() not in receipt:
-        raise Malformed("is a time stamp of something else")
+    if kind == "rfc3161":
+        check_time_stamp(receipt, text, known.time_roots)
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -980,11 +1089,12 @@ NAMING = frozenset(
 
 @dataclass(frozen=True)
 class Known:
-    """What the auditor brings: the log's key or its fingerprint, what was seen of the log, witnesses' keys."""
+    """What the auditor brings: the log key's fingerprint, what was seen of it, witnesses' keys, roots of stamps."""
 
     pinned: bytes | None = None
     seen: tuple[Path, ...] = ()
     witnesses: tuple[tuple[str, str], ...] = ()
+    time_roots: tuple[x509.Certificate, ...] = ()
 
 
 def verify_export(path: Path, known: Known = Known(), progress: Progress | None = None) -> Report:  # noqa: B008
@@ -1066,7 +1176,7 @@ class _Walk:
         self.met = {"seen": 0, "witness": 0, "anchor": 0}
         seen = sorted((mark for path in known.seen for mark in read_seen(path)), key=lambda mark: mark.size)
         self._streams: list[Iterator[Mark]] = [
-            iter(seen), read_witnesses(folder, head.origin, self.registry), read_anchors(folder, known.witnesses),
+            iter(seen), read_witnesses(folder, head.origin, self.registry), read_anchors(folder, known),
         ]  # fmt: skip
         self._marks: list[Mark | None] = [None, None, None]
         self._progress = progress
@@ -1192,9 +1302,9 @@ class _Walk:
                 raise Problem("changed", f"Hash {position} in {tile} is not that of the tile below it.")
 
     def _check_upper_edges(self) -> None:
-        for below, hashes in enumerate(self.tree.edges):
-            if hashes:
-                self._check_upper(below + 1, self.tree.bundles >> (8 * (below + 1)), hashes)
+        for below, edge in enumerate(self.tree.edges):
+            if edge:
+                self._check_upper(below + 1, self.tree.bundles >> (8 * (below + 1)), edge)
 
 
 def _explain(entries: Sequence[bytes], found: Sequence[bytes], stated: Sequence[bytes], places: _Places) -> NoReturn:
@@ -1291,7 +1401,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _tell_proof(options)
         progress = Progress() if sys.stderr.isatty() and not options.json else None
         pinned = options.key.fingerprint if options.key else None
-        known = Known(pinned, tuple(options.seen), tuple(options.witness_key))
+        known = Known(pinned, tuple(options.seen), tuple(options.witness_key), tuple(options.time_root or ()))
         try:
             report = verify_export(options.folder, known, progress)
         finally:
@@ -1322,6 +1432,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--witness-key", type=_witness_key, action="append", default=[], metavar="FILE",
         help="the verifier key of a witness whose cosignatures have to hold",
+    )  # fmt: skip
+    parser.add_argument(
+        "--time-root", type=_certificates, metavar="FILE",
+        help="PEM file with the root certificates of the time-stamp authorities whose stamps have to hold",
     )  # fmt: skip
     parser.add_argument("--entry", type=Path, metavar="FILE", help="with --proof: the entry, where it holds none")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of sentences")
@@ -1354,6 +1468,13 @@ def _witness_key(text: str) -> tuple[str, str]:
         return read_verifier_key(line)[0], line
     except (Malformed, Problem) as error:
         raise argparse.ArgumentTypeError(f"{text} does not hold a verifier key: it {error}") from error
+
+
+def _certificates(text: str) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(Path(text).read_bytes())
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text} does not hold certificates in PEM") from error
 
 
 def _in_words(report: Report) -> str:

@@ -1,5 +1,6 @@
 """Checkpoints are laid down outside this house, again and again until there is a receipt, and a missed one shows."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from django.core.exceptions import ImproperlyConfigured
 
 from audit import anchoring, services
@@ -21,7 +23,7 @@ from audit.tasks import anchor as anchor_task
 from keyring.services import server_verifier
 from tests.audit.conftest import NOW, record
 from tests.audit.local_authorities import LocalTimeStampAuthority, LocalWitness, served
-from verifier.qflare_verify import Known, Problem, verify_export
+from verifier.qflare_verify import Known, Malformed, Problem, check_time_stamp, main, verify_export
 
 MakeLog = Callable[[int], None]
 pytestmark = pytest.mark.django_db
@@ -261,6 +263,33 @@ def test_a_log_rewritten_after_it_was_anchored_is_found_out(make_log: MakeLog, t
     with pytest.raises(Problem) as found:
         verify_export(tmp_path / "export")
     assert found.value.kind == "forked"
+
+
+@needs_openssl
+def test_an_auditor_checks_time_stamps_up_to_a_root(make_log: MakeLog, tmp_path: Path) -> None:
+    make_log(5)
+    local, stranger = (LocalTimeStampAuthority(tmp_path / name) for name in ("tsa", "stranger"))
+    with served(local.handle) as url:
+        plans = [AnchorPlan("tsa", "rfc3161", 3600, TimeStampAuthority(url, local.roots))]
+        assert anchoring.anchor_log(now=NOW, plans=plans) == 1
+    export_log(services.current_checkpoint(), tmp_path / "export")
+    export = str(tmp_path / "export")
+    assert main([export, "--time-root", str(local.roots)]) == 0
+    assert main([export, "--time-root", str(stranger.roots)]) == 1
+    text, receipt = note(), bytes(AnchorReceipt.objects.get().receipt)
+    roots = x509.load_pem_x509_certificates(local.roots.read_bytes())
+    check_time_stamp(receipt, text, roots)
+    check_time_stamp(receipt, text, [])
+    for known in (roots, []):
+        with pytest.raises(Malformed, match="of something else"):
+            check_time_stamp(receipt, text + "x", known)
+    stamped = receipt.index(hashlib.sha256(text.encode()).digest())
+    for at in (2, 5, stamped, stamped + 31, stamped + 50, len(receipt) - 40, len(receipt) - 1):
+        with pytest.raises(Malformed):
+            check_time_stamp(receipt[:at] + bytes([receipt[at] ^ 1]) + receipt[at + 1 :], text, roots)
+    for cut in (0, 1, 20, len(receipt) - 1):
+        with pytest.raises(Malformed):
+            check_time_stamp(receipt[:cut], text, roots)
 
 
 # the settings
