@@ -1078,7 +1078,7 @@ class Registry:
 NAMING = frozenset(
     {
         "enclave.prepared", "model.published", "round.completed", "log.key_rotated", "device.enrolled",
-        "device.keys_rotated",
+        "device.keys_rotated", "device.reenrolled",
     }
 )  # fmt: skip
 """Kinds whose payloads the verifier reads."""
@@ -1411,9 +1411,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json:
             sys.stdout.write(json.dumps({"holds": False, "problem": problem.kind, "sentence": str(problem)}) + "\n")
         else:
-            sys.stderr.write(f"The {'proof' if options.proof else 'log'} does NOT hold.\n{problem}\n")
+            what = "proof" if options.proof else "log"
+            sys.stderr.write(printable(f"The {what} does NOT hold.\n{problem}\n"))
         return 1
-    sys.stdout.write(json.dumps(_as_json(report)) + "\n" if options.json else _in_words(report))
+    sys.stdout.write(json.dumps(_as_json(report)) + "\n" if options.json else printable(_in_words(report)))
     return 1 if options.strict and report.findings.counts else 0
 
 
@@ -1503,6 +1504,11 @@ def _in_words(report: Report) -> str:
     return "\n".join([*lines, ""])
 
 
+def printable(text: str) -> str:
+    """Return text that cannot steer a terminal: names in a forged export may try to."""
+    return "".join(character if character.isprintable() or character == "\n" else "?" for character in text)
+
+
 def _as_json(report: Report) -> dict[str, Any]:
     head = report.head
     return {
@@ -1524,11 +1530,12 @@ def _tell_proof(options: argparse.Namespace) -> int:
     if proved.payload is not None:
         told = f"by {proved.actor}: {json.dumps(proved.payload, default=repr, ensure_ascii=False)}"
     when = moment(proved.entry.time / 1e6)
-    sys.stdout.write(
+    said = (
         f"Entry {proved.entry.index} is in the log {proved.head.origin} of {proved.head.size} entries.\n"
         f"{proved.entry.kind} at {when}, {told}\n"
         f"Checkpoint signed {moment(proved.head.time)} by the key {proved.key.fingerprint.hex()}.\n"
     )
+    sys.stdout.write(printable(said))
     return 0
 
 

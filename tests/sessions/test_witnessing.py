@@ -97,3 +97,14 @@ def test_an_auditor_finds_what_devices_cosigned(alice: Person, tmp_path: Path) -
     (tmp_path / "export" / "witnesses.jsonl").write_text(json.dumps(forged) + "\n")
     with pytest.raises(Problem, match="The cosignature in witnesses.jsonl, line 1"):
         verify_export(tmp_path / "export", Known())
+
+
+def test_keys_that_were_rotated_or_enrolled_anew_are_known_to_the_auditor(alice: Person, tmp_path: Path) -> None:
+    alice.session().rotate_keys()
+    sequence_log()
+    alice.session().open()
+    sequence_log()
+    export_log(current_checkpoint(), tmp_path / "export")
+    report = verify_export(tmp_path / "export", Known())
+    assert report.witnesses >= 1
+    assert "unknown-device" not in report.findings.counts

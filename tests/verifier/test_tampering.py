@@ -1,6 +1,7 @@
 """Whoever changes a log, in any way there is, is found, and what was done is named."""
 
 import json
+from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from qflare_protocol.audit_entry import AuditEntry
 from qflare_protocol.checkpoint import Checkpoint, sign_checkpoint
+from qflare_protocol.log_cosignature import CosignedCheckpoint, cosign_checkpoint
 from tests.verifier.exports import (
     BEGIN,
     LOG,
@@ -353,3 +355,19 @@ def test_a_missing_checkpoint_is_told_as_silence(tmp_path: Path) -> None:
     assert not holds(log.write(tmp_path / "all")).findings.counts
     del log.heads[7:9]
     assert holds(log.write(tmp_path / "without")).findings.counts == {"silence": 1}
+
+
+def test_a_name_in_a_forged_export_cannot_steer_the_terminal(
+    log: Log, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export = log.write(tmp_path)
+    line = {"device": "\x1b[2Jalice", "algorithm": "ML-DSA-44", "key": "", "cosignature": ""}
+    put(export / "witnesses.jsonl", json.dumps(line).encode() + b"\n")
+    assert main([str(export)]) == 1
+    known = cosign_checkpoint(STRANGER, CosignedCheckpoint(ORIGIN, SIZE, bytes(32)))
+    line |= {"key": b64encode(STRANGER.public).decode(), "cosignature": b64encode(known).decode()}
+    put(export / "witnesses.jsonl", json.dumps(line).encode() + b"\n")
+    assert main([str(export)]) == 1
+    said = capsys.readouterr().err
+    assert "Device ?[2Jalice in witnesses.jsonl, line 1 saw another log of 600 entries" in said
+    assert "\x1b" not in said
