@@ -7,8 +7,7 @@ STAMP := .venv/.installed-requirements
 DEV_STAMP := .venv/.installed-requirements-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all lint bench bench-aggregate bench-attacks bench-audit vectors clean
-.PHONY: help demo serve test test-all lint bench bench-aggregate bench-attacks bench-database vectors clean
+.PHONY: help demo serve test test-all lint bench bench-aggregate bench-attacks bench-audit bench-database vectors clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -62,6 +61,7 @@ bench-attacks: $(DEV_STAMP) ## Every rule under every attack on MNIST; twenty mi
 
 bench-audit: $(STAMP) ## The log on PostgreSQL up to a million entries; ten minutes (ARGS="--entries 100000")
 	$(BIN)/python -m bench.audit $(ARGS)
+
 bench-database: $(STAMP) ## Key storage, session lookup, audit insert and clean-up on PostgreSQL beside bare statements
 	$(BIN)/python -m bench.database --output docs/benchmarks/database.md $(ARGS)
 

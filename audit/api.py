@@ -67,7 +67,7 @@ class TileView(LogView):
         if not re.fullmatch("[0-9]", level) or int(level) > _MAX_TILE_LEVEL:
             raise _no_tile()
         _require_covered(int(level), index, width)
-        return _tile(b"".join(StoredTree().hashes(int(level), index, 0, width)))
+        return _tile(b"".join(StoredTree(_head().size).hashes(int(level), index, 0, width)))
 
 
 class InclusionProofView(LogView):

@@ -41,6 +41,7 @@ class Event(models.Model):
             models.Index(fields=["id"], condition=Q(sequenced=False), name="audit_event_unsequenced"),
             models.Index(fields=["kind", "-id"], name="audit_event_kind"),
             models.Index(fields=["actor", "-id"], name="audit_event_actor"),
+            models.Index(fields=["occurred_at"], name="audit_event_by_time"),
         ]
         constraints = [
             models.CheckConstraint(condition=~Q(actor=""), name="audit_event_has_an_actor"),
@@ -79,6 +80,7 @@ class Entry(models.Model):
     class Meta:
         ordering = ["-index"]
         verbose_name_plural = "entries"
+        indexes = [models.Index(fields=["occurred_at"], name="audit_entry_by_time")]
         constraints = [models.CheckConstraint(condition=Q(index__gte=0), name="audit_entry_index_from_0")]
 
     def __str__(self) -> str:
@@ -126,6 +128,7 @@ class Checkpoint(models.Model):
 
     class Meta:
         ordering = ["-id"]
+        indexes = [models.Index(fields=["created_at"], name="audit_checkpoint_by_time")]
         constraints = [
             models.UniqueConstraint(fields=["size", "created_at"], name="audit_one_checkpoint_per_moment"),
             models.CheckConstraint(condition=Q(size__gte=0), name="audit_checkpoint_size"),
@@ -145,6 +148,7 @@ class WitnessSighting(models.Model):
 
     class Meta:
         ordering = ["device_name"]
+        indexes = [models.Index(fields=["seen_at"], name="audit_sighting_by_time")]
 
     def __str__(self) -> str:
         return f"{self.device_name}: {self.size} entries"

@@ -14,9 +14,8 @@ from audit.kinds import describe
 from audit.models import ERASED, Checkpoint, Event, WitnessSighting
 from audit.sequencing import BATCH, append_to_log, take_sequencer_lock
 from audit.tree import consistency_proof, inclusion_proof, root_at, tree_size
-from keyring.services import server_signer, server_verifier, server_verifiers
-from operator_admin.party import key_of
 from keyring.services import rotate_server_key, server_signer, server_verifier, server_verifiers
+from operator_admin.party import key_of
 from qflare_protocol import checkpoint as notes
 from qflare_protocol.audit_entry import SALT_BYTES, commitment, disclosure_bytes, encode_payload
 from qflare_protocol.cose import Signer

@@ -3,8 +3,7 @@
 from celery import shared_task
 from django.utils import timezone
 
-from audit import retention, services
-from audit import anchoring, services
+from audit import anchoring, retention, services
 
 
 @shared_task(name="audit.tasks.sequence")
@@ -17,6 +16,8 @@ def sequence() -> None:
 def archive_disclosures() -> None:
     """Archive and erase disclosures whose time is over."""
     retention.archive_disclosures(now=timezone.now())
+
+
 @shared_task(name="audit.tasks.anchor")
 def anchor() -> None:
     """Lay down checkpoints where that is due; what cannot be reached is tried again by a later run."""

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
-TABLES = ("audit_entry", "audit_tile", "audit_checkpoint")
 EVENTS = "audit_event"
 TABLES = ("audit_entry", "audit_tile", "audit_checkpoint", "audit_witnesscosignature")
 _SENTENCE = "the audit log is append-only"

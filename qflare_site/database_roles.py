@@ -26,6 +26,8 @@ GRANTS: dict[str, tuple[str, str, str]] = {
     "audit_tile": ("S", "S", "SI"),
     "audit_checkpoint": ("S", "S", "SI"),
     "audit_sequencer": ("S", "S", "SIU"),
+    "audit_witnesscosignature": ("SI", "S", "S"),
+    "audit_anchorreceipt": ("S", "S", "SIU"),
     "audit_witnesssighting": ("SIU", "S", "S"),
     # The first use of a purpose makes its key, in whatever process that is. To destroy one is the owner's.
     "keyring_serverkey": ("SIU", "SIU", "SIU"),

@@ -1,4 +1,4 @@
-"""The database refuses to change the log, and finds its rows by time."""
+"""The database refuses to change the log."""
 
 from django.apps.registry import Apps
 from django.db import migrations
@@ -15,22 +15,7 @@ def backwards(apps: Apps, editor: BaseDatabaseSchemaEditor) -> None:
     drop_triggers(editor)
 
 
-# For the calendars of the admin, the console, and the retention of disclosures.
-BY_TIME = {
-    "audit_event": "occurred_at",
-    "audit_entry": "occurred_at",
-    "audit_checkpoint": "created_at",
-    "audit_witnesssighting": "seen_at",
-}
-
-
 class Migration(migrations.Migration):
     dependencies = [("audit", "0001_initial")]
 
-    operations = [
-        migrations.RunPython(forwards, backwards),
-        *(
-            migrations.RunSQL(f"CREATE INDEX {table}_by_time ON {table} ({column})", f"DROP INDEX {table}_by_time")
-            for table, column in BY_TIME.items()
-        ),
-    ]
+    operations = [migrations.RunPython(forwards, backwards)]
