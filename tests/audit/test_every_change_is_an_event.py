@@ -16,6 +16,7 @@ SILENT = {
     "audit.sequencing.append_to_log": THE_LOG_ITSELF,
     "audit.sequencing.take_sequencer_lock": THE_LOG_ITSELF,
     "audit.services.issue_checkpoint": THE_LOG_ITSELF,
+    "audit.anchoring.plan_anchor": "the log laid down elsewhere: the receipt says so, and a missed one is an event",
     "audit.services.record_event": THE_LOG_ITSELF,
     "audit.services.sequence_events": THE_LOG_ITSELF,
     "audit.services.sequence_log": THE_LOG_ITSELF,
