@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.db import connection
-from django.db.models import Model
+from django.db.models import JSONField, Model
+from psycopg.types.json import Jsonb
 
 _ROWS_OF_ONE_STATEMENT = 2000
 
@@ -24,10 +25,11 @@ def insert_rows(model: type[Model], fields: Sequence[str], rows: Sequence[tuple[
         return
     quote = connection.ops.quote_name
     columns = ", ".join(quote(model._meta.get_field(name).column) for name in fields)
+    of_json = [place for place, name in enumerate(fields) if isinstance(model._meta.get_field(name), JSONField)]
     statement = f"COPY {quote(model._meta.db_table)} ({columns}) FROM STDIN"
     with connection.wrap_database_errors, connection.cursor() as cursor, cursor.copy(statement) as copy:
         for row in rows:
-            copy.write_row(row)
+            copy.write_row([Jsonb(value) if place in of_json else value for place, value in enumerate(row)])
 
 
 def set_true(model: type[Model], field: str, keys: Sequence[int]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.db import IntegrityError, connection, models, transaction
 
-from audit.services import consistency_proof, current_checkpoint, record_event, witness_checkpoint
+from audit.services import consistency_proof, current_checkpoint, record_event, record_events, witness_checkpoint
 from devices import services as devices
 from devices.models import Device, DeviceState
 from keyring import envelope
@@ -306,8 +306,8 @@ def _end_expired(now: datetime) -> int:
     expired = Session.objects.filter(id__in=ids)
     over = list(expired.exclude(activated_at=None).select_related("device"))
     _end(expired, "expired", now)
-    for session in over:
-        record_event("session.ended", actor="system", payload=_payload(session) | {"reason": "expired"})
+    payloads = [_payload(session) | {"reason": "expired"} for session in over]
+    record_events("session.ended", actor="system", payloads=payloads)
     return len(ids)
 
 

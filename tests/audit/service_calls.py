@@ -11,7 +11,7 @@ APPS = ("keyring", "audit", "devices", "enrollment", "sessions", "enclave", "tra
 ALWAYS_WRITES = frozenset(
     {"_raw_delete", "create", "bulk_create", "get_or_create", "update_or_create", "bulk_update", "save", "delete"}
 )
-RECORDS = frozenset({"record_event", "with_event"})
+RECORDS = frozenset({"record_event", "record_events", "with_event"})
 
 
 @dataclass(frozen=True)

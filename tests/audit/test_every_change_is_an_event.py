@@ -18,6 +18,7 @@ SILENT = {
     "audit.services.issue_checkpoint": THE_LOG_ITSELF,
     "audit.anchoring.plan_anchor": "the log laid down elsewhere: the receipt says so, and a missed one is an event",
     "audit.services.record_event": THE_LOG_ITSELF,
+    "audit.services.record_events": THE_LOG_ITSELF,
     "audit.services.sequence_events": THE_LOG_ITSELF,
     "audit.services.sequence_log": THE_LOG_ITSELF,
     "audit.export.export_log": MADE_ON_FIRST_USE,

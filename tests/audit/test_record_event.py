@@ -121,3 +121,32 @@ def test_a_number_that_a_database_writes_otherwise_does_not_stall_the_log(number
     assert services.sequence_events() == 1
     assert Disclosure.from_bytes(Entry.objects.get().event.disclosure_bytes()).payload == {"number": number}
     assert verify_log().entries == 1
+
+
+@pytest.mark.django_db
+def test_many_events_are_written_as_one_is() -> None:
+    with transaction.atomic():
+        one = services.record_event("test.happened", actor="system", payload={"number": 0}, now=NOW)
+        payloads = [{"number": number, "of": [1.5, None, "x"]} for number in range(1, 4)]
+        services.record_events("test.happened", actor="device:press 7", payloads=payloads, now=NOW)
+    many = list(Event.objects.exclude(id=one.id).order_by("id"))
+    assert [event.payload for event in many] == payloads
+    assert {(event.actor, event.kind, event.occurred_at) for event in many} == {
+        ("device:press 7", "test.happened", NOW)
+    }
+    assert len({bytes(event.salt) for event in many}) == len({event.event_id for event in many}) == 3
+    assert services.sequence_events() == 4
+    assert verify_log().entries == 4
+
+
+@pytest.mark.django_db
+def test_of_many_events_none_is_written_where_one_is_refused() -> None:
+    with pytest.raises(KeyError), transaction.atomic():
+        services.record_events("test.happened", actor="system", payloads=[{"number": 1}, {"other": 2}])
+    assert not Event.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_many_events_outside_a_transaction_are_a_defect_of_the_caller() -> None:
+    with pytest.raises(RuntimeError, match="transaction"):
+        services.record_events("test.happened", actor="system", payloads=[{"number": 1}])
