@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.postgresql_site import DEFAULT_SERVER, postgresql_site
+from bench.postgresql_site import DEFAULT_SERVER, own_site
 
 ENTRIES = 1_000_000
 PROOFS = 200
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
     parser.add_argument("--output", type=Path, help="write the Markdown page there")
     options = parser.parse_args(arguments)
-    with postgresql_site(options.server):
+    with own_site(options.server):
         figures, version = measure(_sizes(options.entries))
     if options.json:
         sys.stdout.write(json.dumps([asdict(row) for row in figures], indent=1) + "\n")
@@ -67,7 +67,7 @@ def _sizes(most: int) -> list[int]:
 
 
 def measure(sizes: Sequence[int]) -> tuple[list[Figures], str]:
-    """Return the figures at each size, and the server's version. Call inside `postgresql_site`."""
+    """Return the figures at each size, and the server's version. Call inside `own_site`."""
     from django.db import connection
 
     from audit.sequencing import BATCH

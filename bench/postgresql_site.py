@@ -1,6 +1,7 @@
-"""A site for a benchmark on PostgreSQL, in a database that is made for it and dropped afterwards."""
+"""A PostgreSQL database of the benchmark's own, migrated and with its roles, dropped at the end with them."""
 
 import contextlib
+import io
 import os
 import secrets
 import tempfile
@@ -10,35 +11,65 @@ from urllib.parse import urlsplit, urlunsplit
 import django
 import psycopg
 from django.core.management import call_command
+from psycopg import sql
 
 DEFAULT_SERVER = "postgres://postgres@127.0.0.1:5432/postgres"
-UNUSED_REDIS = "redis://127.0.0.1:1/0"
-"""The services profile wants one named; nothing that is measured here speaks to it."""
 
 
 @contextlib.contextmanager
-def postgresql_site(server: str = DEFAULT_SERVER) -> Iterator[None]:
-    """Set Django up for this process on a new database of that server; models can be imported from then on."""
+def own_site(server_url: str) -> Iterator[str]:
+    """Set Django up on a new database of the server, and give its URL; models can be imported from then on.
+
+    The URL is that of a superuser, who alone can make roles. Redis is named and never asked.
+    """
     name = f"qflare_bench_{secrets.token_hex(4)}"
-    with tempfile.TemporaryDirectory(prefix="qflare-bench-") as folder, _database(server, name) as address:
-        os.environ |= {"QFLARE_INSECURE_HTTP": "1", "QFLARE_ACKNOWLEDGE_FILE_KEK": "1", "REDIS_URL": UNUSED_REDIS}
-        os.environ |= {"DATABASE_URL": address, "QFLARE_DATA_DIR": folder, "SECRET_KEY": secrets.token_urlsafe(50)}
-        os.environ["DJANGO_SETTINGS_MODULE"] = "qflare_site.settings"
-        django.setup()
-        call_command("migrate", verbosity=0)
+    url = urlunsplit(urlsplit(server_url)._replace(path=f"/{name}"))
+    with psycopg.connect(server_url, autocommit=True) as server:
+        server.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        try:
+            with tempfile.TemporaryDirectory(prefix="qflare-bench-") as folder:
+                yield from _site(url, folder)
+        finally:
+            server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+            for (role,) in server.execute(
+                "SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s)", [f"{name}_"]
+            ).fetchall():
+                server.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+
+
+def _site(url: str, folder: str) -> Iterator[str]:
+    os.environ |= {
+        "DATABASE_URL": url,
+        "REDIS_URL": "redis://127.0.0.1:6379/15",
+        "QFLARE_DATA_DIR": folder,
+        "SECRET_KEY": secrets.token_urlsafe(50),
+        "QFLARE_INSECURE_HTTP": "1",
+        "QFLARE_ACKNOWLEDGE_FILE_KEK": "1",
+        "DJANGO_SETTINGS_MODULE": "qflare_site.settings",
+    }
+    django.setup()
+    call_command("migrate", verbosity=0)
+    call_command("setup_database_roles", stdout=io.StringIO())
+    from django.db import connection
+
+    try:
+        yield url
+    finally:
+        connection.close()
+
+
+@contextlib.contextmanager
+def acting_as(role: str) -> Iterator[None]:
+    """Have Django's connection act as the role of a process, bound by its grants and by row-level security."""
+    from django.db import connection
+
+    from qflare_site.database_roles import role_names
+
+    with connection.cursor() as cursor:
+        cursor.execute(
+            sql.SQL("SET ROLE {}").format(sql.Identifier(role_names(connection.settings_dict["NAME"])[role]))
+        )
         try:
             yield
         finally:
-            from django.db import connection
-
-            connection.close()
-
-
-@contextlib.contextmanager
-def _database(server: str, name: str) -> Iterator[str]:
-    with psycopg.connect(server, autocommit=True) as admin:
-        admin.execute(f'CREATE DATABASE "{name}"')
-        try:
-            yield urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
-        finally:
-            admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+            cursor.execute("RESET ROLE")

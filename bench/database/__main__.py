@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.database.page import page
-from bench.database.server import own_site
+from bench.postgresql_site import DEFAULT_SERVER, own_site
 
-SERVER = "postgres://postgres@127.0.0.1:5432/postgres"
 REPETITIONS = 300
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure on a database of its own, and print or write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--server", default=SERVER, help="a superuser's URL of the server (default: %(default)s)")
+    parser.add_argument(
+        "--server", default=DEFAULT_SERVER, help="a superuser's URL of the server (default: %(default)s)"
+    )
     parser.add_argument("--repetitions", type=int, default=REPETITIONS, help="default: %(default)s")
     parser.add_argument("--output", type=Path, help="write the page there instead of printing it")
     options = parser.parse_args(arguments)

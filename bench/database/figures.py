@@ -13,8 +13,8 @@ from django.utils import timezone
 
 from audit.services import record_event
 from bench.database.page import Figure
-from bench.database.server import acting_as
 from bench.measuring import Stopwatch
+from bench.postgresql_site import acting_as
 from devices.models import Device, DeviceKey
 from devices.row_security import confined_to
 from devices.services import register_device
