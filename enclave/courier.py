@@ -36,6 +36,7 @@ from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.attestation.evidence import EnclaveClaims, read_evidence
 from qflare_protocol.errors import Refusal
 from qflare_protocol.round_result import RosterEntry
+from qflare_protocol.tensors import MAX_HEADER_BYTES
 
 __all__ = [
     "EnclaveHost",
@@ -290,7 +291,8 @@ def run_request(
         process.receive("ready")
         on_step("seal", time.monotonic() - started)
         process.send(ask(given.request(tuple(descriptors))))
-        held = stack.enter_context(HeldModel(os.fstat(descriptors[BASE_MODEL]).st_size))
+        # The new model has the base model's tensors; its header may be longer than one that others wrote.
+        held = stack.enter_context(HeldModel(os.fstat(descriptors[BASE_MODEL]).st_size + MAX_HEADER_BYTES))
         return _attend(process, held, write_output, on_step)
 
 

@@ -1,5 +1,6 @@
 """The site's own rows, and the rows of other packages: their admins look broken unless they wear our theme."""
 
+from collections.abc import Callable
 from typing import Any
 
 from axes.admin import IsLockedOutFilter
@@ -10,7 +11,7 @@ from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, User
 from django.db import transaction
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponseBase
 from django_celery_beat import admin as beat_admin
 from django_celery_beat.models import ClockedSchedule, CrontabSchedule, IntervalSchedule, PeriodicTask, SolarSchedule
 
@@ -42,13 +43,15 @@ class RecordedAdmin(ModelAdmin):
 
     def log_addition(self, request: HttpRequest, obj: Model, message: Any) -> LogEntry:
         """Record that a row was added."""
-        record_row_added(obj, actor=actor_of(request))
-        return super().log_addition(request, obj, message)
+        with transaction.atomic():
+            record_row_added(obj, actor=actor_of(request))
+            return super().log_addition(request, obj, message)
 
     def log_change(self, request: HttpRequest, obj: Model, message: Any) -> LogEntry:
         """Record which fields of a row were changed."""
-        record_row_changed(obj, _changed_fields(message), actor=actor_of(request))
-        return super().log_change(request, obj, message)
+        with transaction.atomic():
+            record_row_changed(obj, _changed_fields(message), actor=actor_of(request))
+            return super().log_change(request, obj, message)
 
     def log_deletions(self, request: HttpRequest, queryset: QuerySet[Any]) -> Any:
         """Record that rows are about to be deleted."""
@@ -87,6 +90,11 @@ class OperatorAdmin(UserAdmin, PermissionHolderAdmin):
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
 
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponseBase:  # noqa: A002
+        """Change a password and record who did it in one transaction; Django's own view has none."""
+        with transaction.atomic():
+            return super().user_change_password(request, id, form_url)
+
 
 class OperatorGroupAdmin(GroupAdmin, PermissionHolderAdmin):
     """What people may do, by group."""
@@ -105,10 +113,29 @@ class ThemedPeriodicTaskForm(beat_admin.PeriodicTaskForm):
         self.fields["regtask"].widget = ThemedTaskSelectWidget()
 
 
+def _recorded_action(name: str, what: str) -> Callable[..., Any]:
+    """Return an action of beat's admin that records what it does to each selected row."""
+    perform = getattr(beat_admin.PeriodicTaskAdmin, name)
+
+    def act(model_admin: ModelAdmin, request: HttpRequest, queryset: QuerySet[Any]) -> Any:
+        with transaction.atomic():
+            for row in queryset:
+                record_row_changed(row, [what], actor=actor_of(request))
+            return perform(model_admin, request, queryset)
+
+    act.__name__ = name
+    decorated: Callable[..., Any] = admin.action(description=perform.short_description)(act)
+    return decorated
+
+
 class ScheduleEntryAdmin(beat_admin.PeriodicTaskAdmin, RecordedAdmin):
     """What beat sends, and when."""
 
     form = ThemedPeriodicTaskForm
+    enable_tasks = _recorded_action("enable_tasks", "enabled")
+    disable_tasks = _recorded_action("disable_tasks", "disabled")
+    toggle_tasks = _recorded_action("toggle_tasks", "enabled or disabled")
+    run_tasks = _recorded_action("run_tasks", "run at once")
 
 
 class ScheduleAdmin(RecordedAdmin):

@@ -15,6 +15,8 @@ from django.db import connection, transaction
 from django.db.migrations.recorder import MigrationRecorder
 from django.db.models import Model
 
+from qflare_site.backup.archive import BackupError
+
 ROWS_OF_A_MEMBER = 2000
 _MADE_BY_MIGRATIONS = {"contenttypes.contenttype", "auth.permission"}
 _OF_THE_MOMENT = {
@@ -34,9 +36,10 @@ class _ExactEncoder(DjangoJSONEncoder):
 
 
 def kept_models() -> list[type[Model]]:
-    """Return the models whose rows a backup holds."""
+    """Return the models whose rows a backup holds; what others name by a natural key stands before them."""
     left_out = _MADE_BY_MIGRATIONS | _OF_THE_MOMENT
-    return [model for model in apps.get_models() if model._meta.label_lower not in left_out and model._meta.managed]
+    kept = [model for model in apps.get_models() if model._meta.label_lower not in left_out and model._meta.managed]
+    return serializers.sort_dependencies([(None, kept)], allow_cycles=True)
 
 
 @contextmanager
@@ -65,7 +68,9 @@ def rows_of(model: type[Model]) -> Iterator[bytes]:
     """Yield all rows of a model, so many at a time, as JSON lines."""
     rows = model._default_manager.order_by("pk").iterator(chunk_size=ROWS_OF_A_MEMBER)
     while some := list(itertools.islice(rows, ROWS_OF_A_MEMBER)):
-        yield serializers.serialize("jsonl", some, cls=_ExactEncoder, use_natural_foreign_keys=True).encode()
+        # In ASCII, because Django reads lines back with splitlines, which knows more ends of a line than "\n".
+        text = serializers.serialize("jsonl", some, cls=_ExactEncoder, ensure_ascii=True, use_natural_foreign_keys=True)
+        yield text.encode()
 
 
 def is_empty() -> bool:
@@ -82,15 +87,46 @@ def clear_rows_of_new_site() -> None:
 
 
 def insert_rows(content: bytes) -> int:
-    """Insert what `rows_of` yielded, inside the caller's transaction; return how many rows."""
-    found = list(serializers.deserialize("jsonl", content.decode()))
+    """Insert what `rows_of` yielded, inside the caller's transaction; return how many rows.
+
+    Raises `BackupError` for rows that this site cannot read.
+    """
+    try:
+        found = list(serializers.deserialize("jsonl", content.decode().split("\n")))
+    except serializers.base.DeserializationError as error:
+        raise BackupError(f"Rows of the backup cannot be read: {error}") from error
     for model, of_model in itertools.groupby(found, key=lambda one: type(one.object)):
         some = list(of_model)
-        model._default_manager.bulk_create([one.object for one in some], batch_size=ROWS_OF_A_MEMBER)
+        with _times_as_they_were(model):
+            model._default_manager.bulk_create([one.object for one in some], batch_size=ROWS_OF_A_MEMBER)
         for one in some:
             for name, values in (one.m2m_data or {}).items():
                 getattr(one.object, name).set(values)
     return len(found)
+
+
+@contextmanager
+def _times_as_they_were(model: type[Model]) -> Iterator[None]:
+    """Keep Django from writing the present into fields that it fills with the time of a change."""
+    flags = [(field, flag) for field in model._meta.concrete_fields for flag in ("auto_now", "auto_now_add")]
+    set_flags = [(field, flag) for field, flag in flags if getattr(field, flag, False)]
+    for field, flag in set_flags:
+        setattr(field, flag, False)
+    try:
+        yield
+    finally:
+        for field, flag in set_flags:
+            setattr(field, flag, True)
+
+
+def check_rows(content: bytes) -> None:
+    """Look whether a member is rows, without a database. Raises `BackupError`."""
+    try:
+        for line in content.decode().split("\n"):
+            if line and set(json.loads(line)) < {"model", "fields"}:
+                raise ValueError("a row names its model and fields")
+    except (ValueError, TypeError) as error:
+        raise BackupError(f"Rows of the backup cannot be read: {error}") from error
 
 
 def reset_sequences() -> None:

@@ -55,16 +55,18 @@ def take_backup(
         names = ", ".join(f"{one.name} ({one.fingerprint.hex()[:16]})" for one in recipients)
         record_event("site.backed_up", actor=actor, payload={"backup_id": backup_id, "recipients": names}, now=now)
     sequence_log(now)
+    kept = files.read_files()
     with written_archive(path, recipients) as archive, rows.snapshot():
+        # Read before and after: between the two a KEK may have come or gone under which rows of this moment lie.
+        kept |= files.read_files()
         archive.add(MANIFEST, rows.to_json(_manifest(backup_id, now)))
         counted = _add_rows(archive, progress)
         digests = referenced_digests()
         for number, digest in enumerate(sorted(digests), 1):
             _add_blob(archive, digest)
             progress(f"blob {number} of {len(digests)}")
-        kept = list(files.kept_files())
-        for name, file in kept:
-            archive.add(f"{_FILES}{name}", file.read_bytes())
+        for name, content in kept.items():
+            archive.add(f"{_FILES}{name}", content)
         size = tree_size()
         report = BackupReport(backup_id, now, counted, len(digests), len(kept), size, root_at(size))
         archive.add(SUMMARY, rows.to_json(_summary(report)))
@@ -98,6 +100,8 @@ def check_backup(path: Path, private_key: bytes, *, progress: Progress) -> Backu
         progress(name)
         if name == MANIFEST:
             _read_manifest(content.read(), applied=None)
+        elif name.startswith(_ROWS):
+            rows.check_rows(content.read())
         elif name == SUMMARY:
             summary = json.loads(content.read())
     if summary is None:

@@ -5,7 +5,7 @@ from django.contrib.auth.models import Group, Permission, User
 from django.core.cache import cache
 from django.test import Client
 from django.urls import reverse
-from django_celery_beat.models import IntervalSchedule
+from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
 from audit.models import Event
 
@@ -121,6 +121,31 @@ def test_rows_added_and_deleted_by_hand_are_events(root_browser):
         ("operator:ada", "interval every 7 hours added by hand"),
         ("operator:ada", "interval every 7 hours deleted by hand"),
     ]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_password_set_for_somebody_else_names_who_set_it():
+    root, eve = User.objects.create_superuser("root", password=PASSWORD), User.objects.create_user("eve")
+    client = Client()
+    client.force_login(root, backend="django.contrib.auth.backends.ModelBackend")
+    begin()
+    new = {"password1": "yet another long one", "password2": "yet another long one", "usable_password": "true"}
+    answer = client.post(reverse("admin:auth_user_password_change", args=(eve.pk,)), new)
+    assert answer.status_code == 302
+    eve.refresh_from_db()
+    assert eve.check_password("yet another long one")
+    assert ("operator:root", "user eve changed by hand: password") in told()
+
+
+@pytest.mark.parametrize(("action", "what"), [("disable_tasks", "disabled"), ("enable_tasks", "enabled")])
+def test_a_schedule_entry_that_is_switched_is_an_event(root_browser, action, what):
+    every = IntervalSchedule.objects.create(every=7, period="hours")
+    entry = PeriodicTask.objects.create(name="audit-sequence-2", task="audit.tasks.sequence", interval=every)
+    page = reverse("admin:django_celery_beat_periodictask_changelist")
+    root_browser.post(page, {"action": action, "_selected_action": [entry.pk]})
+    entry.refresh_from_db()
+    assert entry.enabled == (what == "enabled")
+    assert ("operator:ada", f"periodic task {entry} changed by hand: {what}") in told()
 
 
 def test_sign_ins_beyond_the_limit_do_not_fill_the_log(ada, settings):

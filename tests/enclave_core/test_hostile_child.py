@@ -155,7 +155,8 @@ def test_a_message_out_of_form_fails_the_round(host, taken_over, message):
     assert refusal.detail.isprintable()
 
 
-def test_a_sealed_model_longer_than_the_base_model_fails_the_round(host, taken_over):
+def test_a_sealed_model_longer_than_the_base_model_fails_the_round(host, taken_over, monkeypatch):
+    monkeypatch.setattr(courier, "MAX_HEADER_BYTES", 0)
     taken_over(framed(READY, {"kind": "output", "name": "sealed-model", "piece": bytes(20_000)}))
     assert "more than a model" in refusal_of(aggregate, host).detail
 
