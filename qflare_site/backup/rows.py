@@ -49,11 +49,13 @@ def snapshot() -> Iterator[None]:
         with transaction.atomic():
             with connection.cursor() as cursor:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            applied_migrations()  # the moment is that of the first reading
             yield
         return
     with connection.cursor() as cursor:
         cursor.execute("BEGIN DEFERRED")  # Django's own would take SQLite's write lock
         try:
+            applied_migrations()
             yield
         finally:
             cursor.execute("ROLLBACK")
