@@ -9,12 +9,13 @@ On SQLite there are no policies, and `confined_to` does nothing.
 """
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from django.db import DatabaseError, OperationalError, connection
+from django.apps.registry import Apps
+from django.db import DatabaseError, OperationalError, connection, migrations
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
 SETTING = "qflare.device_id"
@@ -97,3 +98,17 @@ def drop_policy(editor: BaseDatabaseSchemaEditor, table: str) -> None:
     editor.execute(f"DROP POLICY rows_of_the_device ON {table}")
     editor.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
     editor.execute(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
+
+
+def row_policies(policies: Mapping[str, str]) -> migrations.RunPython:
+    """Return the migration's operation that confines tables, given with the SQL expression for the device of a row."""
+
+    def forwards(apps: Apps, editor: BaseDatabaseSchemaEditor) -> None:
+        for table, device in policies.items():
+            create_policy(editor, table, device)
+
+    def backwards(apps: Apps, editor: BaseDatabaseSchemaEditor) -> None:
+        for table in policies:
+            drop_policy(editor, table)
+
+    return migrations.RunPython(forwards, backwards)

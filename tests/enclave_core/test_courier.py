@@ -115,6 +115,19 @@ def test_a_model_made_while_the_updates_were_read_arrives_opened_when_it_is_deci
     assert len(result.accepted) == 5
 
 
+def test_a_base_model_whose_header_is_shorter_than_ours_gives_a_model_all_the_same(host):
+    entry = Round(prepared=prepare(host, bare()), policy=bare())
+    padded = entry.base_bytes
+    length = int.from_bytes(padded[:8], "little")
+    header, data = padded[8 : 8 + length], padded[8 + length :]
+    compact = header.rstrip(b" ")
+    assert len(compact) < length
+    entry.base_bytes = len(compact).to_bytes(8, "little") + compact + data
+    entry.submit_all(deltas(3))
+    _, model = aggregate(host, entry)
+    assert len(model) > len(entry.base_bytes)
+
+
 def test_a_process_killed_during_aggregation_is_reported_and_a_successor_gives_the_same_model(host, monkeypatch):
     entry = new_round(host, 6, poisoned=1)
     pids = []
