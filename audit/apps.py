@@ -12,10 +12,14 @@ class AuditConfig(AppConfig):
     def ready(self) -> None:
         """Register the kinds of event that the log itself records."""
         from audit.kinds import register_kind
+        from audit.services import record_made_key
+        from keyring.announcements import listen
 
         register_kind("log.fork_reported", "Device {device} has seen another log of {size} entries than this one")
         register_kind(
             "log.anchor_missed", "Anchor {anchor} missed: no receipt for {size} entries in {attempts} attempts"
         )
         register_kind("log.key_rotated", "Log key {old} replaced by {new}: {reason}")
+        register_kind("server_key.made", "Server key {key_id} made for {purpose}: {name}")
+        listen(record_made_key)
         register_kind("log.disclosures_erased", "What {count} entries tell was erased: {reason}")

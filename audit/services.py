@@ -16,6 +16,7 @@ from audit.kinds import describe
 from audit.models import ERASED, Checkpoint, Event, WitnessSighting
 from audit.sequencing import BATCH, append_to_log, take_sequencer_lock
 from audit.tree import consistency_proof, inclusion_proof, root_at, tree_size
+from keyring.announcements import KeyMade
 from keyring.services import rotate_server_key, server_signer, server_verifier, server_verifiers
 from operator_admin.party import key_of
 from qflare_protocol import checkpoint as notes
@@ -33,6 +34,7 @@ __all__ = [
     "log_verifier_key",
     "record_event",
     "record_events",
+    "record_made_key",
     "rotate_log_key",
     "sequence_events",
     "sequence_log",
@@ -62,6 +64,12 @@ def record_events(kind: str, *, actor: str, payloads: Sequence[dict[str, Any]], 
     moment = now or timezone.now()
     rows = [{**_DEFAULTS, "event_id": uuid.uuid4(), **_members(kind, actor, one, moment)} for one in payloads]
     insert_rows(Event, _EVENT_FIELDS, [tuple(row[field] for field in _EVENT_FIELDS) for row in rows])
+
+
+def record_made_key(made: KeyMade) -> None:
+    """Record a server key that was made on first use; the log's own keys are no exception."""
+    payload = {"key_id": str(made.id), "table": made.table, "purpose": made.purpose, "name": made.name}
+    record_event("server_key.made", actor="system", payload=payload, now=made.made_at)
 
 
 _DEFAULTS = {"sequenced": False, "erased_at": None}

@@ -15,6 +15,7 @@ from datetime import datetime
 from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
+from keyring.announcements import KeyMade, announce_made_key
 from keyring.columns import Scope
 from keyring.kek import KEK_BYTES, Kek, KekError, configured_provider, get_kek, provider_named
 from keyring.models import DataKey
@@ -72,7 +73,7 @@ def current_data_key(scope: Scope) -> OpenDataKey:
     PostgreSQL the row stays until the caller's transaction ends; on SQLite transactions take turns.
     Raises `KekError`.
     """
-    row = _current_row(scope) or create_data_key(scope, _kek_for_new_keys()) or _current_row(scope)
+    row = _current_row(scope) or _create_first_key(scope) or _current_row(scope)
     if row is None:
         raise KekError(f"The data key for {scope.label} was retired while it was made; try again.")
     return _opened(row)
@@ -132,6 +133,18 @@ def _opened(row: DataKey) -> OpenDataKey:
 def _current_row(scope: Scope) -> DataKey | None:
     held = _HELD if connection.vendor == "postgresql" and connection.in_atomic_block else ""
     return next(iter(DataKey.objects.raw(_CURRENT + held, [scope.value])), None)
+
+
+@transaction.atomic
+def _create_first_key(scope: Scope) -> DataKey | None:
+    """Make a scope's first data key and announce_made_key it, or return None where another process was faster."""
+    row = create_data_key(scope, _kek_for_new_keys())
+    if row is not None:
+        known_as = f"under KEK {bytes(row.kek_id).hex()} ({row.kek_provider})"
+        announce_made_key(
+            KeyMade(DataKey._meta.db_table, row.id, f"encryption at rest: {scope.label}", known_as, row.created_at)
+        )
+    return row
 
 
 def _kek_for_new_keys() -> tuple[str, Kek]:

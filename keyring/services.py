@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
+from keyring.announcements import KeyMade, announce_made_key
 from keyring.envelope import unwrap, wrap
 from keyring.models import KeyPurpose, ServerKey
 from qflare_protocol import pqc
@@ -124,7 +125,12 @@ def _create_key(purpose: str, algorithm: str) -> ServerKey | None:
     """Make the first key, or return None where another process was faster: the constraint settles it."""
     try:
         with transaction.atomic():
-            return _insert_key(purpose, algorithm, pqc.signature(algorithm).generate(), now=timezone.now())
+            row = _insert_key(purpose, algorithm, pqc.signature(algorithm).generate(), now=timezone.now())
+            known_as = f"{algorithm} {bytes(row.fingerprint).hex()}"
+            announce_made_key(
+                KeyMade(ServerKey._meta.db_table, row.id, f"signatures: {purpose}", known_as, row.created_at)
+            )
+            return row
     except IntegrityError:
         return None
 

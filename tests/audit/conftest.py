@@ -9,6 +9,7 @@ from django.db import transaction
 from audit import services
 from audit.kinds import register_kind
 from audit.models import Event
+from keyring import announcements
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -20,6 +21,15 @@ def record(number: int = 0, moment: datetime | None = None, **changes: object) -
     with transaction.atomic():
         moment = moment or NOW + timedelta(seconds=number)
         return services.record_event("test.happened", actor="system", payload={"number": number, **changes}, now=moment)
+
+
+@pytest.fixture(autouse=True)
+def first_keys_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the events of keys made on first use aside, so that a log has the entries that a test put there.
+
+    `tests/keyring/test_first_keys.py` is about them.
+    """
+    monkeypatch.setattr(announcements, "_LISTENERS", [])
 
 
 @pytest.fixture

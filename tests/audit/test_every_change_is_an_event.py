@@ -7,7 +7,6 @@ from tests.audit.service_calls import CallGraph, call_graph
 THE_LOG_ITSELF = "it is the log"
 BOOKKEEPING = "it changes nothing that anybody may do or has done: times last seen, counts, leases, windows"
 STEP = "it is a step of a round; the step that ends it, or the round's end, is the event"
-MADE_ON_FIRST_USE = "a key that is made when it is first needed; what it signs or wraps names it"
 CALLER = "the keyring lies below the log: the command or service that calls it records the event in its transaction"
 OF_AN_INCIDENT = "a part of an incident or a response, whose opening, doing or closing is the event"
 SILENT = {
@@ -21,15 +20,7 @@ SILENT = {
     "audit.services.record_events": THE_LOG_ITSELF,
     "audit.services.sequence_events": THE_LOG_ITSELF,
     "audit.services.sequence_log": THE_LOG_ITSELF,
-    "audit.export.export_log": MADE_ON_FIRST_USE,
-    "audit.services.log_origin": MADE_ON_FIRST_USE,
-    "audit.services.log_verifier_key": MADE_ON_FIRST_USE,
-    "keyring.data_keys.create_data_key": MADE_ON_FIRST_USE,
-    "keyring.data_keys.current_data_key": MADE_ON_FIRST_USE,
-    "keyring.envelope.wrap": MADE_ON_FIRST_USE,
-    "keyring.services.server_identity": MADE_ON_FIRST_USE,
-    "keyring.services.server_signer": MADE_ON_FIRST_USE,
-    "keyring.services.server_verifier": MADE_ON_FIRST_USE,
+    "keyring.data_keys.create_data_key": "its callers announce a first key, and a rotation is the event of its command",
     "keyring.escrow.recover_escrow": CALLER,
     "keyring.escrow.split_escrow": CALLER,
     "keyring.rotation.begin_rotation": CALLER,
@@ -44,8 +35,6 @@ SILENT = {
     "qflare_site.worker_heartbeat.HeartbeatStep.start": BOOKKEEPING,
     "qflare_site.worker_heartbeat.beat": BOOKKEEPING,
     "sessions.exchanges.store_answer": BOOKKEEPING,
-    "sessions.services.store_chain": BOOKKEEPING,
-    "sessions.server_time.with_server_time": BOOKKEEPING,
     "training.services.publication.time_step": BOOKKEEPING,
     "training.services.rounds.extend_lease": BOOKKEEPING,
     "training.services.rounds.release_lease": BOOKKEEPING,
@@ -62,9 +51,7 @@ SILENT = {
     "sessions.qkd_keys.forget_qkd_keys": "keys that a handshake reserved, which was the event, and did not use",
     "enclave.services.destroy_retired_keys": "the retirement, after which nothing opens with them, was the event",
     "training.services.carried_rows.replace_carried_rows": STEP,
-    "training.services.federations.seal_model": MADE_ON_FIRST_USE,
     "training.services.participation.model_for": STEP,
-    "training.services.participation.receive_update": MADE_ON_FIRST_USE,
     "training.services.range_steps.advance": STEP,
     "training.services.releases.publish_release": STEP,
 }

@@ -26,11 +26,11 @@ from sessions.archiving import archive_sessions
 from sessions.models import Exchange, Session, SessionState
 from sessions.services import end_session
 from sessions.tasks import archive_sessions as sessions_task
-from tests.audit.conftest import NOW, make_log
+from tests.audit.conftest import NOW, first_keys_are_not_told, make_log
 from tests.factories import make_device, make_session
 from tests.people import OPERATOR
 
-__all__ = ["make_log"]
+__all__ = ["first_keys_are_not_told", "make_log"]
 pytestmark = pytest.mark.django_db
 LATER = NOW + timedelta(days=400)
 WEEK = timedelta(days=7)

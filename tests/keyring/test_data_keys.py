@@ -185,7 +185,7 @@ def test_the_scope_follows_from_the_table(table: str, scope: Scope) -> None:
 @pytest.mark.django_db(transaction=True)
 def test_processes_that_race_agree_on_one_data_key(monkeypatch: pytest.MonkeyPatch) -> None:
     start = Barrier(4)
-    really_create: Any = data_keys.create_data_key
+    really_create: Any = data_keys._create_first_key
 
     def create_together(*arguments: Any) -> DataKey | None:
         start.wait(timeout=20)
@@ -198,7 +198,7 @@ def test_processes_that_race_agree_on_one_data_key(monkeypatch: pytest.MonkeyPat
         finally:
             connection.close()
 
-    monkeypatch.setattr(data_keys, "create_data_key", create_together)
+    monkeypatch.setattr(data_keys, "_create_first_key", create_together)
     with ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(key, range(4)))) == 1
     assert DataKey.objects.count() == 1
