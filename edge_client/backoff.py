@@ -4,7 +4,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
@@ -12,6 +12,9 @@ from edge_client.http import ServerUnreachable
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
+
+Asked = Callable[[Callable[[], dict[str, Any]], str], dict[str, Any]]
+"""Asks in a session until there is an answer; the text says what is asked for."""
 
 
 @dataclass(frozen=True)

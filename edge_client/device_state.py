@@ -1,5 +1,6 @@
-"""What a device remembers between runs beside its keys: the log it has seen, the enclave it trusts,
-and the update it still has to hand in. Nothing here is secret; the files are private all the same.
+"""What a device remembers between runs beside its keys: the log it has seen and the enclave it trusts.
+
+Nothing here is secret; the files are private all the same.
 """
 
 import json
@@ -7,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edge_client.storage import sync_folder, write_private_file
+from edge_client.outbox import Outbox
+from edge_client.storage import write_private_file
 from qflare_protocol.attestation.appraisal import TIERS
 from qflare_protocol.attestation.pins import PlatformPin, parse_pins
 from qflare_protocol.errors import Refusal
@@ -73,10 +75,11 @@ class DeviceState:
 
 
 class DeviceStateFile:
-    """`state.json` and `outbox` in the device's home folder."""
+    """`state.json` in the device's home folder, and the outbox beside it."""
 
     def __init__(self, home: Path) -> None:
-        self._path, self._outbox, self._incident = home / "state.json", home / "outbox", home / "log-incident.json"
+        self._path, self._incident = home / "state.json", home / "log-incident.json"
+        self.outbox = Outbox(home)
         self.state = self._read()
 
     def remember(self, **changes: Any) -> None:
@@ -94,20 +97,6 @@ class DeviceStateFile:
         if self._incident.exists():
             detail = f"The server's log was forked or rolled back; look into {self._incident}, then move it away."
             raise Refusal("log-inconsistent", detail)
-
-    def keep_submission(self, body: bytes) -> None:
-        """Keep a sealed update until its receipt has come, so that a power loss sends the same one again."""
-        write_private_file(self._outbox, body)
-
-    def kept_submission(self) -> bytes | None:
-        """Return the sealed update whose receipt has not come yet."""
-        return self._outbox.read_bytes() if self._outbox.exists() else None
-
-    def drop_submission(self) -> None:
-        """Forget the kept update: it has its receipt, or its round takes it no more."""
-        if self._outbox.exists():
-            self._outbox.unlink()
-            sync_folder(self._outbox.parent)
 
     def _read(self) -> DeviceState:
         if not self._path.exists():

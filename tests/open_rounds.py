@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from django.utils import timezone
 
-from edge_client.round_worker import UPDATE_MEDIA_TYPE
+from edge_client.hand_in import UPDATE_MEDIA_TYPE
 from enclave import services as enclave
 from enclave.core.host import HostDirectory
 from enclave.core.keys import generate_round_keys

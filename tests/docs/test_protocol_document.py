@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, mlkem, x25519
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from django.urls import URLPattern, URLResolver, get_resolver
 
-from edge_client import round_worker
+from edge_client import assignment, hand_in, model_download
 from enclave.core.rules.filters import FILTERS
 from enclave.core.rules.linear_rules import RULES
 from enclave.core.rules.noise import NOISES
@@ -108,8 +108,8 @@ def test_refusals_named_anywhere_are_in_the_catalogue():
     [
         ("6.1 M1", handshake._M1),
         ("6.2 M2", handshake._M2),
-        ("9.1", round_worker._ASSIGNMENT),
-        ("9.2", round_worker._MODEL),
+        ("9.1", assignment._ASSIGNMENT),
+        ("9.2", model_download._MODEL),
         ("10.1", evidence._MEMBERS),
         ("10.2", {field.name for field in fields(AggregationPolicy)}),
         ("11.3", {field.name for field in fields(Manifest)}),
@@ -130,7 +130,7 @@ def test_an_enrolment_message_has_the_documented_members(message, expected):
 
 
 def test_a_receipt_has_the_documented_members():
-    assert round_worker._RECEIPT <= set(quoted(section("11.5")))
+    assert hand_in._RECEIPT <= set(quoted(section("11.5")))
 
 
 def test_the_policy_table_states_the_defaults():

@@ -18,8 +18,6 @@ PINS = EnclavePins(
 def test_a_new_device_remembers_nothing(tmp_path):
     memory = DeviceStateFile(tmp_path)
     assert memory.state == DeviceState()
-    assert memory.kept_submission() is None
-    memory.drop_submission()
 
 
 def test_the_state_survives_a_restart(tmp_path):
@@ -28,14 +26,6 @@ def test_the_state_survives_a_restart(tmp_path):
     memory.remember(rounds_done=2)
     assert DeviceStateFile(tmp_path).state == DeviceState(SeenCheckpoint(3, b"r" * 32), PINS, 2)
     assert (tmp_path / "state.json").stat().st_mode & 0o777 == 0o600
-
-
-def test_a_submission_is_kept_until_it_is_dropped(tmp_path):
-    DeviceStateFile(tmp_path).keep_submission(b"sealed")
-    memory = DeviceStateFile(tmp_path)
-    assert memory.kept_submission() == b"sealed"
-    memory.drop_submission()
-    assert DeviceStateFile(tmp_path).kept_submission() is None
 
 
 def damaged(**changes):

@@ -56,7 +56,7 @@ def test_a_device_works_a_round_and_keeps_its_receipt(running: Round, alice: Per
     update = Update.objects.get(participation__device=alice.device)
     assert update.sample_count == 10
     memory = DeviceStateFile(alice.home)
-    assert memory.kept_submission() is None
+    assert memory.outbox.kept() is None
     assert memory.state.rounds_done == 1
     worked, ask_again_seconds = worker.work_once()
     assert not worked
@@ -73,12 +73,12 @@ def test_lost_answers_cost_retries_and_make_no_second_update(running: Round, ali
 def test_a_device_that_lost_power_before_its_receipt_hands_in_the_same_update(running: Round, alice: Person) -> None:
     with pytest.raises(ServerUnreachable):
         worker_of(alice, http=LosesAnswers(100)).work_once()
-    kept = DeviceStateFile(alice.home).kept_submission()
+    kept = DeviceStateFile(alice.home).outbox.kept()
     assert kept is not None
     receipt = bytes(Update.objects.get(participation__device=alice.device).receipt)
     assert worker_of(alice).run(rounds=1) == 1
     assert bytes(Update.objects.get(participation__device=alice.device).receipt) == receipt
-    assert DeviceStateFile(alice.home).kept_submission() is None
+    assert DeviceStateFile(alice.home).outbox.kept() is None
 
 
 def test_a_round_that_names_the_old_key_gets_an_update_under_it_after_a_rotation(running: Round, alice: Person) -> None:
@@ -96,7 +96,7 @@ def test_a_kept_update_for_a_closed_round_is_dropped(running: Round, alice: Pers
     Round.objects.filter(id=running.id).update(state="aggregating")
     worker = worker_of(alice)
     assert worker._hand_in() is False
-    assert DeviceStateFile(alice.home).kept_submission() is None
+    assert DeviceStateFile(alice.home).outbox.kept() is None
 
 
 def test_the_first_enclave_is_pinned_and_another_refused(running: Round, alice: Person) -> None:
@@ -118,7 +118,7 @@ def test_nothing_is_sealed_to_an_enclave_that_is_not_pinned(running: Round, alic
         worker_of(alice).work_once()
     assert refused.value.code == "evidence-refused"
     assert not Update.objects.exists()
-    assert DeviceStateFile(alice.home).kept_submission() is None
+    assert DeviceStateFile(alice.home).outbox.kept() is None
 
 
 def test_training_code_that_changes_shapes_is_stopped_on_the_device(running: Round, alice: Person) -> None:
@@ -164,7 +164,7 @@ class ForgesRefusals(DjangoHttp):
 def test_an_unsealed_refusal_does_not_make_a_device_drop_its_update(running: Round, alice: Person) -> None:
     with pytest.raises(ServerUnreachable, match="unsealed"):
         worker_of(alice, http=ForgesRefusals()).work_once()
-    assert DeviceStateFile(alice.home).kept_submission() is not None
+    assert DeviceStateFile(alice.home).outbox.kept() is not None
     assert worker_of(alice).run(rounds=1) == 1
 
 
@@ -265,7 +265,7 @@ def test_a_forged_end_of_the_session_does_not_make_a_device_drop_its_update(runn
     worker = worker_of(alice, http=http)
     with pytest.raises(ServerUnreachable, match="no key vouches"):
         worker.run(rounds=1)
-    assert DeviceStateFile(alice.home).kept_submission() is not None
+    assert DeviceStateFile(alice.home).outbox.kept() is not None
     http.forging = False
     assert worker.run(rounds=1) == 1
     assert Update.objects.filter(participation__device=alice.device).count() == 1
@@ -315,10 +315,12 @@ class Forger(DjangoHttp):
 @pytest.mark.parametrize("code", ["round-closed", "not-invited", "malformed-message", "already-submitted"])
 def test_a_forged_answer_to_a_handshake_does_not_cost_the_update(running: Round, alice: Person, code: str) -> None:
     memory = DeviceStateFile(alice.home)
-    memory.keep_submission(b"a sealed update")
+    memory.outbox.write_sealed((b"a sealed ", b"update"))
+    memory.outbox.keep(b"a manifest")
     with pytest.raises((ServerUnreachable, Refusal)):
         worker_of(alice, http=Forger(code))._hand_in()
-    assert memory.kept_submission() == b"a sealed update"
+    kept = memory.outbox.kept()
+    assert kept is not None and kept.manifest == b"a manifest" and kept.path.read_bytes() == b"a sealed update"
 
 
 @pytest.mark.parametrize("code", ["device-suspended", "algorithm-unavailable", "clock-skew", "invalid-signature"])
@@ -368,4 +370,4 @@ def test_a_lost_receipt_is_signed_anew_after_the_servers_identity_was_rotated(ru
     rotate_identity_key("ML-DSA-44", reason="test", actor="operator:root", now=timezone.now())
     assert worker_of(alice)._hand_in()
     assert alice.identity.identity.fingerprint != old
-    assert DeviceStateFile(alice.home).kept_submission() is None
+    assert DeviceStateFile(alice.home).outbox.kept() is None

@@ -1,0 +1,65 @@
+"""Hand in the kept update until it has its receipt."""
+
+import structlog
+
+from edge_client.backoff import Asked
+from edge_client.outbox import KeptUpdate, Outbox
+from edge_client.session import DeviceSession, SealedRefusal
+from qflare_protocol.cose import verify1
+from qflare_protocol.encoding import frame
+from qflare_protocol.errors import Refusal
+from qflare_protocol.fields import bytes_field, require_map
+from qflare_protocol.manifest import manifest_digest
+
+log = structlog.get_logger(__name__)
+
+UPDATE_MEDIA_TYPE = "application/vnd.qflare.update"
+FINAL_SUBMISSION_REFUSALS = frozenset(
+    {
+        "round-closed", "not-invited", "already-submitted", "base-model-mismatch", "enclave-key-mismatch",
+        "update-too-large", "message-too-large", "session-limit-reached", "sample-count-refused",
+        "digest-mismatch", "invalid-signature", "malformed-message",
+    }
+)  # fmt: skip
+
+_RECEIPT = frozenset({"round_id", "device_id", "manifest_digest", "ciphertext_digest", "received_at"})
+
+
+class HandIn:
+    """Hands in over one session."""
+
+    def __init__(self, session: DeviceSession, outbox: Outbox, asked: Asked) -> None:
+        self._session, self._outbox, self._asked = session, outbox, asked
+
+    def hand_in(self) -> bool:
+        """Return whether the kept update has its receipt now; False when its round takes it no more.
+
+        Raises `Refusal` for what no repetition mends, and then the update stays kept.
+        """
+        kept = self._outbox.kept()
+        if kept is None:
+            return False
+        try:
+            answer = self._asked(lambda: self._submit(kept), "submission")
+        except Refusal as refusal:
+            # What is not sealed may be anybody's word, and must not cost the update (protocol 8.2).
+            if not isinstance(refusal, SealedRefusal) or refusal.code not in FINAL_SUBMISSION_REFUSALS:
+                raise
+            log.warning("submission_refused", code=refusal.code, detail=refusal.detail)
+            self._outbox.drop()
+            return False
+        self._check_receipt(bytes_field(answer, "receipt"), kept)
+        return True
+
+    def _submit(self, kept: KeptUpdate) -> dict[str, object]:
+        with kept.open() as sealed:
+            body = frame(kept.manifest) + sealed.read()
+        return self._session.request("POST", "/api/submit_model", body, UPDATE_MEDIA_TYPE)
+
+    def _check_receipt(self, receipt: bytes, kept: KeptUpdate) -> None:
+        payload = require_map(
+            verify1(self._session.identity.identity, receipt, purpose="update receipt"), _RECEIPT, "receipt"
+        )
+        if payload["manifest_digest"] != manifest_digest(kept.manifest):
+            raise Refusal("digest-mismatch", "The receipt is for another update than the one handed in.")
+        log.info("update_received", receipt=payload["manifest_digest"].hex()[:16])

@@ -1,0 +1,100 @@
+"""Fetch the model that a round starts from, and check who made it."""
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import blake3
+
+from edge_client.assignment import Assignment
+from edge_client.backoff import Asked, Backoff, retrying
+from edge_client.device_state import DeviceStateFile
+from edge_client.enclave_trust import EnclaveTrust
+from edge_client.http import Http, ServerUnreachable
+from edge_client.session import DeviceSession
+from edge_client.trainer import Tensors
+from qflare_protocol.attestation.evidence import SIGNATURE_ALGORITHM
+from qflare_protocol.chunked import open_chunks
+from qflare_protocol.cose import Verifier
+from qflare_protocol.errors import Refusal
+from qflare_protocol.fields import bytes_field, require_map, unsigned_field
+from qflare_protocol.round_result import verify_result
+from qflare_protocol.tensors import decode_tensors, model_digest
+
+MODEL_CONTEXT = b"model version"
+_MODEL = frozenset(
+    {"federation_id", "version", "digest", "size_bytes", "blob_digest", "blob_bytes", "content_key",
+     "provenance", "round_id", "evidence"}
+)  # fmt: skip
+
+
+class ModelDownload:
+    """Fetches base models over one session."""
+
+    def __init__(
+        self,
+        http: Http,
+        session: DeviceSession,
+        memory: DeviceStateFile,
+        trust: EnclaveTrust,
+        backoff: Backoff,
+        asked: Asked,
+    ) -> None:
+        self._http, self._session, self._memory, self._trust = http, session, memory, trust
+        self._backoff, self._asked = backoff, asked
+
+    def fetch(self, assignment: Assignment) -> Tensors:
+        """Return the base model's arrays by name, checked to be what a trusted enclave made.
+
+        Raises `Refusal`: "base-model-mismatch" for another version or an older one than was trained from,
+        "digest-mismatch", "evidence-refused", "invalid-signature", "invalid-tensors".
+        """
+        self._refuse_going_back(assignment)
+        federation = uuid.UUID(bytes=assignment.federation_id)
+        path = f"/api/global_model?federation={federation}&version={assignment.base_version}"
+        answer = self._asked(lambda: self._session.get(path), "global model")
+        members = require_map(answer, _MODEL, "global model")
+        if (members["version"], members["digest"]) != (assignment.base_version, assignment.base_model_digest):
+            raise Refusal("base-model-mismatch", "The server names another base model than the round's.")
+        blob = retrying(lambda: self._download_blob(members), backoff=self._backoff, what="model blob")
+        model = b"".join(open_chunks(bytes_field(members, "content_key", 32), (blob,), context=MODEL_CONTEXT))
+        if model_digest(model) != assignment.base_model_digest:
+            raise Refusal("digest-mismatch", "The model's bytes are not the ones the server names.")
+        self._check_provenance(members, assignment)
+        newest = self._memory.state.newest_versions | {assignment.federation_id.hex(): assignment.base_version}
+        self._memory.remember(newest_versions=newest)
+        return decode_tensors(model)
+
+    def _refuse_going_back(self, assignment: Assignment) -> None:
+        """Refuse an older version than one already trained from: whoever serves it hides the newer ones."""
+        newest = self._memory.state.newest_versions.get(assignment.federation_id.hex(), 0)
+        if assignment.base_version < newest:
+            detail = f"The round starts from version {assignment.base_version}, but version {newest} has been seen."
+            raise Refusal("base-model-mismatch", detail)
+
+    def _download_blob(self, members: Mapping[str, Any]) -> bytes:
+        """Download once. What arrives unsealed and is not what the sealed answer named is worth another try."""
+        digest, size = bytes_field(members, "blob_digest", 32), unsigned_field(members, "blob_bytes")
+        try:
+            blob = self._http.download(f"/api/blobs/{digest.hex()}", maximum_bytes=size)
+        except Refusal as refusal:
+            raise ServerUnreachable(f"the model was not delivered, {refusal.code}: {refusal.detail}") from refusal
+        if blake3.blake3(blob).digest() != digest:
+            raise ServerUnreachable("The encrypted model arrived damaged.")
+        return blob
+
+    def _check_provenance(self, members: Mapping[str, Any], assignment: Assignment) -> None:
+        """Check that a trusted enclave made this model; the first version is the operator's own."""
+        if unsigned_field(members, "version") == 0:
+            return
+        appraisal = self._trust.appraise_maker(
+            bytes_field(members, "evidence"),
+            round_id=bytes_field(members, "round_id", 16),
+            federation_id=assignment.federation_id,
+            now=self._session.server_time(),
+            first_model=assignment.federation_id.hex() not in self._memory.state.newest_versions,
+        )
+        verifier = Verifier(SIGNATURE_ALGORITHM, appraisal.claims.result_public_key)
+        result = verify_result(bytes_field(members, "provenance", maximum=1 << 26), verifier)
+        if result.model_digest != assignment.base_model_digest or result.federation_id != assignment.federation_id:
+            raise Refusal("digest-mismatch", "The enclave signed another model than the server delivers.")
