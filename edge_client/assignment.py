@@ -13,11 +13,24 @@ _ASSIGNMENT = frozenset(
 )  # fmt: skip
 
 
+_OPTIONAL = frozenset({"range_evidence", "older_bases"})
+MAX_OLDER_BASES = 64
+
+
+@dataclass(frozen=True)
+class OlderBase:
+    """An earlier version whose updates a round also takes."""
+
+    version: int
+    model_digest: bytes
+
+
 @dataclass(frozen=True)
 class Assignment:
     """A round that waits for this device; `signature_key` is the fingerprint of the key its roster names.
 
-    `evidence` is that of each process that the model is shared among, in the order of their ranges.
+    `evidence` is that of each process that the model is shared among, in the order of their ranges;
+    `older_bases` are the versions beside the base whose updates the round takes, at a lower weight.
     """
 
     round_id: bytes
@@ -29,14 +42,15 @@ class Assignment:
     evidence: tuple[bytes, ...]
     trainer_parameters: dict[str, Any]
     signature_key: bytes
+    older_bases: tuple[OlderBase, ...] = ()
 
     @classmethod
     def from_wire(cls, value: Any) -> "Assignment":
         """Read an assignment. Raises `Refusal("malformed-message")`."""
-        shared = isinstance(value, dict) and "range_evidence" in value
-        members = require_map(value, _ASSIGNMENT | {"range_evidence"} if shared else _ASSIGNMENT, "assignment")
-        further = members["range_evidence"] if shared else []
-        if shared and not (isinstance(further, list) and 1 <= len(further) < MAX_RANGES):
+        given = set(value) & _OPTIONAL if isinstance(value, dict) else set()
+        members = require_map(value, _ASSIGNMENT | given, "assignment")
+        further = members.get("range_evidence", [])
+        if "range_evidence" in given and not (isinstance(further, list) and 1 <= len(further) < MAX_RANGES):
             raise Refusal("malformed-message", f"The evidence of further ranges is a list of 1 to {MAX_RANGES - 1}.")
         parameters = members["trainer_parameters"]
         if not isinstance(parameters, dict):
@@ -51,4 +65,18 @@ class Assignment:
             tuple(bytes_field({"evidence": one}, "evidence") for one in (members["evidence"], *further)),
             parameters,
             bytes_field(members, "signature_key", 32),
+            _older_bases(members.get("older_bases", [])),
         )
+
+
+def _older_bases(rows: Any) -> tuple[OlderBase, ...]:
+    """Read [version, model digest, staleness] of each; the staleness is the enclave's to weigh."""
+    if not (isinstance(rows, list) and len(rows) <= MAX_OLDER_BASES):
+        raise Refusal("malformed-message", f"The older bases are a list of at most {MAX_OLDER_BASES}.")
+    if not all(isinstance(row, list) and len(row) == 3 for row in rows):
+        raise Refusal("malformed-message", "An older base is its version, its model digest and its staleness.")
+    found = []
+    for row in rows:
+        members = {"version": row[0], "model_digest": row[1]}
+        found.append(OlderBase(unsigned_field(members, "version"), bytes_field(members, "model_digest", 32)))
+    return tuple(found)

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from edge_client.qkd import add_qkd_arguments, qkd_settings
 from edge_client.round_worker import RoundWorker
 from edge_client.session import DeviceSession
 from edge_client.storage import hold_home, write_private_file
-from edge_client.trainer import Trainer, find_trainer, load_trainer
+from edge_client.trainer import load_trainer
+from edge_client.training_process import Limits, TrainingProcess
 from edge_client.trust_commands import add_trust_commands
 from qflare_protocol.errors import Refusal
 from qflare_protocol.suites import DEFAULT_SUITE, SUITES
@@ -97,6 +98,9 @@ def _add_work(commands: Any) -> None:
         command.add_argument(
             "--option", action="append", default=[], metavar="NAME=VALUE", help="option of the trainer"
         )
+        limited = command.add_argument_group("limits of the training code in one round")
+        limited.add_argument("--memory-limit", type=_positive, metavar="MIB", help="memory beyond its imports")
+        limited.add_argument("--cpu-limit", type=_positive, metavar="SECONDS", help="processor time of all its threads")
         add_qkd_arguments(command)
         command.add_argument("--longest-wait", type=float, default=60.0, help="longest wait between retries, seconds")
         command.set_defaults(command=_run)
@@ -167,18 +171,19 @@ def _enroll_here(options: argparse.Namespace) -> DeviceIdentity:
 
 
 def _run(options: argparse.Namespace) -> int:
-    find_trainer(options.trainer)  # a wrong name, or a slow import, shows before a round waits for it
-    if not _store(options).exists():
-        _enroll_here(options)
-    keeper, trainer_options = _keeper(options), _trainer_options(options)
-
-    def make_trainer(parameters: Mapping[str, Any]) -> Trainer:
-        return load_trainer(options.trainer, parameters, trainer_options)
-
-    backoff = Backoff(maximum_seconds=options.longest_wait)
-    memory = DeviceStateFile(options.home)
-    worker = RoundWorker(Http(keeper.identity.server), keeper, memory, make_trainer, backoff, qkd=qkd_settings(options))
-    done = worker.run(rounds=options.rounds)
+    limits = Limits(options.memory_limit and options.memory_limit << 20, options.cpu_limit)
+    training = TrainingProcess(options.trainer, _trainer_options(options), limits)
+    try:
+        training.open()  # a wrong name, or a slow import, shows before a round waits for it
+        if not _store(options).exists():
+            _enroll_here(options)
+        keeper, memory = _keeper(options), DeviceStateFile(options.home)
+        backoff = Backoff(maximum_seconds=options.longest_wait)
+        http = Http(keeper.identity.server)
+        worker = RoundWorker(http, keeper, memory, training, backoff, qkd=qkd_settings(options))
+        done = worker.run(rounds=options.rounds)
+    finally:
+        training.close()
     _say(f"{done} updates handed in.")
     return 0
 
@@ -283,6 +288,13 @@ def _token(options: argparse.Namespace) -> str:
     if options.token_file:
         return str(options.token_file.read_text())
     return os.environ.get("QFLARE_TOKEN") or sys.stdin.readline()
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("a limit is a whole number from 1")
+    return number
 
 
 def _trainer_options(options: argparse.Namespace) -> dict[str, str]:

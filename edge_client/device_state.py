@@ -10,6 +10,7 @@ from typing import Any
 
 from edge_client.outbox import Outbox
 from edge_client.storage import write_private_file
+from edge_client.training_folder import TrainingFolder
 from qflare_protocol.attestation.appraisal import TIERS
 from qflare_protocol.attestation.pins import PlatformPin, parse_pins
 from qflare_protocol.errors import Refusal
@@ -75,11 +76,11 @@ class DeviceState:
 
 
 class DeviceStateFile:
-    """`state.json` in the device's home folder, and the outbox beside it."""
+    """`state.json` in the device's home folder, and beside it the outbox and the folder of the training at hand."""
 
     def __init__(self, home: Path) -> None:
         self._path, self._incident = home / "state.json", home / "log-incident.json"
-        self.outbox = Outbox(home)
+        self.outbox, self.training = Outbox(home), TrainingFolder(home)
         self.state = self._read()
 
     def remember(self, **changes: Any) -> None:

@@ -1,7 +1,8 @@
 """One device's work: take a round, check its enclave, train, seal, sign, hand in, keep the receipt."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -15,9 +16,13 @@ from edge_client.handshaking import UnvouchedRefusal
 from edge_client.http import Http, ServerUnreachable
 from edge_client.identity_keeper import IdentityKeeper
 from edge_client.model_download import ModelDownload
+from edge_client.progress import ProgressReport
 from edge_client.qkd import OFF, QkdSettings
 from edge_client.session import DeviceSession
-from edge_client.trainer import Trainer
+from edge_client.tensor_files import map_tensor_file, write_tensor_file
+from edge_client.trainer import TrainingFailed, TrainingOutcome, TrainingStopped
+from edge_client.training import Training, TrainingTask
+from edge_client.training_folder import KeptTraining
 from edge_client.update_sealing import seal_into_outbox
 from qflare_protocol.attestation.evidence import EnclaveClaims
 from qflare_protocol.errors import Refusal
@@ -25,25 +30,25 @@ from qflare_protocol.fields import unsigned_field
 
 log = structlog.get_logger(__name__)
 
-TrainerFactory = Callable[[Mapping[str, Any]], Trainer]
+AFTER_NO_UPDATE_SECONDS = 1.0
 
 
 class RoundWorker:
-    """Works rounds for one device over one session; `make_trainer` builds its training code."""
+    """Works rounds for one device over one session; `training` runs its training code in the device's home."""
 
     def __init__(
         self,
         http: Http,
         keeper: IdentityKeeper,
         memory: DeviceStateFile,
-        make_trainer: TrainerFactory,
+        training: Training,
         backoff: Backoff | None = None,
         qkd: QkdSettings = OFF,
     ) -> None:
         self._memory = memory
         self._session = DeviceSession(http, keeper, memory, qkd=qkd)
         self._trust = EnclaveTrust(memory)
-        self._make_trainer = make_trainer
+        self._training, self._folder = training, memory.training
         self._backoff = backoff or Backoff()
         self._waits_outside = False
         self._download = ModelDownload(http, self._session, memory, self._trust, self._backoff, self._asked)
@@ -77,7 +82,8 @@ class RoundWorker:
         if answer.get("round") is None:
             return False, float(unsigned_field(answer, "ask_again_seconds", 3600))
         assignment = Assignment.from_wire(answer["round"])
-        self._train(assignment)
+        if not self._make_update(assignment):
+            return False, AFTER_NO_UPDATE_SECONDS
         return self._hand_in(), 0.0
 
     def _asked(self, ask: Callable[[], dict[str, Any]], what: str) -> dict[str, Any]:
@@ -94,21 +100,52 @@ class RoundWorker:
 
         return retrying(once, backoff=self._backoff, what=what)
 
-    def _train(self, assignment: Assignment) -> None:
+    def _make_update(self, assignment: Assignment) -> bool:
+        """Put an update for the round into the outbox; return whether there is one."""
         processes = self._appraised(assignment)
-        base = self._download.fetch(assignment)
-        started = time.monotonic()
-        outcome = self._make_trainer(assignment.trainer_parameters).train(base, assignment.round_number)
-        log.info(
-            "trained", round=assignment.round_number, seconds=round(time.monotonic() - started, 2), **outcome.metrics
+        kept = self._folder.kept()
+        if kept is None or not kept.fits(assignment):
+            kept = self._trained(assignment)
+        if kept is None:
+            return False
+        outcome = TrainingOutcome(map_tensor_file(self._folder.trained), kept.sample_count, kept.metrics)
+        trained_from = replace(assignment, base_version=kept.base_version, base_model_digest=kept.base_model_digest)
+        seal_into_outbox(
+            self._memory.outbox,
+            self._session.identity,
+            trained_from,
+            processes,
+            map_tensor_file(self._folder.base),
+            outcome,
         )
-        seal_into_outbox(self._memory.outbox, self._session.identity, assignment, processes, base, outcome)
+        return True
+
+    def _trained(self, assignment: Assignment) -> KeptTraining | None:
+        """Train for a round; None where that failed, which the server is told, or nobody waits for it any more."""
+        self._folder.begin()
+        write_tensor_file(self._folder.base, self._download.fetch(assignment))
+        report = ProgressReport(self._session, assignment.round_id)
+        task = TrainingTask(assignment.trainer_parameters, assignment.round_number)
+        started = time.monotonic()
+        try:
+            trained = self._training.train(task, self._folder, report.watch)
+        except TrainingFailed as failure:
+            log.error("training_failed", round=assignment.round_number, reason=str(failure))
+            report.failed(str(failure))
+            return None
+        except TrainingStopped as stop:
+            log.warning("training_stopped", round=assignment.round_number, because=str(stop))
+            return None
+        seconds = round(time.monotonic() - started, 2)
+        log.info("trained", round=assignment.round_number, seconds=seconds, **trained.metrics)
+        return self._folder.keep(assignment, trained.sample_count, trained.metrics)
 
     def _hand_in(self) -> bool:
         if not self._outgoing.hand_in():
             return False
         self._memory.remember(rounds_done=self._memory.state.rounds_done + 1)
         self._memory.outbox.drop()
+        self._folder.drop()
         return True
 
     def _appraised(self, assignment: Assignment) -> list[EnclaveClaims]:

@@ -7,7 +7,7 @@ parameters to it, but never choose what code runs.
 import importlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,47 @@ class TrainingOutcome:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class EvaluationOutcome:
+    """What a model is worth on data that only this device has: metrics, and on how many samples."""
+
+    sample_count: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training has come: `fraction` from 0 to 1, and what it likes to tell."""
+
+    fraction: float = 0.0
+    loss: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class TrainingFailed(Exception):  # noqa: N818 - it says what happened
+    """The training ended without an outcome; the message names no value of the data and may leave the device."""
+
+
+class TrainingStopped(Exception):  # noqa: N818 - it says what happened
+    """Nobody waits for this training any more; the message says why."""
+
+
 class Trainer(ABC):
     """Training code for one model. `parameters` come from the federation, `options` from the device."""
 
+    _watch: Callable[[Progress], None] | None = None
+
     def __init__(self, parameters: Mapping[str, Any], options: Mapping[str, str]) -> None:
         self.parameters, self.options = parameters, options
+
+    def watch(self, listener: Callable[[Progress], None]) -> None:
+        """Call a listener with every progress that is reported from now on."""
+        self._watch = listener
+
+    def report(self, fraction: float, loss: float | None = None, **metrics: float) -> None:
+        """Tell how far `train` has come; call it as often as you like. Operators see it while the round runs."""
+        if self._watch is not None:
+            self._watch(Progress(min(max(float(fraction), 0.0), 1.0), loss, metrics))
 
     @abstractmethod
     def initial_model(self) -> Tensors:
@@ -46,6 +82,13 @@ class Trainer(ABC):
     @abstractmethod
     def evaluate(self, model: Tensors) -> dict[str, float]:
         """Return metrics, such as accuracy in 0 to 1, on data held back for it."""
+
+    def evaluate_here(self, model: Tensors) -> EvaluationOutcome | None:
+        """Return what a model is worth on this device's own held-out data, for the federation's weighted mean.
+
+        None, the default, where the device holds none back.
+        """
+        return None
 
 
 def find_trainer(spec: str) -> type[Trainer]:

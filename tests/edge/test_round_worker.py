@@ -16,6 +16,7 @@ from edge_client.http import CBOR, ServerUnreachable
 from edge_client.round_worker import RoundWorker
 from edge_client.session import RENEW
 from edge_client.trainer import Trainer
+from edge_client.training import TrainingHere
 from qflare_protocol.cose import claimed_signer
 from qflare_protocol.encoding import encode
 from qflare_protocol.errors import Refusal
@@ -32,7 +33,7 @@ def worker_of(person: Person, trainer: type[Trainer] = SmallTrainer, http: Djang
 
     memory = DeviceStateFile(person.home)
     patient = Backoff(base_seconds=0.001, maximum_seconds=0.001, attempts=3)
-    return RoundWorker(http or person.http, person.keeper, memory, make_trainer, patient)
+    return RoundWorker(http or person.http, person.keeper, memory, TrainingHere(make_trainer), patient)
 
 
 class LosesAnswers(DjangoHttp):

@@ -122,12 +122,13 @@ def worker_of(url: str, identity: Any, folder: Path, trainer: Trainer) -> Any:
     from edge_client.http import Http
     from edge_client.identity_keeper import IdentityKeeper
     from edge_client.round_worker import RoundWorker
+    from edge_client.training import TrainingHere
 
     def make_trainer(parameters: Mapping[str, Any]) -> Trainer:
         return trainer
 
     keeper = IdentityKeeper(identity, lambda changed: None)
-    return RoundWorker(Http(url), keeper, DeviceStateFile(folder / identity.name), make_trainer)
+    return RoundWorker(Http(url), keeper, DeviceStateFile(folder / identity.name), TrainingHere(make_trainer))
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:

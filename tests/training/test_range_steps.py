@@ -15,6 +15,7 @@ from django.utils import timezone
 from audit.models import Event
 from edge_client.device_state import DeviceStateFile
 from edge_client.round_worker import RoundWorker
+from edge_client.training import TrainingHere
 from enclave import courier, services
 from enclave.models import EnclaveInstance
 from enclave.services import enclave_host
@@ -68,7 +69,9 @@ def collected(federation: Federation, fleet: list[Person], spread: float = 1.0) 
     round_ = started(federation)
     for person, change in zip(fleet, changes(spread), strict=True):
         memory = DeviceStateFile(person.home)
-        worker = RoundWorker(person.http, person.keeper, memory, lambda _, c=change: KnownUpdateTrainer({"w": c}, 10))
+        worker = RoundWorker(
+            person.http, person.keeper, memory, TrainingHere(lambda _, c=change: KnownUpdateTrainer({"w": c}, 10))
+        )
         assert worker.work_once()[0]
     assert rounds.close_round(round_.id, now=timezone.now())
     return Round.objects.get(id=round_.id)

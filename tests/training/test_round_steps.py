@@ -13,6 +13,7 @@ from django.utils import timezone
 from audit.models import Event
 from edge_client.device_state import DeviceStateFile
 from edge_client.round_worker import RoundWorker
+from edge_client.training import TrainingHere
 from enclave.models import EnclaveInstance
 from enclave.services import destroy_retired_keys, enclave_host
 from qflare_protocol.cose import Verifier
@@ -51,7 +52,9 @@ def destroyed_round_keys() -> Iterator[None]:
 
 def hand_in(person: Person, change: np.ndarray, samples: int = 10) -> None:
     memory = DeviceStateFile(person.home)
-    worker = RoundWorker(person.http, person.keeper, memory, lambda _: KnownUpdateTrainer({"w": change}, samples))
+    worker = RoundWorker(
+        person.http, person.keeper, memory, TrainingHere(lambda _: KnownUpdateTrainer({"w": change}, samples))
+    )
     assert worker.work_once()[0]
 
 

@@ -1,0 +1,60 @@
+"""Tell the server how a training goes: it keeps the device's lease, and learns whether anybody still waits."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+from edge_client.http import ServerUnreachable
+from edge_client.session import DeviceSession, SealedRefusal
+from edge_client.trainer import Progress, TrainingStopped
+from qflare_protocol.errors import Refusal
+from qflare_protocol.fields import require_map, text_field, unsigned_field
+
+log = structlog.get_logger(__name__)
+
+FIRST_REPORT_SECONDS = 10.0
+MAX_REASON_CHARACTERS = 200
+_ANSWER = frozenset({"continue", "reason", "deadline", "report_again_seconds"})
+
+
+class ProgressReport:
+    """Reports of one training in one round. A report that is lost costs nothing: the next one says the same."""
+
+    def __init__(self, session: DeviceSession, round_id: bytes, clock: Callable[[], float] = time.monotonic) -> None:
+        self._session, self._round_id, self._clock = session, round_id, clock
+        self._due_at = clock() + FIRST_REPORT_SECONDS
+
+    def watch(self, progress: Progress) -> None:
+        """Report when it is time to. Raises `TrainingStopped` where the server waits for this update no more."""
+        if self._clock() < self._due_at:
+            return
+        answer = self._send("training", progress, "")
+        seconds = unsigned_field(answer, "report_again_seconds", 3600) if answer else FIRST_REPORT_SECONDS
+        self._due_at = self._clock() + seconds
+        if answer and answer["continue"] is False:
+            raise TrainingStopped(text_field(answer, "reason"))
+
+    def failed(self, reason: str) -> None:
+        """Say that no update will come, and why."""
+        self._send("failed", Progress(), reason[:MAX_REASON_CHARACTERS])
+
+    def _send(self, state: str, progress: Progress, reason: str) -> Mapping[str, Any] | None:
+        message = {
+            "round_id": self._round_id,
+            "state": state,
+            "fraction": float(progress.fraction),
+            "loss": progress.loss,
+            "metrics": progress.metrics,
+            "reason": reason,
+        }
+        try:
+            return require_map(self._session.post("/api/progress", message), _ANSWER, "answer to progress")
+        except SealedRefusal as refusal:
+            if refusal.code == "log-inconsistent":
+                raise
+            log.warning("progress_refused", code=refusal.code, detail=refusal.detail)
+        except (Refusal, ServerUnreachable) as failure:
+            log.info("progress_not_reported", because=str(failure))
+        return None

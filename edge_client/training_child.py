@@ -1,0 +1,164 @@
+"""The process that training code runs in: `python -m edge_client.training_child SPEC OPTIONS` (a JSON map).
+
+It imports the code once, and forks for each task, so that a round costs no second import and a crash, a
+limit or a leak ends with its fork. Tasks come as lines of JSON on standard input, {"stop": true} ends the
+one at hand, the end of the input ends everything; answers go to standard output. Whatever the code prints
+goes to standard error.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import selectors
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_client.tensor_files import map_tensor_file, write_tensor_file
+from edge_client.trainer import Progress, Trainer, find_trainer
+from qflare_protocol.errors import Refusal
+
+READ_BYTES = 1 << 16
+
+
+class Child:
+    """Serves tasks until its input ends; `answers` is the descriptor that its answers go to."""
+
+    def __init__(self, trainer_class: type[Trainer], options: Mapping[str, str], answers: int) -> None:
+        self._trainer_class, self._options, self._answers = trainer_class, options, answers
+        self._input = bytearray()
+
+    def say(self, **answer: Any) -> None:
+        """Answer with one line, in one write: progress comes from the fork, all else from its parent."""
+        os.write(self._answers, json.dumps(answer).encode() + b"\n")
+
+    def serve(self) -> None:
+        """Run every task that comes, one after the other."""
+        while (line := self._next_line()) is not None:
+            task = json.loads(line)
+            if "stop" not in task:  # one that comes after its task has ended has nothing to stop
+                self._run(task)
+
+    def _next_line(self) -> bytes | None:
+        while b"\n" not in self._input:
+            piece = os.read(sys.stdin.fileno(), READ_BYTES)
+            if not piece:
+                return None
+            self._input += piece
+        line, _, rest = self._input.partition(b"\n")
+        self._input = bytearray(rest)
+        return bytes(line)
+
+    def _run(self, task: dict[str, Any]) -> None:
+        pid = os.fork()
+        if pid == 0:
+            self._work(task)
+        fork = os.pidfd_open(pid)
+        try:
+            stopped = self._wait(fork)
+        finally:
+            os.close(fork)
+        _, status = os.waitpid(pid, 0)
+        self.say(kind="ended", status=os.waitstatus_to_exitcode(status), stopped=stopped)
+
+    def _wait(self, fork: int) -> bool:
+        """Wait for the end of a fork; return whether it was stopped. Where nobody listens any more, it is."""
+        with selectors.DefaultSelector() as events:
+            events.register(fork, selectors.EVENT_READ)
+            events.register(sys.stdin.fileno(), selectors.EVENT_READ)
+            while True:
+                ready = {key.fd for key, _ in events.select()}
+                if fork in ready:
+                    return False
+                piece = os.read(sys.stdin.fileno(), READ_BYTES)
+                self._input += piece
+                if not piece or b'"stop"' in self._input:
+                    signal.pidfd_send_signal(fork, signal.SIGKILL)
+                    self._input.clear()
+                    return True
+
+    def _work(self, task: dict[str, Any]) -> None:
+        """Do the task in the fork and end it, whatever happens."""
+        status = 1
+        try:
+            with limits(task["memory_bytes"], task["cpu_seconds"]):
+                self.say(**self._outcome_of(task))
+            status = 0
+        except BaseException as error:  # noqa: BLE001 - it ends this process, and its reason is told
+            traceback.print_exc()
+            with contextlib.suppress(BaseException):
+                self.say(kind="failed", reason=place_of(error))
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+
+    def _outcome_of(self, task: dict[str, Any]) -> dict[str, Any]:
+        trainer = self._trainer_class(task["parameters"], self._options)
+        base = map_tensor_file(Path(task["base"]))
+        if task["do"] == "evaluate":
+            found = trainer.evaluate_here(base)
+            return {"kind": "evaluated", "outcome": found and [found.sample_count, numbers(found.metrics)]}
+        trainer.watch(self._tell)
+        outcome = trainer.train(base, task["round_number"])
+        write_tensor_file(Path(task["trained"]), outcome.model)
+        return {"kind": "trained", "sample_count": int(outcome.sample_count), "metrics": numbers(outcome.metrics)}
+
+    def _tell(self, progress: Progress) -> None:
+        loss = None if progress.loss is None else float(progress.loss)
+        self.say(kind="progress", fraction=progress.fraction, loss=loss, metrics=numbers(progress.metrics))
+
+
+@contextlib.contextmanager
+def limits(memory_bytes: int | None, cpu_seconds: int | None) -> Iterator[None]:
+    """Hold this process to so much memory beyond what it has mapped, and to so much processor time from now on."""
+    if memory_bytes is not None:
+        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (mapped + memory_bytes, mapped + memory_bytes))
+    if cpu_seconds is not None:
+        used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+        ends = int(used) + cpu_seconds
+        resource.setrlimit(resource.RLIMIT_CPU, (ends, ends + 1))
+    yield
+
+
+def place_of(error: BaseException) -> str:
+    """Return what may leave the device of an exception: its type and where it was raised, never its words.
+
+    A message may quote the data: `KeyError: 'Ada Lovelace'`.
+    """
+    if isinstance(error, Refusal):
+        return f"{error.code}: {error.detail}"[:200]
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"[:200]
+
+
+def numbers(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return metrics as plain floats: training code gives NumPy's and torch's."""
+    return {str(name): float(np.asarray(value)) for name, value in metrics.items()}
+
+
+def main() -> None:
+    """Import the code, say whether that worked, and serve."""
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a person's Ctrl-C is the parent's to act on
+    spec, options = sys.argv[1], json.loads(sys.argv[2])
+    try:
+        child = Child(find_trainer(spec), options, answers)
+    except Refusal as refusal:
+        os.write(answers, json.dumps({"kind": "refused", "code": refusal.code, "detail": refusal.detail}).encode())
+        return
+    with contextlib.suppress(BrokenPipeError):  # whoever listened is gone
+        child.say(kind="ready")
+        child.serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""Training code in a process of its own, under limits: its crash is a reason and never a hang of the device."""
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from edge_client.trainer import EvaluationOutcome, Progress, TrainingFailed
+from edge_client.training import Trained, TrainingTask, Watch
+from edge_client.training_folder import TrainingFolder
+from qflare_protocol.errors import Refusal
+
+log = structlog.get_logger(__name__)
+
+WATCH_SECONDS = 1.0
+STOP_SECONDS = 5.0
+READ_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What training code may use in one round; None: no limit.
+
+    - memory_bytes: beyond what the imported code has mapped already.
+    - cpu_seconds: of all its threads together.
+    """
+
+    memory_bytes: int | None = None
+    cpu_seconds: int | None = None
+
+
+class TrainingProcess:
+    """Runs the training code named `module:Class` in a child that lives as long as this object is open."""
+
+    def __init__(self, spec: str, options: Mapping[str, str], limits: Limits | None = None) -> None:
+        self._spec, self._options = spec, dict(options)
+        self._limits = limits or Limits()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._answers = bytearray()
+
+    def open(self) -> None:
+        """Start the child and let it import the code.
+
+        Raises `Refusal("not-found")` for code that is not there, `TrainingFailed` where the import itself crashes.
+        """
+        command = [sys.executable, "-m", "edge_client.training_child", self._spec, json.dumps(self._options)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([*filter(None, sys.path)])}
+        self._answers.clear()
+        self._child = subprocess.Popen(  # noqa: S603 - our own module
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        answer = self._next_answer(lambda: None)
+        if answer.get("kind") == "refused":
+            self.close()
+            raise Refusal(answer["code"], answer["detail"])
+
+    def train(self, task: TrainingTask, folder: TrainingFolder, watch: Watch) -> Trained:
+        """Train from the folder's base model and leave the trained one there.
+
+        `watch` is told of the last progress at least every second. Raises `TrainingFailed` with a reason
+        that may leave the device, and what `watch` raises, after the training was stopped.
+        """
+        self._ask(task, "train", folder)
+        progress = Progress()
+
+        def still_wanted() -> None:
+            watch(progress)
+
+        while True:
+            answer = self._next_answer(still_wanted)
+            if answer["kind"] == "progress":
+                progress = Progress(answer["fraction"], answer["loss"], answer["metrics"])
+                self._stopping_what_is_unwanted(still_wanted)
+            elif answer["kind"] == "trained":
+                self._await_end()
+                return Trained(answer["sample_count"], answer["metrics"])
+            else:
+                self._fail(answer)
+
+    def evaluate(self, task: TrainingTask, folder: TrainingFolder) -> EvaluationOutcome | None:
+        """Evaluate the folder's base model on this device's own data. Raises `TrainingFailed`."""
+        self._ask(task, "evaluate", folder)
+        answer = self._next_answer(lambda: None)
+        if answer["kind"] != "evaluated":
+            self._fail(answer)
+        self._await_end()
+        outcome = answer["outcome"]
+        return outcome and EvaluationOutcome(outcome[0], outcome[1])
+
+    def close(self) -> None:
+        """End the child; a task at hand ends with it."""
+        child, self._child = self._child, None
+        if child is not None:
+            _ended(child)
+
+    def _ask(self, task: TrainingTask, what: str, folder: TrainingFolder) -> None:
+        if self._child is None:
+            self.open()
+        self._tell(
+            {
+                "do": what,
+                "parameters": dict(task.parameters),
+                "round_number": task.round_number,
+                "base": str(folder.base.absolute()),
+                "trained": str(folder.trained.absolute()),
+                "memory_bytes": self._limits.memory_bytes,
+                "cpu_seconds": self._limits.cpu_seconds,
+            }
+        )
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        if self._child is None or self._child.stdin is None:
+            raise TrainingFailed("the training process is gone")
+        try:
+            self._child.stdin.write(json.dumps(message).encode() + b"\n")
+            self._child.stdin.flush()
+        except BrokenPipeError as error:
+            raise self._gone() from error
+
+    def _next_answer(self, every_second: Any) -> dict[str, Any]:
+        """Return the next line of the child. Raises `TrainingFailed` where it has died."""
+        if self._child is None or self._child.stdout is None:
+            raise TrainingFailed("the training process is gone")
+        with selectors.DefaultSelector() as events:
+            events.register(self._child.stdout, selectors.EVENT_READ)
+            while b"\n" not in self._answers:
+                if not events.select(WATCH_SECONDS):
+                    self._stopping_what_is_unwanted(every_second)
+                    continue
+                piece = os.read(self._child.stdout.fileno(), READ_BYTES)
+                if not piece and self._answers:
+                    self._answers += b"\n"
+                elif not piece:
+                    raise self._gone()
+                self._answers += piece
+        line, _, rest = bytes(self._answers).partition(b"\n")
+        self._answers = bytearray(rest)
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _stopping_what_is_unwanted(self, watch: Any) -> None:
+        try:
+            watch()
+        except BaseException:
+            self._tell({"stop": True})
+            self._await_end()
+            raise
+
+    def _await_end(self) -> dict[str, Any]:
+        while (answer := self._next_answer(lambda: None))["kind"] != "ended":
+            pass
+        return answer
+
+    def _fail(self, answer: dict[str, Any]) -> None:
+        """Raise `TrainingFailed` for a task that ended without an outcome."""
+        if answer["kind"] != "ended":
+            self._await_end()
+            raise TrainingFailed(answer["reason"])
+        raise TrainingFailed(self._reason_of(answer["status"]))
+
+    def _reason_of(self, status: int) -> str:
+        if status == -signal.SIGXCPU:
+            return f"used up its {self._limits.cpu_seconds} s of processor time"
+        if status == -signal.SIGKILL:
+            return "was killed, perhaps for the memory it took (SIGKILL)"
+        if status < 0:
+            return f"crashed ({signal.Signals(-status).name})"
+        return f"ended with status {status} and no outcome"
+
+    def _gone(self) -> TrainingFailed:
+        """Return what to say of a child that has died; the next task starts another."""
+        child, self._child = self._child, None
+        status = None if child is None else _ended(child)
+        log.warning("training_process_died", status=status)
+        return TrainingFailed(f"the training process ended with status {status}")
+
+
+def _ended(child: subprocess.Popen[bytes]) -> int:
+    """Let a child end at the end of its input, or kill it; return its status."""
+    for pipe in (child.stdin, child.stdout):
+        if pipe is not None:
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+    try:
+        return child.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        return child.wait()

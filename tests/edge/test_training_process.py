@@ -1,0 +1,181 @@
+"""Training code runs in a process under limits: whatever it does, the device goes on with a reason."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from edge_client.tensor_files import map_tensor_file, write_tensor_file
+from edge_client.trainer import EvaluationOutcome, Progress, TrainingFailed, TrainingStopped
+from edge_client.training import Trained, TrainingTask
+from edge_client.training_folder import TrainingFolder
+from edge_client.training_process import Limits, TrainingProcess
+from qflare_protocol.errors import Refusal
+
+SPEC = "tests.edge.troubled_trainers:Troubled"
+BASE = np.arange(12, dtype=np.float32).reshape(4, 3)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> TrainingFolder:
+    made = TrainingFolder(tmp_path)
+    made.begin()
+    write_tensor_file(made.base, {"w": BASE})
+    return made
+
+
+@pytest.fixture
+def process() -> Iterator[TrainingProcess]:
+    made = TrainingProcess(SPEC, {"samples": "7"})
+    yield made
+    made.close()
+
+
+def task(trouble: str = "none", **parameters: Any) -> TrainingTask:
+    return TrainingTask({"trouble": trouble, **parameters}, 1)
+
+
+def nobody(progress: Progress) -> None:
+    """Watches nothing."""
+
+
+def test_what_is_trained_lies_in_the_folder(process: TrainingProcess, folder: TrainingFolder) -> None:
+    assert process.train(task(), folder, nobody) == Trained(7, {"loss": 0.5})
+    assert np.array_equal(map_tensor_file(folder.trained)["w"], BASE + 1)
+    assert np.array_equal(map_tensor_file(folder.base)["w"], BASE)
+
+
+def test_the_code_is_imported_once_for_all_rounds(
+    folder: TrainingFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COUNTED_IMPORTS", str(tmp_path / "imports"))
+    process = TrainingProcess(SPEC, {})
+    for _ in range(3):
+        process.train(task(), folder, nobody)
+    process.close()
+    assert (tmp_path / "imports").read_text() == "imported\n"
+
+
+def test_no_round_sees_what_the_one_before_left_in_memory(process: TrainingProcess, folder: TrainingFolder) -> None:
+    for _ in range(2):
+        process.train(task("leaks"), folder, nobody)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        ("crashes", r"crashed \(SIGSEGV\)"),
+        ("leaves", "ended with status 0 and no outcome"),
+        ("raises", r"^KeyError at troubled_trainers.py:\d+$"),
+    ],
+)
+def test_a_crash_is_a_reason_and_the_next_round_is_trained(
+    process: TrainingProcess, folder: TrainingFolder, trouble: str, reason: str
+) -> None:
+    with pytest.raises(TrainingFailed, match=reason):
+        process.train(task(trouble), folder, nobody)
+    assert process.train(task(), folder, nobody).sample_count == 7
+
+
+def test_the_reason_never_quotes_the_data(process: TrainingProcess, folder: TrainingFolder) -> None:
+    with pytest.raises(TrainingFailed) as failure:
+        process.train(task("raises"), folder, nobody)
+    assert "Lovelace" not in str(failure.value)
+
+
+def test_training_code_is_held_to_its_memory(folder: TrainingFolder) -> None:
+    process = TrainingProcess(SPEC, {}, Limits(memory_bytes=256 << 20))
+    with pytest.raises(TrainingFailed, match="MemoryError"):
+        process.train(task("takes_memory"), folder, nobody)
+    assert process.train(task(), folder, nobody).sample_count == 10
+    process.close()
+
+
+def test_training_code_is_held_to_its_processor_time(folder: TrainingFolder) -> None:
+    process = TrainingProcess(SPEC, {}, Limits(cpu_seconds=1))
+    with pytest.raises(TrainingFailed, match="used up its 1 s of processor time"):
+        process.train(task("takes_time"), folder, nobody)
+    for _ in range(2):  # each round has a budget of its own
+        assert process.train(task(), folder, nobody).sample_count == 10
+    process.close()
+
+
+def test_what_the_code_prints_is_no_answer(process: TrainingProcess, folder: TrainingFolder) -> None:
+    assert process.train(task("prints"), folder, nobody) == Trained(7, {"loss": 0.5})
+
+
+def test_progress_is_told_and_a_training_that_nobody_waits_for_is_stopped(
+    process: TrainingProcess, folder: TrainingFolder, tmp_path: Path
+) -> None:
+    told: list[Progress] = []
+
+    def watch(progress: Progress) -> None:
+        told.append(progress)
+        if len(told) == 5:
+            raise TrainingStopped("The round is cancelled.")
+
+    with pytest.raises(TrainingStopped, match="cancelled"):
+        process.train(task("sleeps", pid_file=str(tmp_path / "pid")), folder, watch)
+    assert told[0] == Progress(0.0, 1.0, {"step": 0.0})
+    assert told[4].fraction > told[0].fraction
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+    assert process.train(task(), folder, nobody).sample_count == 7
+
+
+def test_a_training_process_that_is_killed_is_started_again(process: TrainingProcess, folder: TrainingFolder) -> None:
+    process.train(task(), folder, nobody)
+    (child,) = [one for one in psutil.Process().children() if "edge_client.training_child" in one.cmdline()]
+    child.kill()
+    child.wait(10)
+    with pytest.raises(TrainingFailed):
+        process.train(task(), folder, nobody)
+    assert process.train(task(), folder, nobody).sample_count == 7
+
+
+def test_a_training_does_not_outlive_its_device(folder: TrainingFolder, tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    device = subprocess.Popen([sys.executable, "-c", DEVICE, str(folder.base.parents[1]), str(pid_file)])
+    deadline = time.monotonic() + 30
+    while not pid_file.exists() or not pid_file.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    training = psutil.Process(int(pid_file.read_text()))
+    os.kill(device.pid, signal.SIGKILL)
+    device.wait()
+    gone, alive = psutil.wait_procs([training], timeout=10)
+    assert gone and not alive
+
+
+DEVICE = """
+import sys
+from pathlib import Path
+from edge_client.training import TrainingTask
+from edge_client.training_folder import TrainingFolder
+from edge_client.training_process import TrainingProcess
+process = TrainingProcess("tests.edge.troubled_trainers:Troubled", {})
+task = TrainingTask({"trouble": "sleeps", "pid_file": sys.argv[2]}, 1)
+process.train(task, TrainingFolder(Path(sys.argv[1])), lambda progress: None)
+"""
+
+
+def test_code_that_is_not_there_is_refused_before_any_round(folder: TrainingFolder) -> None:
+    with pytest.raises(Refusal, match="has no class Nobody"):
+        TrainingProcess("tests.edge.troubled_trainers:Nobody", {}).open()
+
+
+def test_a_device_evaluates_on_its_own_data(process: TrainingProcess, folder: TrainingFolder) -> None:
+    assert process.evaluate(task(), folder) == EvaluationOutcome(7, {"mean": 5.5})
+
+
+def test_a_device_without_held_out_data_evaluates_nothing(folder: TrainingFolder) -> None:
+    process = TrainingProcess(SPEC, {})
+    assert process.evaluate(task(), folder) is None
+    process.close()

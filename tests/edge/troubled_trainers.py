@@ -1,0 +1,65 @@
+"""Training code that goes wrong in each way it can, for the process it runs in."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from edge_client.trainer import EvaluationOutcome, Tensors, TrainingOutcome
+from tests.edge.trainers import SmallTrainer
+
+IMPORTS = Path(os.environ.get("COUNTED_IMPORTS", os.devnull))
+with IMPORTS.open("a") as counted:
+    counted.write("imported\n")
+
+
+class Troubled(SmallTrainer):
+    """Does what the parameter `trouble` says before it trains."""
+
+    def train(self, model: Tensors, round_number: int) -> TrainingOutcome:
+        getattr(self, str(self.parameters.get("trouble", "none")))()
+        return super().train(model, round_number)
+
+    def evaluate_here(self, model: Tensors) -> EvaluationOutcome | None:
+        if "samples" not in self.options:
+            return None
+        return EvaluationOutcome(int(self.options["samples"]), {"mean": np.float32(model["w"].mean())})
+
+    def none(self) -> None:
+        pass
+
+    def raises(self) -> None:
+        raise KeyError("Ada Lovelace")
+
+    def takes_memory(self) -> None:
+        self.kept = np.ones(1 << 28)
+
+    def takes_time(self) -> None:
+        while True:
+            pass
+
+    def sleeps(self) -> None:
+        Path(str(self.parameters["pid_file"])).write_text(str(os.getpid()))
+        for second in range(600):
+            self.report(second / 600, loss=1.0 / (second + 1), step=second)
+            time.sleep(0.05)
+
+    def crashes(self) -> None:
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    def leaves(self) -> None:
+        os._exit(0)
+
+    def prints(self) -> None:
+        print('{"kind": "trained", "sample_count": 1, "metrics": {}}')  # noqa: T201
+        subprocess.run([sys.executable, "-c", "print('not an answer')"], check=True)
+
+    def leaks(self) -> None:
+        type(self).leaked = np.ones(1 << 20)  # type: ignore[attr-defined]
+        if hasattr(type(self), "before"):
+            raise RuntimeError("the last round's state is still there")
+        type(self).before = True  # type: ignore[attr-defined]
