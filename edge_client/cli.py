@@ -94,16 +94,19 @@ def _add_work(commands: Any) -> None:
     once.set_defaults(rounds=1)
     for command in (run, once):
         _add_token_arguments(command)
-        command.add_argument("--trainer", required=True, help="training code as module:Class")
-        command.add_argument(
-            "--option", action="append", default=[], metavar="NAME=VALUE", help="option of the trainer"
-        )
+        _add_training_code(command)
         limited = command.add_argument_group("limits of the training code in one round")
         limited.add_argument("--memory-limit", type=_positive, metavar="MIB", help="memory beyond its imports")
         limited.add_argument("--cpu-limit", type=_positive, metavar="SECONDS", help="processor time of all its threads")
         add_qkd_arguments(command)
         command.add_argument("--longest-wait", type=float, default=60.0, help="longest wait between retries, seconds")
         command.set_defaults(command=_run)
+
+
+def _add_training_code(command: Any) -> None:
+    code = "training code as module:Class, or an unchanged Flower client as flower:module:client"
+    command.add_argument("--trainer", "--app", dest="trainer", required=True, metavar="CODE", help=code)
+    command.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="option of the trainer")
 
 
 def _add_checks(commands: Any) -> None:
@@ -143,9 +146,8 @@ def _add_model_commands(commands: Any) -> None:
     evaluate.add_argument("--model", type=Path, required=True)
     evaluate.set_defaults(command=_evaluate)
     for command in (initial, evaluate):
-        command.add_argument("--trainer", required=True, help="training code as module:Class")
+        _add_training_code(command)
         command.add_argument("--parameters", type=json.loads, default={}, help="trainer parameters as JSON")
-        command.add_argument("--option", action="append", default=[], metavar="NAME=VALUE")
 
 
 def _enroll(options: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
 """The interface of training code: a user implements it for their own model and data.
 
-A trainer is named as `module:Class` on the device's own command line; the server can pass
-parameters to it, but never choose what code runs.
+A trainer is named as `module:Class` on the device's own command line, an unchanged Flower client as
+`flower:module:client`; the server can pass parameters to it, but never choose what code runs.
 """
 
 import importlib
@@ -92,27 +92,39 @@ class Trainer(ABC):
 
 
 def find_trainer(spec: str) -> type[Trainer]:
-    """Import and return the trainer class named `module:Class`, from the current folder too.
+    """Return the trainer class named `module:Class`, or one for a Flower app named `flower:module:client`.
+
+    Raises `Refusal("not-found")` saying what is missing.
+    """
+    if spec.startswith("flower:"):
+        from edge_client.flower import flower_trainer
+
+        return flower_trainer(spec)
+    found = imported(spec)
+    if not (isinstance(found, type) and issubclass(found, Trainer)):
+        raise Refusal("not-found", f"{spec} is not a subclass of edge_client.trainer.Trainer.")
+    return found
+
+
+def imported(spec: str) -> Any:
+    """Import and return what is named `module:name`, from the current folder too.
 
     Raises `Refusal("not-found")` saying what is missing.
     """
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.append(folder)  # last, so that a file here never shadows an installed module
-    module_name, separator, class_name = spec.partition(":")
+    module_name, separator, name = spec.partition(":")
     if not separator:
-        raise Refusal("not-found", f"Name the trainer as module:Class; {spec!r} has no colon.")
+        raise Refusal("not-found", f"Name the training code as module:Class; {spec!r} has no colon.")
     try:
-        found = getattr(importlib.import_module(module_name), class_name)
+        return getattr(importlib.import_module(module_name), name)
     except ImportError as error:
-        raise Refusal("not-found", f"The trainer's module cannot be imported: {error}.") from error
+        raise Refusal("not-found", f"The module of the training code cannot be imported: {error}.") from error
     except AttributeError as error:
-        raise Refusal("not-found", f"The module {module_name} has no class {class_name}.") from error
-    if not (isinstance(found, type) and issubclass(found, Trainer)):
-        raise Refusal("not-found", f"{spec} is not a subclass of edge_client.trainer.Trainer.")
-    return found
+        raise Refusal("not-found", f"The module {module_name} has no {name}.") from error
 
 
 def load_trainer(spec: str, parameters: Mapping[str, Any], options: Mapping[str, str]) -> Trainer:
-    """Return a trainer of the class named `module:Class`. Raises as `find_trainer`."""
+    """Return a trainer of what `find_trainer` finds. Raises as `find_trainer`."""
     return find_trainer(spec)(parameters, options)
