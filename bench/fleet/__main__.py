@@ -1,0 +1,42 @@
+"""`python -m bench.fleet [--sizes 100,1000,5000] [--generators N] [--output FILE] [--json FILE]`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from bench.fleet.page import page
+from bench.fleet.run import site_under_load
+from bench.postgresql_site import DEFAULT_SERVER
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the fleets one after the other on one site, and print or write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", default="100,1000,5000", help="devices of each fleet (default: %(default)s)")
+    parser.add_argument("--generators", type=int, default=2, help="processes of virtual devices (default: %(default)s)")
+    parser.add_argument("--server", default=DEFAULT_SERVER, help="a superuser's URL of PostgreSQL")
+    parser.add_argument("--broker", default="redis://127.0.0.1:6379/14", help="an empty Redis database, emptied again")
+    parser.add_argument("--output", type=Path, help="write the page there instead of printing it")
+    parser.add_argument("--json", type=Path, help="write all figures there too")
+    options = parser.parse_args(arguments)
+    sizes = [int(size) for size in options.sizes.split(",")]
+    with site_under_load(options.server, options.broker) as bench:
+        bare = bench.bare_view(2000, options.generators)
+        fleets = []
+        for size in sizes:
+            fleets.append(bench.fleet(size, options.generators))
+            sys.stderr.write(f"{size} devices: {fleets[-1].accepted} updates in the model\n")
+    text = page(bare, fleets)
+    if options.json:
+        options.json.write_text(json.dumps({"bare": asdict(bare), "fleets": [asdict(one) for one in fleets]}))
+    if options.output:
+        options.output.write_text(text)
+    else:
+        sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    main()

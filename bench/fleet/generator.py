@@ -1,0 +1,157 @@
+"""One process of virtual devices: `python -m bench.fleet.generator URL THREADS FOLDER`.
+
+Commands come as lines of JSON on standard input, one answer each on standard output: how many devices did it,
+and the seconds of every request by endpoint.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock, local
+from typing import Any
+
+import httpx
+import numpy as np
+import structlog
+
+from edge_client.backoff import Backoff
+from edge_client.device_state import DeviceStateFile
+from edge_client.enrolment import enroll_device
+from edge_client.http import Http
+from edge_client.identity_keeper import IdentityKeeper
+from edge_client.round_worker import RoundWorker
+from edge_client.tensor_files import map_tensor_file, write_tensor_file
+from edge_client.trainer import EvaluationOutcome
+from edge_client.training import Trained, TrainingTask, Watch
+from edge_client.training_folder import TrainingFolder
+
+BODY_OF_BARE_POST = json.dumps({"note": "x" * 64}).encode()
+
+
+class TimedHttp(Http):
+    """The client's connection, with a note of how long every request took."""
+
+    def __init__(self, server: str, samples: dict[str, list[float]], lock: Lock) -> None:
+        super().__init__(server, timeout_seconds=300)
+        self._samples, self._lock = samples, lock
+
+    def send(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
+        """Send one request and note its seconds under its endpoint."""
+        started = time.perf_counter()
+        response = super().send(method, path, body, headers)
+        self._note(method, path, response.status_code, time.perf_counter() - started)
+        return response
+
+    def _note(self, method: str, path: str, status: int, seconds: float) -> None:
+        endpoint = f"{method} {'/'.join(path.partition('?')[0].split('/')[:3])}"
+        with self._lock:
+            self._samples.setdefault(endpoint if status < 300 else f"{endpoint} -> {status}", []).append(seconds)
+
+
+class Precomputed:
+    """Hands in a change that was drawn before, in place of a training."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def train(self, task: TrainingTask, folder: TrainingFolder, watch: Watch) -> Trained:
+        """Add a device's own small noise to the base model."""
+        base = map_tensor_file(folder.base)
+        noise = np.random.default_rng(self._seed)
+        write_tensor_file(
+            folder.trained,
+            {name: value + noise.normal(0, 0.01, value.shape).astype(np.float32) for name, value in base.items()},
+        )
+        return Trained(10, {"loss": 1.0})
+
+    def evaluate(self, task: TrainingTask, folder: TrainingFolder) -> EvaluationOutcome | None:
+        """Virtual devices hold no data."""
+        return None
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class Generator:
+    """The virtual devices of this process."""
+
+    def __init__(self, url: str, threads: int, folder: Path) -> None:
+        self._url, self._folder = url, folder
+        self._pool, self._local, self._lock = ThreadPoolExecutor(threads), local(), Lock()
+        self._samples: dict[str, list[float]] = {}
+        self._devices: list[RoundWorker] = []
+
+    def obey(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Do one command with all devices and return its figures."""
+        self._samples.clear()
+        started, cpu = time.perf_counter(), time.process_time()
+        done = sum(getattr(self, f"_{command['do']}")(command))
+        return {
+            "done": done,
+            "seconds": time.perf_counter() - started,
+            "cpu_seconds": time.process_time() - cpu,
+            "samples": self._samples,
+        }
+
+    def _enrol(self, command: dict[str, Any]) -> Iterable[int]:
+        made = list(self._pool.map(self._enrol_one, command["tokens"]))
+        self._devices += made
+        return [len(made)]
+
+    def _session(self, command: dict[str, Any]) -> Iterable[int]:
+        return self._each(lambda device: device._session.open())
+
+    def _ask(self, command: dict[str, Any]) -> Iterable[int]:
+        return self._each(lambda device: device._session.post("/api/work", {}))
+
+    def _round(self, command: dict[str, Any]) -> Iterable[int]:
+        return self._each(RoundWorker.work_once, counted=lambda worked: int(worked[0]))
+
+    def _bare(self, command: dict[str, Any]) -> Iterable[int]:
+        """Post to the bare view as often as there are devices."""
+        headers = {"Content-Type": "application/json"}
+
+        def post(_: int) -> int:
+            return int(self._http().send("POST", "/bare", BODY_OF_BARE_POST, headers).status_code == 200)
+
+        return self._pool.map(post, range(command["times"]))
+
+    def _each(
+        self, action: Callable[[RoundWorker], Any], counted: Callable[[Any], int] = lambda answer: 1
+    ) -> Iterable[int]:
+        def run(device: RoundWorker) -> int:
+            device._session._http = self._http()  # the connection of the thread that serves the device now
+            return counted(action(device))
+
+        return self._pool.map(run, self._devices)
+
+    def _enrol_one(self, token: str) -> RoundWorker:
+        number = int.from_bytes(os.urandom(6))
+        identity = enroll_device(self._http(), self._url, token, f"virtual-{number}")
+        memory = DeviceStateFile(self._folder / identity.device_id.hex())
+        keeper = IdentityKeeper(identity, lambda changed: None)
+        return RoundWorker(self._http(), keeper, memory, Precomputed(number), Backoff(attempts=20))
+
+    def _http(self) -> TimedHttp:
+        if not hasattr(self._local, "http"):
+            self._local.http = TimedHttp(self._url, self._samples, self._lock)
+        found: TimedHttp = self._local.http
+        return found
+
+
+def main() -> None:
+    """Obey until standard input ends."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
+    generator = Generator(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
+    for line in sys.stdin:
+        print(json.dumps(generator.obey(json.loads(line))), flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
