@@ -38,6 +38,7 @@ class Outbox:
     """At most one update, in the device's home folder."""
 
     def __init__(self, home: Path) -> None:
+        self.home = home
         self._manifest, self._sealed = home / MANIFEST, home / SEALED
 
     def write_sealed(self, pieces: Iterable[bytes]) -> tuple[bytes, int]:

@@ -15,9 +15,12 @@ from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import exact_bytes, exact_map, finite_number, short_text, whole_number
 from qflare_protocol.ranges import MAX_RANGES
 from qflare_protocol.sealing_tier import sealing_tier
+from qflare_protocol.update_forms import DELTA, update_form
 
 SMALLEST_MINIMUM = 3
 MAX_STAGES = 8
+MAX_PARAMETERS = 256
+MAX_PARAMETER_NAME = 256
 PROTECTIONS = (
     "resource-limits",
     "namespaces",
@@ -72,6 +75,7 @@ class Stage:
 
 
 NONE = Stage("none")
+PLAIN_DELTA = Stage(DELTA)
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,8 @@ class AggregationPolicy:
     - required_tier: name of the sealing tier without which the enclave does not work, see `sealing_tier`.
     - required_protections: further names from `PROTECTIONS` without which it does not.
     - ranges: among how many sealed processes the model's columns are shared out, 1 to 16.
+    - form: what every update of the federation is and how its values are written, see `update_forms`.
+    - parameters: the tensors that updates are about, by name or, with a final "*", by prefix, sorted; empty: all.
     """
 
     minimum_updates: int = SMALLEST_MINIMUM
@@ -113,6 +119,8 @@ class AggregationPolicy:
     required_tier: str = "none"
     required_protections: tuple[str, ...] = ()
     ranges: int = 1
+    form: Stage = PLAIN_DELTA
+    parameters: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         whole_number(self.minimum_updates, SMALLEST_MINIMUM, 1_000_000, what="minimum_updates", code=_CODE)
@@ -126,9 +134,11 @@ class AggregationPolicy:
         object.__setattr__(self, "history", history)
         for name in ("filters", "pre_aggregation"):
             _check_stages(name, getattr(self, name))
-        for name in ("rule", "server_optimiser", "noise"):
+        for name in _STAGES:
             if not isinstance(getattr(self, name), Stage):
                 raise Refusal(_CODE, f"{name} must be a stage: a name with parameters.")
+        update_form(self.form.name, self.form.parameters)
+        _check_parameters(self.parameters)
         _check_root_device(self.root_device)
         sealing_tier(self.required_tier, code=_CODE)
         _check_protections(self.required_protections)
@@ -143,36 +153,44 @@ class AggregationPolicy:
         return bytes.fromhex(self.root_device) or None
 
     def to_map(self) -> dict[str, Any]:
-        """Return the policy as a map for CBOR or JSON; one range is not named."""
+        """Return the policy as a map for CBOR or JSON; what `NAMED_WHERE_OTHER` lists is not named at its default."""
         members = asdict(self) | {
             "filters": [stage.to_map() for stage in self.filters],
             "pre_aggregation": [stage.to_map() for stage in self.pre_aggregation],
             "required_protections": list(self.required_protections),
+            "parameters": list(self.parameters),
         }
-        if self.ranges == 1:
-            del members["ranges"]
+        for name, default in NAMED_WHERE_OTHER.items():
+            if getattr(self, name) == default:
+                del members[name]
         return members
 
     @classmethod
     def from_map(cls, value: object) -> "AggregationPolicy":
         """Read a policy strictly. Raises `Refusal("policy-refused")`."""
-        shared = isinstance(value, dict) and "ranges" in value
-        named = _MEMBERS if shared else _MEMBERS - {"ranges"}
-        members = dict(exact_map(value, named, what="aggregation policy", code=_CODE))
+        left_out = frozenset(NAMED_WHERE_OTHER) - (frozenset(value) if isinstance(value, dict) else frozenset())
+        members = dict(exact_map(value, _MEMBERS - left_out, what="aggregation policy", code=_CODE))
         for name in ("filters", "pre_aggregation"):
             members[name] = tuple(Stage.from_map(stage) for stage in _list(members[name], name))
-        for name in ("rule", "server_optimiser", "noise"):
+        for name in _STAGES - left_out:
             members[name] = Stage.from_map(members[name])
         members["required_protections"] = tuple(_list(members["required_protections"], "required_protections"))
-        if shared:
-            whole_number(members["ranges"], 2, MAX_RANGES, what="ranges, where it is named,", code=_CODE)
-        return cls(**members)
+        if "parameters" in members:
+            members["parameters"] = tuple(_list(members["parameters"], "parameters"))
+        policy = cls(**members)
+        if again := [name for name in NAMED_WHERE_OTHER.keys() - left_out if name not in policy.to_map()]:
+            raise Refusal(_CODE, f"{again[0]} is named where it is not the default.")
+        return policy
 
     def digest(self) -> bytes:
         """Return the policy's 64-byte SHA3-512 digest."""
         return digest("aggregation policy", encode(self.to_map()))
 
 
+NAMED_WHERE_OTHER: Mapping[str, Any] = {"ranges": 1, "form": PLAIN_DELTA, "parameters": ()}
+"""The members that a policy's map holds only where they are not these."""
+
+_STAGES = frozenset({"rule", "server_optimiser", "noise", "form"})
 _MEMBERS = frozenset(member.name for member in fields(AggregationPolicy))
 
 
@@ -185,6 +203,15 @@ def _list(value: object, name: str) -> list[Any] | tuple[Any, ...]:
 def _check_stages(name: str, stages: object) -> None:
     if not isinstance(stages, tuple) or len(stages) > MAX_STAGES or not all(isinstance(one, Stage) for one in stages):
         raise Refusal(_CODE, f"{name} must be at most {MAX_STAGES} stages.")
+
+
+def _check_parameters(names: object) -> None:
+    if not isinstance(names, tuple) or len(names) > MAX_PARAMETERS:
+        raise Refusal(_CODE, f"parameters must be at most {MAX_PARAMETERS} names.")
+    for name in names:
+        short_text(name, MAX_PARAMETER_NAME, what="name of parameters", code=_CODE)
+    if list(names) != sorted(set(names)):
+        raise Refusal(_CODE, "parameters must be sorted names, each there once.")
 
 
 def _check_root_device(text: object) -> None:

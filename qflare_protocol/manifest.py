@@ -8,9 +8,9 @@ from qflare_protocol.encoding import digest
 from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import exact_bytes, exact_map, finite_number, short_text, whole_number
 from qflare_protocol.ranges import MAX_RANGES
+from qflare_protocol.update_forms import DELTA, FORMS
 
 PURPOSE = "update manifest"
-FORM = "delta"
 MAX_BYTES = 1 << 16
 MAX_METRICS = 32
 MAX_METRIC_NAME = 64
@@ -47,7 +47,7 @@ class Manifest:
 
     Ids are 16-byte UUIDs. `base_model_digest` and `ciphertext_digest` are BLAKE3 (32 bytes),
     `ciphertext_bytes` is the sealed update's size, `enclave_key_id` names the round key it is sealed
-    to, and `form` is "delta": the tensors are new weights minus base weights. Where several processes
+    to, and `form` is that of its policy, see `update_forms`. Where several processes
     share the model, `parts` says what is sealed to each, in order; `ciphertext_digest` and
     `ciphertext_bytes` are of all parts one after another, `enclave_key_id` is the first one's. An update
     that is sealed to one process has no parts.
@@ -65,7 +65,7 @@ class Manifest:
     ciphertext_bytes: int
     enclave_key_id: bytes
     metrics: dict[str, float] = field(default_factory=dict)
-    form: str = FORM
+    form: str = DELTA
     parts: tuple[UpdatePart, ...] = ()
 
     def __post_init__(self) -> None:
@@ -73,8 +73,8 @@ class Manifest:
             exact_bytes(getattr(self, name), length, what=f"{name} of the {_WHAT}")
         whole_number(self.ciphertext_bytes, 1, 1 << 40, what=f"ciphertext_bytes of the {_WHAT}")
         whole_number(self.sample_count, 1, MAX_SAMPLE_COUNT, what="sample count", code="sample-count-refused")
-        if self.form != FORM:
-            raise Refusal("malformed-message", f"The form of an update is {FORM!r}.")
+        if self.form not in FORMS:
+            raise Refusal("malformed-message", f"The form of an update is one of {', '.join(FORMS)}.")
         object.__setattr__(self, "metrics", _checked_metrics(self.metrics))
         self._check_parts()
 

@@ -1,14 +1,14 @@
 """A strict reading of the safetensors container, without torch and without trust.
 
 Format: header length (8 bytes, little-endian) || JSON header || data. Stricter than the format
-asks: float32 only, hard limits before anything is allocated, no duplicate keys, data without holes
-or overlap. Two containers belong together only when their `TensorLayout`s are equal, exact shapes
-included, so that nothing is ever broadcast.
+asks: float32 only (a coded update also bfloat16 or bytes, where its form says so), hard limits before
+anything is allocated, no duplicate keys, data without holes or overlap. Two containers belong together
+only when their `TensorLayout`s are equal, exact shapes included, so that nothing is ever broadcast.
 """
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,14 +29,15 @@ LENGTH_BYTES = 8
 MODEL_DIGEST_BYTES = 32
 
 _METADATA = "__metadata__"
-_ITEM_BYTES = {"F32": 4}
+_ITEM_BYTES = {"F32": 4, "BF16": 2, "U8": 1}
+FLOAT32_ONLY = frozenset({"F32"})
 
 Float32Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor's name, dtype ("F32") and shape."""
+    """One tensor's name, dtype ("F32"; in coded updates also "BF16" or "U8") and shape."""
 
     name: str
     dtype: str
@@ -101,10 +102,11 @@ def header_bytes(prefix: bytes) -> int:
     return length
 
 
-def parse_header(data: bytes) -> Header:
+def parse_header(data: bytes, *, dtypes: Set[str] = FLOAT32_ONLY) -> Header:
     """Return the layout and data offset of a container, or of its first bytes that hold the whole header.
 
-    Raises `Refusal("invalid-tensors")`.
+    `dtypes` are those that its tensors may have, out of "F32", "BF16" and "U8". Raises
+    `Refusal("invalid-tensors")`.
     """
     end = LENGTH_BYTES + header_bytes(data)
     if len(data) < end:
@@ -113,7 +115,7 @@ def parse_header(data: bytes) -> Header:
     _check_metadata(entries.pop(_METADATA, {}))
     if not 1 <= len(entries) <= MAX_TENSORS:
         raise _invalid(f"A container holds between 1 and {MAX_TENSORS} tensors.")
-    return Header(_layout(entries), end)
+    return Header(_layout(entries, dtypes), end)
 
 
 def encode_header(layout: TensorLayout) -> bytes:
@@ -210,8 +212,9 @@ def _check_metadata(metadata: object) -> None:
             raise _invalid(f"__metadata__ holds short texts only ({MAX_METADATA_BYTES} characters).")
 
 
-def _layout(entries: dict[str, Any]) -> TensorLayout:
-    placed = sorted((_entry(name, entry) for name, entry in entries.items()), key=lambda item: (item[0], item[1].name))
+def _layout(entries: dict[str, Any], dtypes: Set[str]) -> TensorLayout:
+    read = (_entry(name, entry, dtypes) for name, entry in entries.items())
+    placed = sorted(read, key=lambda item: (item[0], item[1].name))
     position = 0
     for begin, tensor in placed:
         if begin != position:
@@ -220,14 +223,15 @@ def _layout(entries: dict[str, Any]) -> TensorLayout:
     return TensorLayout(tuple(tensor for _, tensor in placed))
 
 
-def _entry(name: str, entry: object) -> tuple[int, Tensor]:
+def _entry(name: str, entry: object, dtypes: Set[str]) -> tuple[int, Tensor]:
     if not name or not name.isprintable() or len(name.encode()) > MAX_NAME_BYTES:
         raise _invalid(f"A tensor name is 1 to {MAX_NAME_BYTES} bytes of printable text.")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise _invalid(f"The entry of {name!r} must hold dtype, shape and data_offsets.")
-    if entry["dtype"] not in ("F32",):
-        raise _invalid(f"The tensor {name!r} is not float32 (F32).")
-    tensor = Tensor(name, "F32", _naturals(name, entry["shape"], MAX_DIMENSIONS))
+    dtype = entry["dtype"]
+    if not isinstance(dtype, str) or dtype not in dtypes:
+        raise _invalid(f"The tensor {name!r} is not of the type {' or '.join(sorted(dtypes))}.")
+    tensor = Tensor(name, dtype, _naturals(name, entry["shape"], MAX_DIMENSIONS))
     offsets = _naturals(name, entry["data_offsets"], 2)
     if len(offsets) != 2 or offsets[1] - offsets[0] != tensor.data_bytes:
         raise _invalid(f"The data_offsets of {name!r} do not fit its shape.")

@@ -66,7 +66,7 @@ class Aggregation:
         combination = work.pipeline.foreseen(samples)
         if combination is None:
             return None
-        return ForeseenModel(combination, work.sources.base_columns(extent)(), extent.layout, work.courier)
+        return ForeseenModel(combination, work.sources, extent, work.courier)
 
     def _outputs(self, extent: Extent, decided: Decided, foreseen: ForeseenModel | None) -> Outputs:
         """Give out the decided model and the rows to carry; the model is read for only where it is not there yet."""

@@ -117,7 +117,7 @@ class RangeWork:
             raise Refusal("enclave-failed", "The slices of the new model are not those that the ranges made.")
         extent = work.extent()
         rows = [self._slice_rows(sibling) for sibling in extent.siblings(work.request.policy.ranges)]
-        model_digest = model_of_slices(extent.layout, rows, work.courier)
+        model_digest = model_of_slices(work.sources, extent.shape, rows, work.courier)
         work.step_done("conclude")
         carried = [row for row in made if row not in models]
         return work.signed_result(

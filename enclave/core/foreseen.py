@@ -9,25 +9,26 @@ import os
 
 import numpy as np
 
+from enclave.core.extent import Extent
 from enclave.core.rules.combination import Combination
-from enclave.core.second_pass import ModelWriter, new_weights
-from enclave.core.sources import Courier
+from enclave.core.second_pass import model_writer, new_weights
+from enclave.core.sources import Courier, Sources
 from enclave.core.streams import AnyRow, Float32
 from qflare_protocol.chunked import KEY_BYTES, ChunkCipher, ChunkWriter
 from qflare_protocol.errors import Refusal
-from qflare_protocol.tensors import TensorLayout
 
 SEALED_MODEL = "sealed-model"
 
 
 class ForeseenModel:
-    """The whole model as `combination` makes it of the rows; `base` is the base model's row, read along with them."""
+    """The whole model as `combination` makes it of the rows; the base model's row is read along with them."""
 
-    def __init__(self, combination: Combination, base: AnyRow, layout: TensorLayout, courier: Courier) -> None:
-        self._combination, self._base, self._courier = combination, base, courier
+    def __init__(self, combination: Combination, sources: Sources, extent: Extent, courier: Courier) -> None:
+        self._combination, self._courier = combination, courier
+        self._base: AnyRow = sources.base_columns(extent)()
         self._key = os.urandom(KEY_BYTES)
         self._sealed = ChunkWriter(ChunkCipher.fresh(self._key), lambda piece: courier.write(SEALED_MODEL, piece))
-        self._model = ModelWriter(layout, self._sealed.write)
+        self._model = model_writer(sources, extent.shape, self._sealed.write)
         self._given_up = False
 
     def take(self, block: Float32) -> None:
@@ -54,6 +55,7 @@ class ForeseenModel:
             return None
         try:
             self._base.finish()
+            self._model.finish()
         except Refusal:
             return None
         self._sealed.finish()

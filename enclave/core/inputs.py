@@ -110,6 +110,8 @@ def _checked_manifest(
         raise Refusal("base-model-mismatch", "The update was trained from another model than the round's.")
     if manifest.key_ids != tuple(key_ids):
         raise Refusal("enclave-key-mismatch", "The update is sealed to another enclave key than the round's.")
+    if manifest.form != request.policy.form.name:
+        raise Refusal("policy-refused", f"The policy demands updates of the form {request.policy.form.name}.")
     _check_amounts(manifest, request)
     return manifest
 

@@ -25,6 +25,7 @@ from qflare_protocol.errors import Refusal
 from qflare_protocol.ranges import Columns
 from qflare_protocol.round_result import RoundResult, UpdateVerdict, roster_digest, sign_result
 from qflare_protocol.tensors import TensorLayout
+from qflare_protocol.update_shape import UpdateShape
 
 
 class Record(Protocol):
@@ -85,14 +86,16 @@ class RoundWork:
         """Read the base model and return the process's range of it.
 
         Raises `Refusal`: "digest-mismatch" or "invalid-tensors" where it is not the request's,
-        "policy-refused" where its ranges are not as many as its processes.
+        "policy-refused" where its ranges are not as many as its processes, or parameters are named that it has not.
         """
         row = self.sources.base_model()
         size = row.layout.size
         for block in SealedRows([lambda: row], Columns(0, size, size)).blocks([0]):
             if not np.isfinite(block).all():
                 raise Refusal("invalid-tensors", "The base model holds NaN or infinity.")
-        return Extent.of(row.layout, self.index, len(self.key_ids), self.request.policy.ranges)
+        place = {"federation_id": self.request.federation_id, "round_id": self.request.round_id}
+        shape = UpdateShape.of(self.request.policy, row.layout, **place)
+        return Extent.of(shape, self.index, len(self.key_ids), self.request.policy.ranges)
 
     def step_done(self, name: str) -> None:
         """Tell the courier how long the step took that has ended now."""

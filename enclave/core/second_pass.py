@@ -11,6 +11,7 @@ import blake3
 import numpy as np
 
 from enclave.core.carried import CENTRE, RADIUS, CarriedSeal, CarriedWriter, history_name
+from enclave.core.chosen import AmongOthers
 from enclave.core.extent import Extent
 from enclave.core.inputs import Candidate
 from enclave.core.rows import SealedRows
@@ -18,11 +19,12 @@ from enclave.core.rules.combination import Combination
 from enclave.core.rules.noise import NOISE_STARTS_AT, standard_normals
 from enclave.core.rules.pipeline import Pipeline
 from enclave.core.sources import Courier, Sources
-from enclave.core.streams import Float32
+from enclave.core.streams import AnyRow, Float32
 from qflare_protocol.carried_rows import CarriedRow
 from qflare_protocol.errors import Refusal
 from qflare_protocol.ranges import BLOCK_COLUMNS
-from qflare_protocol.tensors import TensorLayout, encode_header
+from qflare_protocol.tensors import encode_header
+from qflare_protocol.update_shape import UpdateShape
 
 MODEL = "model"
 
@@ -67,13 +69,15 @@ class SecondPass:
         self._sources, self._courier, self._seal = sources, courier, seal
         self._pipeline, self._extent = pipeline, extent
         self._key_id = key_id
-        self._model = ModelWriter(extent.layout, lambda piece: courier.write(MODEL, piece))
+        self._model = model_writer(sources, extent.shape, lambda piece: courier.write(MODEL, piece))
         self._writers: dict[str, CarriedWriter] = {}
 
     def run(self, survivors: Sequence[Candidate], plan: Plan) -> Outputs:
         """Give everything out. Raises `Refusal("enclave-failed")` for a source or a model that does not hold."""
         try:
             self._run(survivors, plan)
+            if self._extent.whole:
+                self._model.finish()
         except Refusal as refusal:
             raise Refusal("enclave-failed", f"The new model could not be made: {refusal.detail}") from refusal
         return Outputs(self._model.digest(), [writer.finish() for writer in self._writers.values()])
@@ -129,15 +133,32 @@ class SecondPass:
 
 
 class ModelWriter:
-    """Makes a container of a model's weights, its header first, and hashes it; `send` takes its pieces."""
+    """Makes a container of a model's weights, its header first, and hashes it; `send` takes its pieces.
 
-    def __init__(self, layout: TensorLayout, send: Callable[[bytes], None]) -> None:
-        self._layout, self._send = layout, send
+    `base` opens the base model's row, where the weights given are only those that updates of that shape are about.
+    """
+
+    def __init__(
+        self, shape: UpdateShape, send: Callable[[bytes], None], base: Callable[[], AnyRow] | None = None
+    ) -> None:
+        self._layout, self._send = shape.model, send
         self._hasher = blake3.blake3()
         self._begun = False
+        self._among = None if base is None else AmongOthers(base(), shape, self._take)
 
     def write(self, weights: Float32) -> None:
-        """Take the next weights."""
+        """Take the next weights. Raises the `Refusal` of the base model's row."""
+        if self._among is None:
+            self._take(weights)
+        else:
+            self._among.write(weights)
+
+    def finish(self) -> None:
+        """Give out what is left. Raises `Refusal` where the model does not become whole."""
+        if self._among is not None:
+            self._among.finish()
+
+    def _take(self, weights: Float32) -> None:
         if not self._begun:
             self._emit(encode_header(self._layout))
             self._begun = True
@@ -152,16 +173,22 @@ class ModelWriter:
         self._send(piece)
 
 
-def model_of_slices(layout: TensorLayout, slices: Sequence[SealedRows], courier: Courier) -> bytes:
+def model_writer(sources: Sources, shape: UpdateShape, send: Callable[[bytes], None]) -> ModelWriter:
+    """Return what makes the new model of the weights that the updates are about."""
+    return ModelWriter(shape, send, None if shape.everything else sources.base_model)
+
+
+def model_of_slices(sources: Sources, shape: UpdateShape, slices: Sequence[SealedRows], courier: Courier) -> bytes:
     """Give out the model whose slices are these rows, in order, and return its digest.
 
     Raises `Refusal("enclave-failed")` for a slice that is not what its range made.
     """
-    model = ModelWriter(layout, lambda piece: courier.write(MODEL, piece))
     try:
+        model = model_writer(sources, shape, lambda piece: courier.write(MODEL, piece))
         for rows in slices:
             for block in rows.blocks([0]):
                 model.write(block[0])
+        model.finish()
     except Refusal as refusal:
         raise Refusal("enclave-failed", f"The new model could not be put together: {refusal.detail}") from refusal
     return model.digest()

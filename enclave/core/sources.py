@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from enclave.core.carried import CarriedSeal, history_name
+from enclave.core.chosen import ChosenRow
 from enclave.core.extent import Extent
 from enclave.core.inputs import Candidate
 from enclave.core.keys import RoundKeys
@@ -15,13 +16,14 @@ from enclave.core.streams import (
     AnyRow,
     AveragedRow,
     Blob,
+    DifferenceRow,
     OpenRow,
     Row,
     RowOfColumns,
     new_scratch,
     open_base_model,
-    open_delta,
     open_part,
+    open_update,
 )
 from qflare_protocol import hpke
 from qflare_protocol.errors import Refusal
@@ -64,7 +66,13 @@ class Sources:
 
     def base_columns(self, extent: Extent) -> OpenRow:
         """Return what opens a range of the base model's row, all of which is read for its digest."""
-        return lambda: RowOfColumns(self.base_model(), extent.columns)
+
+        def opened() -> AnyRow:
+            model: AnyRow = self.base_model()
+            row = model if extent.shape.everything else ChosenRow(model, extent.shape)
+            return RowOfColumns(row, extent.columns)
+
+        return opened
 
     def update(self, candidate: Candidate, extent: Extent) -> OpenRow:
         """Return what opens a range of a device's update, averaged with its history where the policy keeps one."""
@@ -72,8 +80,10 @@ class Sources:
 
         def opened() -> AnyRow:
             blob = self._courier.blob(1 + candidate.source)
-            opens = open_delta if extent.whole else open_part
+            opens = open_update if extent.whole else open_part
             row = opens(candidate, self._opener, extent, blob, self._scratch)
+            if extent.shape.form.absolute:
+                row = DifferenceRow(row, self.base_columns(extent)())
             return row if history is None else AveragedRow(row, history(), self._request.policy.history)
 
         return opened

@@ -6,7 +6,7 @@ row's digest vouches for is known when it has been read to its end.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Protocol
 
 import blake3
@@ -20,8 +20,16 @@ from qflare_protocol.chunked import CHUNK_BYTES, HEADER_BYTES, TAG_BYTES, ChunkC
 from qflare_protocol.errors import Refusal
 from qflare_protocol.manifest import UpdatePart
 from qflare_protocol.ranges import BLOCK_COLUMNS, Columns
-from qflare_protocol.tensors import LENGTH_BYTES, header_bytes, parse_header, require_layout
+from qflare_protocol.tensors import (
+    FLOAT32_ONLY,
+    LENGTH_BYTES,
+    TensorLayout,
+    header_bytes,
+    parse_header,
+    require_layout,
+)
 from qflare_protocol.update import UpdateContext, open_content_key
+from qflare_protocol.update_codings import Coding, Float32Coding
 
 Float32 = NDArray[np.float32]
 
@@ -150,12 +158,8 @@ class Row:
     """The tensors of one container, read from front to back as one row of float32."""
 
     def __init__(self, content: Content) -> None:
-        prefix = _read(content, LENGTH_BYTES)
-        header = parse_header(prefix + _read(content, header_bytes(prefix)))
-        self.layout = header.layout
+        self.layout = layout_before(content)
         self._content = content
-        if content.left != header.layout.data_bytes:
-            raise Refusal("invalid-tensors", "The container's size is not what its header says.")
 
     def read_into(self, row: Float32) -> None:
         """Fill the contiguous array with the next elements. Raises `Refusal`."""
@@ -163,6 +167,25 @@ class Row:
 
     def finish(self) -> None:
         """Return when the container ends here and all of its source was what its digest says. Raises `Refusal`."""
+        self._content.finish()
+
+
+class CodedRow:
+    """A row of `size` values in an update's coding; it is read in whole blocks of the grid, and then the rest."""
+
+    def __init__(self, content: Content, coding: Coding, size: int) -> None:
+        if content.left != coding.coded_bytes(size):
+            raise Refusal("invalid-tensors", "A row is not as long as its columns of the model.")
+        self._content, self._coding = content, coding
+
+    def read_into(self, row: Float32) -> None:
+        """Fill the contiguous array with the next elements. Raises `Refusal`."""
+        coded = np.empty(self._coding.coded_bytes(len(row)), dtype=np.uint8)
+        self._content.read_into(coded.data)
+        self._coding.decode(coded, row)
+
+    def finish(self) -> None:
+        """Return when the row's source was what its digest says. Raises `Refusal`."""
         self._content.finish()
 
 
@@ -238,28 +261,64 @@ class AveragedRow:
         self._before.finish()
 
 
+class DifferenceRow:
+    """`now` - `base`, element by element: an update of an update that is new weights."""
+
+    def __init__(self, now: AnyRow, base: AnyRow) -> None:
+        self._now, self._base = now, base
+
+    def read_into(self, row: Float32) -> None:
+        """Fill the contiguous array with the next elements. Raises `Refusal`."""
+        base = np.empty_like(row)
+        self._base.read_into(base)
+        self._now.read_into(row)
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is refused when the row has ended
+            row -= base
+
+    def finish(self) -> None:
+        """Return when both rows have ended as they should. Raises `Refusal`."""
+        self._now.finish()
+        self._base.finish()
+
+
 def open_base_model(blob: Blob, expected_digest: bytes) -> Row:
     """Return the base model's row. Raises `Refusal`: "invalid-tensors" or "digest-mismatch"."""
     return Row(HashedBlob(blob, expected_digest))
 
 
-def open_delta(candidate: Candidate, opener: hpke.Opener, extent: Extent, blob: Blob, scratch: memoryview) -> Row:
-    """Return the opened update's row, whose layout is the base model's. Raises `Refusal`."""
+def open_update(candidate: Candidate, opener: hpke.Opener, extent: Extent, blob: Blob, scratch: memoryview) -> AnyRow:
+    """Return the opened row of an update, whose container is the one of its form. Raises `Refusal`."""
     manifest = candidate.manifest
     whole = UpdatePart(manifest.enclave_key_id, manifest.ciphertext_bytes, manifest.ciphertext_digest)
-    row = Row(_opened(candidate, whole, opener, blob, scratch))
-    require_layout(row.layout, extent.layout)
-    return row
+    content = _opened(candidate, whole, opener, blob, scratch)
+    coding = extent.shape.form.coding
+    require_layout(layout_before(content, dtypes=frozenset({coding.dtype})), extent.shape.container)
+    return _row_of(content, coding, extent)
 
 
-def open_part(candidate: Candidate, opener: hpke.Opener, extent: Extent, blob: Blob, scratch: memoryview) -> RawRow:
+def open_part(candidate: Candidate, opener: hpke.Opener, extent: Extent, blob: Blob, scratch: memoryview) -> AnyRow:
     """Return the opened row of an update's part for one range. Raises `Refusal`."""
     if blob.size != candidate.manifest.ciphertext_bytes:
         raise _of_another_size(candidate.manifest.ciphertext_bytes)
     before = sum(part.ciphertext_bytes for part in candidate.manifest.parts[: extent.index])
     part = candidate.manifest.parts[extent.index]
     place = PartOfBlob(blob, before, part.ciphertext_bytes)
-    return RawRow(_opened(candidate, part, opener, place, scratch), extent.columns.width)
+    return _row_of(_opened(candidate, part, opener, place, scratch), extent.shape.form.coding, extent)
+
+
+def _row_of(content: Content, coding: Coding, extent: Extent) -> AnyRow:
+    """Return the row in its coding; float32 is read where it lies."""
+    width = extent.columns.width
+    return RawRow(content, width) if isinstance(coding, Float32Coding) else CodedRow(content, coding, width)
+
+
+def layout_before(content: Content, *, dtypes: Set[str] = FLOAT32_ONLY) -> TensorLayout:
+    """Read a container's header, after which exactly its data is left. Raises `Refusal("invalid-tensors")`."""
+    prefix = _read(content, LENGTH_BYTES)
+    header = parse_header(prefix + _read(content, header_bytes(prefix)), dtypes=dtypes)
+    if content.left != header.layout.data_bytes:
+        raise Refusal("invalid-tensors", "The container's size is not what its header says.")
+    return header.layout
 
 
 def _opened(

@@ -84,7 +84,7 @@ def test_a_sample_count_that_is_not_a_whole_number_from_one_is_refused_although_
         ("enclave_key_id", b"k" * 33),
         ("ciphertext_bytes", 0),
         ("ciphertext_bytes", 1.5),
-        ("form", "weights"),
+        ("form", "gradient"),
         ("metrics", []),
         ("metrics", {"loss": float("nan")}),
         ("metrics", {"loss": float("inf")}),

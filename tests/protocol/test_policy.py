@@ -51,6 +51,8 @@ def test_a_whole_number_where_a_float_is_meant_is_the_same_policy():
         ("required_tier", "full"),
         ("required_protections", ["seccomp"]),
         ("ranges", 2),
+        ("form", {"name": "bfloat16", "parameters": {}}),
+        ("parameters", ["adapter.*"]),
     ],
 )
 def test_every_member_changes_the_digest(member, value):
@@ -97,6 +99,17 @@ def test_every_member_changes_the_digest(member, value):
         ("ranges", 17),
         ("ranges", True),
         ("ranges", 2.0),
+        ("form", {"name": "delta", "parameters": {}}),
+        ("form", {"name": "delta"}),
+        ("form", "bfloat16"),
+        ("parameters", []),
+        ("parameters", "adapter.*"),
+        ("parameters", ["b", "a"]),
+        ("parameters", ["a", "a"]),
+        ("parameters", [""]),
+        ("parameters", ["a\n"]),
+        ("parameters", [1]),
+        ("parameters", [str(number) for number in range(257)]),
     ],
 )
 def test_a_value_out_of_range_is_refused(member, value):

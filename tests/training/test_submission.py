@@ -130,6 +130,7 @@ def test_a_round_that_closes_while_the_update_streams_in_takes_it_no_more(line, 
     ("claims", "code"),
     [
         ({"base_model_digest": bytes(32)}, "base-model-mismatch"),
+        ({"form": "weights"}, "policy-refused"),
         ({"enclave_key_id": bytes(32)}, "enclave-key-mismatch"),
         ({"round_id": uuid.uuid4().bytes}, "not-invited"),
         ({"federation_id": uuid.uuid4().bytes}, "not-invited"),
@@ -156,7 +157,7 @@ def test_a_sample_count_that_counts_no_samples_is_refused(line, honest, count):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"form": "weights"},
+        {"form": "gradient"},
         {"round_id": bytes(15)},
         {"round_id": "text"},
         {"ciphertext_bytes": -1},

@@ -27,6 +27,7 @@ from tests.vectors.subjects import (
     server_time,
     suites,
     update,
+    update_forms,
 )
 from tests.vectors.vector_file import Receiver, VectorFile
 
@@ -44,6 +45,7 @@ _MODULES = {
     "hpke": hpke,
     "chunked_stream": chunked_stream,
     "update": update,
+    "update_forms": update_forms,
     "evidence": evidence,
     "round_result": round_result,
     "checkpoint": checkpoint,
@@ -53,7 +55,7 @@ MAKERS: dict[str, Callable[[], VectorFile]] = {name: module.make for name, modul
 RECEIVERS: dict[str, dict[str, Receiver]] = {name: module.RECEIVERS for name, module in _MODULES.items()}
 RECEIVERS |= dict.fromkeys(suites.MAKERS, suites.RECEIVERS)
 
-FIXED = ("encoding", "derivations", "epochs", "sealed_request", "chunked_stream")
+FIXED = ("encoding", "derivations", "epochs", "sealed_request", "chunked_stream", "update_forms")
 """The files in which nothing is random: made again they are the same, byte for byte."""
 
 

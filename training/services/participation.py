@@ -198,6 +198,8 @@ def _check_against_round(manifest: Manifest, round_: Round, now: datetime) -> No
     if manifest.key_ids != live_key_ids(round_.id):
         raise Refusal("enclave-key-mismatch", "The round has another enclave key; check its evidence and seal again.")
     policy = round_.aggregation_policy()
+    if manifest.form != policy.form.name:
+        raise Refusal("policy-refused", f"Updates to the round have the form {policy.form.name}.")
     if manifest.sample_count > policy.maximum_sample_count:
         raise Refusal("sample-count-refused", f"The sample count must be between 1 and {policy.maximum_sample_count}.")
     if manifest.ciphertext_bytes > policy.maximum_update_bytes:

@@ -10,6 +10,7 @@ from qflare_protocol.chunked import open_chunks
 from qflare_protocol.errors import Refusal
 from qflare_protocol.ranges import range_bounds
 from qflare_protocol.tensors import parse_header
+from qflare_protocol.update_shape import update_columns
 from training.blobs import open_blob, opener_of, pieces_of
 from training.models import ModelVersion, Round, Update
 from training.services.federations import MODEL_CONTEXT
@@ -30,10 +31,11 @@ def load_model(version: ModelVersion) -> bytes:
 
 def ranges_of(round_: Round) -> int:
     """Return among how many processes a round's model is shared out."""
-    ranges = round_.aggregation_policy().ranges
-    if ranges == 1:
+    policy = round_.aggregation_policy()
+    if policy.ranges == 1:
         return 1
-    return len(range_bounds(parse_header(load_model(round_.base_version)).layout.size, ranges))
+    layout = parse_header(load_model(round_.base_version)).layout
+    return len(range_bounds(update_columns(policy, layout), policy.ranges))
 
 
 def given_of(round_: Round, instance: EnclaveInstance, carried: Sequence[SealedRow]) -> RoundGiven:

@@ -53,7 +53,7 @@ const CLAIMS = {
   hpke_public_key: bytes(HPKE_KEY_BYTES),
   result_public_key: bytes(SIGNATURE_KEY_BYTES),
   measurement: bytes(64),
-  policy: anyMap(16),
+  policy: anyMap(32),
   protections: (value) => members(value, Object.fromEntries(PROTECTIONS.map((protection) => [protection, boolean]))),
   issued_at: integer(0),
 };
@@ -118,6 +118,9 @@ export function readEvidence(evidence) {
 }
 
 function readPolicy(map) {
+  for (const member of ['form', 'parameters']) {
+    demand(!map.has(member), 'policy-refused', 'This client seals updates of the form delta of all parameters only.');
+  }
   let policy;
   try {
     policy = members(map, POLICY);

@@ -17,6 +17,7 @@ from enclave.core.rules.server_optimisers import SERVER_OPTIMISERS, ServerOptimi
 from enclave.core.rules.span import Matrix, Span, Vector
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.errors import Refusal
+from qflare_protocol.update_forms import RANDOM_MASK
 
 CLAIM_CHECKED_UP_TO = 1000
 """For how many updates above the minimum a policy's claim is checked one by one."""
@@ -229,6 +230,13 @@ class Pipeline:
             raise Refusal(_CODE, f"{self.rule.name} weighs updates, which are mixed before it; choose another rule.")
         if any(part.name == "root-cosine" for part in self.filters) != bool(self.policy.root_device):
             raise Refusal(_CODE, "The filter root-cosine and a root_device go together; name both or neither.")
+        carried = self.policy.history or self.server_optimiser.state or self.carries_centre
+        if self.policy.form.name == RANDOM_MASK and carried:
+            raise Refusal(
+                _CODE,
+                "With a random mask every round is about other columns: nothing can be carried from round to round. "
+                "Choose no history, a server optimiser without state and another rule than centered-clipping.",
+            )
         if self.noise is None and any(isinstance(part, QuantileClipping) for part in self.pre_aggregation):
             raise Refusal(_CODE, "quantile-clipping belongs to gaussian noise; median-clipping needs none.")
 

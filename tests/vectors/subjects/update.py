@@ -114,7 +114,7 @@ def _refusals(values: dict[str, Any]) -> list[Refused]:
         ("a manifest of another key", "server reads the manifest", "invalid-signature", signed(other)),
         ("no samples", "server reads the manifest", "sample-count-refused", signed(sample_count=0)),
         ("half a sample", "server reads the manifest", "sample-count-refused", signed(sample_count=0.5)),
-        ("another form", "server reads the manifest", "malformed-message", signed(form="weights")),
+        ("another form", "server reads the manifest", "malformed-message", signed(form="gradient")),
         ("a digest cut short", "server reads the manifest", "malformed-message", signed(ciphertext_digest=bytes(31))),
         ("a receipt of another key", "device reads the receipt", "invalid-signature", receipt),
     ]
