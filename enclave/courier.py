@@ -36,6 +36,7 @@ from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.attestation.evidence import EnclaveClaims, read_evidence
 from qflare_protocol.errors import Refusal
 from qflare_protocol.round_result import RosterEntry
+from qflare_protocol.staleness import OlderBase
 from qflare_protocol.tensors import MAX_HEADER_BYTES
 
 __all__ = [
@@ -236,6 +237,7 @@ def aggregate_round(
     roster: Sequence[RosterEntry],
     updates: Sequence[SealedUpdate],
     carried: Sequence[SealedRow] = (),
+    older_bases: Sequence[OlderBase] = (),
     write_output: Callable[[str, bytes], None],
     on_step: Callable[[str, float], None] = ignore_step,
 ) -> bytes:
@@ -250,7 +252,16 @@ def aggregate_round(
     "carried-rows-lost" for carried rows of other code, policy or host.
     """
     given = RoundGiven(
-        round_id, federation_id, policy, wrapped_keys, base_model_digest, open_base_model, roster, updates, carried
+        round_id,
+        federation_id,
+        policy,
+        wrapped_keys,
+        base_model_digest,
+        open_base_model,
+        roster,
+        updates,
+        carried,
+        older_bases,
     )
     return aggregate_given(host, given, write_output=write_output, on_step=on_step)
 

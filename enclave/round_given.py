@@ -8,6 +8,7 @@ from enclave.core.requests import AggregateRequest, SubmittedManifest
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.carried_rows import CarriedRow
 from qflare_protocol.round_result import RosterEntry
+from qflare_protocol.staleness import OlderBase
 
 OpenBlob = Callable[[], BinaryIO]
 
@@ -31,7 +32,10 @@ class SealedRow:
 
 @dataclass(frozen=True)
 class RoundGiven:
-    """What a sealed process is given of a round: what it is asked, and how the blobs are opened for reading."""
+    """What a sealed process is given of a round: what it is asked, and how the blobs are opened for reading.
+
+    `older_bases` are the models besides the newest to which updates are taken, from the least to the most stale.
+    """
 
     round_id: bytes
     federation_id: bytes
@@ -42,6 +46,7 @@ class RoundGiven:
     roster: Sequence[RosterEntry]
     updates: Sequence[SealedUpdate]
     carried: Sequence[SealedRow] = ()
+    older_bases: Sequence[OlderBase] = ()
 
     @property
     def openers(self) -> list[OpenBlob]:
@@ -63,5 +68,6 @@ class RoundGiven:
             roster=tuple(self.roster),
             updates=tuple(SubmittedManifest(update.device_id, update.manifest) for update in self.updates),
             carried=tuple(row.description for row in self.carried),
+            older_bases=tuple(self.older_bases),
             descriptors=descriptors,
         )

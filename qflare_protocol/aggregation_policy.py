@@ -15,6 +15,7 @@ from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import exact_bytes, exact_map, finite_number, short_text, whole_number
 from qflare_protocol.ranges import MAX_RANGES
 from qflare_protocol.sealing_tier import sealing_tier
+from qflare_protocol.staleness import LARGEST_EXPONENT, MAX_STALENESS, USUAL_EXPONENT
 from qflare_protocol.update_forms import DELTA, update_form
 
 SMALLEST_MINIMUM = 3
@@ -102,6 +103,8 @@ class AggregationPolicy:
     - ranges: among how many sealed processes the model's columns are shared out, 1 to 16.
     - form: what every update of the federation is and how its values are written, see `update_forms`.
     - parameters: the tensors that updates are about, by name or, with a final "*", by prefix, sorted; empty: all.
+    - maximum_staleness: how many versions old the base model of an update may be, 0 to 64.
+    - staleness_exponent: a in (1 + staleness)^-a, by which a stale update counts for less, 0 to 4.
     """
 
     minimum_updates: int = SMALLEST_MINIMUM
@@ -121,6 +124,8 @@ class AggregationPolicy:
     ranges: int = 1
     form: Stage = PLAIN_DELTA
     parameters: tuple[str, ...] = ()
+    maximum_staleness: int = 0
+    staleness_exponent: float = USUAL_EXPONENT
 
     def __post_init__(self) -> None:
         whole_number(self.minimum_updates, SMALLEST_MINIMUM, 1_000_000, what="minimum_updates", code=_CODE)
@@ -132,6 +137,7 @@ class AggregationPolicy:
         history = finite_number(self.history, 0.0, 0.999, what="history", code=_CODE)
         object.__setattr__(self, "tolerated_fraction", fraction)  # a float always: 0 and 0.0 are one policy
         object.__setattr__(self, "history", history)
+        self._check_staleness()
         for name in ("filters", "pre_aggregation"):
             _check_stages(name, getattr(self, name))
         for name in _STAGES:
@@ -142,6 +148,11 @@ class AggregationPolicy:
         _check_root_device(self.root_device)
         sealing_tier(self.required_tier, code=_CODE)
         _check_protections(self.required_protections)
+
+    def _check_staleness(self) -> None:
+        whole_number(self.maximum_staleness, 0, MAX_STALENESS, what="maximum_staleness", code=_CODE)
+        exponent = finite_number(self.staleness_exponent, 0.0, LARGEST_EXPONENT, what="staleness_exponent", code=_CODE)
+        object.__setattr__(self, "staleness_exponent", exponent)
 
     def tolerated(self, updates: int) -> int:
         """Return how many of that many updates may come from attackers."""
@@ -187,7 +198,13 @@ class AggregationPolicy:
         return digest("aggregation policy", encode(self.to_map()))
 
 
-NAMED_WHERE_OTHER: Mapping[str, Any] = {"ranges": 1, "form": PLAIN_DELTA, "parameters": ()}
+NAMED_WHERE_OTHER: Mapping[str, Any] = {
+    "ranges": 1,
+    "form": PLAIN_DELTA,
+    "parameters": (),
+    "maximum_staleness": 0,
+    "staleness_exponent": USUAL_EXPONENT,
+}
 """The members that a policy's map holds only where they are not these."""
 
 _STAGES = frozenset({"rule", "server_optimiser", "noise", "form"})

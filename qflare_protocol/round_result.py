@@ -11,6 +11,13 @@ from qflare_protocol.cose import Signer, Verifier, sign1, verify1
 from qflare_protocol.encoding import digest, encode
 from qflare_protocol.errors import CATALOGUE, Refusal
 from qflare_protocol.fields import exact_bytes, exact_map, finite_number, short_text, whole_number
+from qflare_protocol.staleness import (
+    MAX_STALENESS,
+    OlderBase,
+    checked_older_bases,
+    older_bases_from_list,
+    older_bases_to_list,
+)
 
 PURPOSE = "round result"
 MAX_BYTES = 1 << 26
@@ -68,7 +75,8 @@ class UpdateVerdict:
 
     `manifest_digest` is 64 bytes, `ciphertext_digest` 32 (None where the manifest could not be
     read). A rejected update has a reason code and a sentence; `scores` is None where the update did
-    not get as far as the pipeline, and in rounds of differential privacy.
+    not get as far as the pipeline, and in rounds of differential privacy. `staleness` is how many versions old
+    the update's base model was, 0 of one whose manifest did not hold.
     """
 
     device_id: bytes
@@ -78,6 +86,7 @@ class UpdateVerdict:
     reason: str | None = None
     detail: str | None = None
     scores: Scores | None = None
+    staleness: int = 0
 
     def __post_init__(self) -> None:
         exact_bytes(self.device_id, 16, what="device_id of the verdict")
@@ -88,17 +97,22 @@ class UpdateVerdict:
             raise Refusal("malformed-message", "A verdict is either accepted or has a reason.")
         if self.reason is not None and self.reason not in SCREENING_REASONS and self.reason not in CATALOGUE:
             raise Refusal("malformed-message", "The reason of the verdict is not known.")
+        whole_number(self.staleness, 0, MAX_STALENESS, what="staleness of the verdict")
         if self.detail is not None:
             short_text(self.detail, MAX_DETAIL, what="detail of the verdict")
 
     def to_map(self) -> dict[str, Any]:
-        """Return the verdict as a map for CBOR."""
-        return asdict(self)
+        """Return the verdict as a map for CBOR; no staleness is not named."""
+        members = asdict(self)
+        if not self.staleness:
+            del members["staleness"]
+        return members
 
     @classmethod
     def from_map(cls, value: object) -> "UpdateVerdict":
         """Read a verdict strictly. Raises `Refusal("malformed-message")`."""
-        members = dict(exact_map(value, _VERDICT_MEMBERS, what="verdict"))
+        members = dict(exact_map(value, _named(_VERDICT_MEMBERS, value, "staleness"), what="verdict"))
+        whole_number(members.get("staleness", 1), 1, MAX_STALENESS, what="staleness, where it is named,")
         if members["scores"] is not None:
             members["scores"] = Scores(**exact_map(members["scores"], _SCORE_MEMBERS, what="scores"))
         return cls(**members)
@@ -110,7 +124,8 @@ class RoundResult:
 
     `sample_total` is the number of samples behind the accepted updates; verdicts are sorted by
     device id. `carried_in` and `carried_out` are the digests of the rows that the federation carried
-    before and after the round: a round's `carried_in` is the last one's `carried_out`. Raises
+    before and after the round: a round's `carried_in` is the last one's `carried_out`. `older_bases` are the
+    models besides the newest to which updates were taken, from the least to the most stale. Raises
     `Refusal("malformed-message")` for values out of form.
     """
 
@@ -127,6 +142,7 @@ class RoundResult:
     carried_in: bytes
     carried_out: bytes
     verdicts: tuple[UpdateVerdict, ...]
+    older_bases: tuple[OlderBase, ...] = ()
 
     def __post_init__(self) -> None:
         for name, length in _BYTE_FIELDS.items():
@@ -134,6 +150,10 @@ class RoundResult:
         whole_number(self.model_bytes, 1, 1 << 40, what="model_bytes of the round result")
         whole_number(self.sample_total, 1, 1 << 60, what="sample_total of the round result")
         short_text(self.rule, 32, what="rule of the round result")
+        checked_older_bases(self.older_bases, newest=self.base_model_digest)
+        ages = {0, *(base.staleness for base in self.older_bases)}
+        if any(verdict.staleness not in ages for verdict in self.verdicts):
+            raise Refusal("malformed-message", "A verdict names a staleness that no older base model has.")
 
     @property
     def accepted(self) -> tuple[UpdateVerdict, ...]:
@@ -146,16 +166,23 @@ class RoundResult:
         return tuple(verdict for verdict in self.verdicts if not verdict.accepted)
 
     def to_map(self) -> dict[str, Any]:
-        """Return the map that is signed."""
-        return asdict(self) | {"verdicts": [asdict(verdict) for verdict in self.verdicts]}
+        """Return the map that is signed; without older bases they are not named."""
+        members = asdict(self) | {"verdicts": [verdict.to_map() for verdict in self.verdicts]}
+        del members["older_bases"]
+        return members | ({"older_bases": older_bases_to_list(self.older_bases)} if self.older_bases else {})
 
     @classmethod
     def from_map(cls, value: object) -> "RoundResult":
         """Read a result strictly. Raises `Refusal("malformed-message")`."""
-        members = dict(exact_map(value, _MEMBERS, what="round result"))
+        members = dict(exact_map(value, _named(_MEMBERS, value, "older_bases"), what="round result"))
         if not isinstance(members["verdicts"], list):
             raise Refusal("malformed-message", "The verdicts of the round result must be a list.")
         members["verdicts"] = tuple(UpdateVerdict.from_map(verdict) for verdict in members["verdicts"])
+        if "older_bases" in members:
+            newest = exact_bytes(members["base_model_digest"], 32, what="base_model_digest of the round result")
+            members["older_bases"] = older_bases_from_list(members["older_bases"], newest=newest)
+            if not members["older_bases"]:
+                raise Refusal("malformed-message", "The round result names older base models where there are none.")
         return cls(**members)
 
 
@@ -173,6 +200,11 @@ _BYTE_FIELDS = {
 _MEMBERS = frozenset(member.name for member in fields(RoundResult))
 _VERDICT_MEMBERS = frozenset(member.name for member in fields(UpdateVerdict))
 _SCORE_MEMBERS = frozenset(member.name for member in fields(Scores))
+
+
+def _named(members: frozenset[str], value: object, optional: str) -> frozenset[str]:
+    """Return the members that a map must have, one of which is there only where it says something."""
+    return members if isinstance(value, dict) and optional in value else members - {optional}
 
 
 def sign_result(result: RoundResult, signer: Signer) -> bytes:

@@ -1073,6 +1073,8 @@ class Registry:
             if result[member].hex() not in published:
                 sentence = f"names as {member} one that no entry before {index} publishes"
                 raise Problem("result", f"{place} {sentence}.")
+        if any(digest.hex() not in published for digest, _ in result.get("older_bases", [])):
+            raise Problem("result", f"{place} took updates to an older model that no entry before {index} publishes.")
 
 
 NAMING = frozenset(

@@ -10,8 +10,6 @@ decision is recorded (`enclave.core.foreseen`), and pass 2 is spared.
 Here one process does it all; `enclave.core.fan_out` shares the same steps out by ranges of the model.
 """
 
-import numpy as np
-
 from enclave.core.carried import CarriedSeal
 from enclave.core.extent import Extent
 from enclave.core.first_pass import RangeReader, see
@@ -21,6 +19,7 @@ from enclave.core.requests import AggregateRequest
 from enclave.core.round_work import Decided, Record, RoundWork
 from enclave.core.second_pass import Outputs, SecondPass
 from enclave.core.sources import BASE_MODEL, Courier
+from enclave.core.staleness import sample_weights
 
 __all__ = ["BASE_MODEL", "Aggregation", "Courier", "Record"]
 
@@ -62,8 +61,7 @@ class Aggregation:
     def _foreseen(self, extent: Extent) -> ForeseenModel | None:
         """Return what makes the model while the updates are read, where they cannot change how they are combined."""
         work = self._work
-        samples = np.array([one.manifest.sample_count for one in work.candidates], dtype=np.float64)
-        combination = work.pipeline.foreseen(samples)
+        combination = work.pipeline.foreseen(sample_weights(work.candidates, work.request.policy))
         if combination is None:
             return None
         return ForeseenModel(combination, work.sources, extent, work.courier)

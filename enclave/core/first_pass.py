@@ -18,6 +18,7 @@ from enclave.core.rules.gram import GramAccumulator, about, pivot_of, sum_segmen
 from enclave.core.rules.pipeline import Pipeline, Rows, needs_gram
 from enclave.core.rules.span import Matrix, Span
 from enclave.core.sources import Sources
+from enclave.core.staleness import sample_weights
 from enclave.core.streams import Float32, OpenRow
 from qflare_protocol.errors import Refusal
 from qflare_protocol.round_result import UpdateVerdict
@@ -139,7 +140,7 @@ def rows_of(pipeline: Pipeline, seen: Seen, again: Sequence[Matrix], *, seed: by
     has_root = pipeline.policy.root_device_id is not None
     return Rows(
         updates=span.take(list(range(updates))),
-        samples=np.array([one.manifest.sample_count for one in seen.survivors], dtype=np.float64),
+        samples=sample_weights(seen.survivors, pipeline.policy),
         seed=seed,
         root=span.take([updates]) if has_root else None,
         centre=span.take([len(span) - 1]) if seen.references > int(has_root) else None,

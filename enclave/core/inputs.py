@@ -10,15 +10,20 @@ from qflare_protocol.encoding import digest, encode
 from qflare_protocol.errors import Refusal
 from qflare_protocol.manifest import Manifest, manifest_digest, verify_manifest
 from qflare_protocol.round_result import MAX_DETAIL, Scores, UpdateVerdict, roster_digest
+from qflare_protocol.staleness import older_bases_to_list
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An update whose manifest holds: its place in the request, its manifest, and that manifest's digest."""
+    """An update whose manifest holds: its place in the request, its manifest, and that manifest's digest.
+
+    `staleness` is how many versions old its base model is.
+    """
 
     source: int
     manifest: Manifest
     manifest_digest: bytes
+    staleness: int = 0
 
     @property
     def device_id(self) -> bytes:
@@ -35,6 +40,7 @@ class Candidate:
             reason=reason,
             detail=detail,
             scores=scores,
+            staleness=self.staleness,
         )
 
 
@@ -45,19 +51,25 @@ def check_manifests(request: AggregateRequest, key_ids: Sequence[bytes]) -> tupl
 
     Of two updates of one device, the one with the smaller manifest digest stands: an order that
     does not depend on arrival.
+
+    Raises `Refusal("policy-refused")` for a request with older base models than the policy allows.
     """
+    staleness = _staleness(request)
     verifiers = {entry.device_id: entry.verifier for entry in request.roster}
     candidates: dict[bytes, Candidate] = {}
     verdicts = []
     for source, submitted in _in_fixed_order(request.updates):
         try:
             manifest = _checked_manifest(submitted, request, key_ids, verifiers)
+            if manifest.base_model_digest not in staleness:
+                raise Refusal("base-model-mismatch", "The update was trained from another model than the round's.")
             if manifest.device_id in candidates:
                 raise Refusal("already-submitted", "The device has another update in this round.")
         except Refusal as refusal:
             verdicts.append(_refused(submitted, refusal))
         else:
-            candidates[manifest.device_id] = Candidate(source, manifest, manifest_digest(submitted.manifest))
+            named, age = manifest_digest(submitted.manifest), staleness[manifest.base_model_digest]
+            candidates[manifest.device_id] = Candidate(source, manifest, named, age)
     return list(candidates.values()), verdicts
 
 
@@ -71,8 +83,17 @@ def round_inputs(request: AggregateRequest, key_ids: Sequence[bytes]) -> bytes:
         request.policy.digest(),
         roster_digest(request.roster),
         request.base_model_digest,
+        encode(older_bases_to_list(request.older_bases)),
         encode(sorted([update.device_id, manifest_digest(update.manifest)] for update in request.updates)),
     )
+
+
+def _staleness(request: AggregateRequest) -> dict[bytes, int]:
+    """Return how many versions old each model is to which updates are taken."""
+    oldest = max((base.staleness for base in request.older_bases), default=0)
+    if oldest > request.policy.maximum_staleness:
+        raise Refusal("policy-refused", f"The policy takes updates at most {request.policy.maximum_staleness} old.")
+    return {request.base_model_digest: 0} | {base.digest: base.staleness for base in request.older_bases}
 
 
 def range_inputs(request: AggregateRequest, inputs: bytes, index: int) -> bytes:
@@ -106,8 +127,6 @@ def _checked_manifest(
         raise Refusal("not-invited", "The manifest names another device.")
     if (manifest.round_id, manifest.federation_id) != (request.round_id, request.federation_id):
         raise Refusal("round-closed", "The manifest is for another round or federation.")
-    if manifest.base_model_digest != request.base_model_digest:
-        raise Refusal("base-model-mismatch", "The update was trained from another model than the round's.")
     if manifest.key_ids != tuple(key_ids):
         raise Refusal("enclave-key-mismatch", "The update is sealed to another enclave key than the round's.")
     if manifest.form != request.policy.form.name:

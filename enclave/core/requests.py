@@ -11,6 +11,7 @@ from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import exact_bytes, exact_map, short_text, whole_number
 from qflare_protocol.ranges import MAX_RANGES
 from qflare_protocol.round_result import RosterEntry
+from qflare_protocol.staleness import OlderBase, older_bases_from_list, older_bases_to_list
 
 _PREPARE = frozenset({"kind", "round_id", "federation_id", "policy", "nonce", "range_index", "range_count"})
 _RANGE = frozenset({"kind", "round", "step", "range_index", "key_ids", "messages", "second_readings"})
@@ -25,6 +26,7 @@ _AGGREGATE = frozenset(
         "roster",
         "updates",
         "carried",
+        "older_bases",
         "descriptors",
     }
 )
@@ -61,7 +63,8 @@ class SubmittedManifest:
 class AggregateRequest:
     """Aggregate one round.
 
-    `carried` are all rows that the federation carries. `descriptors` are the open files of the base
+    `carried` are all rows that the federation carries. `older_bases` are the models besides the newest to which
+    updates are taken, from the least to the most stale. `descriptors` are the open files of the base
     model, of each update, and of each carried row, in that order.
     """
 
@@ -73,6 +76,7 @@ class AggregateRequest:
     roster: tuple[RosterEntry, ...]
     updates: tuple[SubmittedManifest, ...]
     carried: tuple[CarriedRow, ...] = ()
+    older_bases: tuple[OlderBase, ...] = ()
     descriptors: tuple[int, ...] = ()
 
     def to_map(self) -> dict[str, Any]:
@@ -83,6 +87,7 @@ class AggregateRequest:
             "roster": [[entry.device_id, entry.verifier.algorithm, entry.verifier.public] for entry in self.roster],
             "updates": [[update.device_id, update.manifest] for update in self.updates],
             "carried": [[row.name, row.enclave_key_id, row.digest] for row in self.carried],
+            "older_bases": older_bases_to_list(self.older_bases),
             "descriptors": list(self.descriptors),
         }
 
@@ -168,15 +173,17 @@ def _range(members: Mapping[str, Any]) -> RangeRequest:
 
 
 def _aggregate(members: Mapping[str, Any]) -> AggregateRequest:
+    newest = exact_bytes(members["base_model_digest"], 32, what="base_model_digest")
     return AggregateRequest(
         round_id=exact_bytes(members["round_id"], 16, what="round_id"),
         federation_id=exact_bytes(members["federation_id"], 16, what="federation_id"),
         policy=AggregationPolicy.from_map(members["policy"]),
         wrapped_keys=_bytes(members["wrapped_keys"], "wrapped_keys"),
-        base_model_digest=exact_bytes(members["base_model_digest"], 32, what="base_model_digest"),
+        base_model_digest=newest,
         roster=tuple(_roster_entry(row) for row in _rows(members["roster"], 3, "roster")),
         updates=tuple(_update(row) for row in _rows(members["updates"], 2, "updates")),
         carried=tuple(_carried(row) for row in _rows(members["carried"], 3, "carried rows")),
+        older_bases=older_bases_from_list(members["older_bases"], newest=newest),
         descriptors=_descriptors(members["descriptors"]),
     )
 

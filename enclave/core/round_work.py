@@ -173,5 +173,6 @@ class RoundWork:
             carried_in=carried_digest(carried),
             carried_out=carried_digest(list(after.values())),
             verdicts=decided.verdicts,
+            older_bases=request.older_bases,
         )
         return sign_result(result, self.keys.result_signer)

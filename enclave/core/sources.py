@@ -12,6 +12,7 @@ from enclave.core.inputs import Candidate
 from enclave.core.keys import RoundKeys
 from enclave.core.requests import AggregateRequest
 from enclave.core.rows import SealedRows
+from enclave.core.staleness import as_stale
 from enclave.core.streams import (
     AnyRow,
     AveragedRow,
@@ -84,6 +85,7 @@ class Sources:
             row = opens(candidate, self._opener, extent, blob, self._scratch)
             if extent.shape.form.absolute:
                 row = DifferenceRow(row, self.base_columns(extent)())
+            row = as_stale(row, candidate, self._request.policy)
             return row if history is None else AveragedRow(row, history(), self._request.policy.history)
 
         return opened

@@ -53,6 +53,8 @@ def test_a_whole_number_where_a_float_is_meant_is_the_same_policy():
         ("ranges", 2),
         ("form", {"name": "bfloat16", "parameters": {}}),
         ("parameters", ["adapter.*"]),
+        ("maximum_staleness", 4),
+        ("staleness_exponent", 1.0),
     ],
 )
 def test_every_member_changes_the_digest(member, value):
@@ -109,6 +111,13 @@ def test_every_member_changes_the_digest(member, value):
         ("parameters", [""]),
         ("parameters", ["a\n"]),
         ("parameters", [1]),
+        ("maximum_staleness", 0),
+        ("maximum_staleness", 65),
+        ("maximum_staleness", True),
+        ("staleness_exponent", 0.5),
+        ("staleness_exponent", 4.5),
+        ("staleness_exponent", -0.1),
+        ("staleness_exponent", float("nan")),
         ("parameters", [str(number) for number in range(257)]),
     ],
 )

@@ -17,6 +17,7 @@ from qflare_protocol.round_result import (
     sign_result,
     verify_result,
 )
+from qflare_protocol.staleness import OlderBase
 
 
 def signer():
@@ -124,3 +125,43 @@ def test_the_roster_digest_depends_on_members_and_keys_and_not_on_order():
     other_algorithm = [RosterEntry(b"a" * 16, Verifier("ML-DSA-65", ENCLAVE.public)), bob]
     rosters = ([alice, bob], [alice], [alice, bob, bob], swapped, other_algorithm)
     assert len({roster_digest(roster) for roster in rosters}) == len(rosters)
+
+
+def test_a_result_with_stale_updates_reads_back_and_one_without_does_not_name_them():
+    bases = (OlderBase(b"1" * 32, 1), OlderBase(b"4" * 32, 4))
+    stale = dataclasses.replace(ACCEPTED, staleness=4)
+    result = dataclasses.replace(RESULT, verdicts=(stale, REJECTED), older_bases=bases)
+    assert verify_result(sign_result(result, ENCLAVE), ENCLAVE.verifier) == result
+    assert result.to_map()["older_bases"] == [[b"1" * 32, 1], [b"4" * 32, 4]]
+    assert "older_bases" not in RESULT.to_map()
+    assert all("staleness" not in verdict for verdict in RESULT.to_map()["verdicts"])
+
+
+@pytest.mark.parametrize(
+    "bases",
+    [
+        [],
+        [[b"1" * 32]],
+        [[b"1" * 32, 0]],
+        [[b"1" * 32, 65]],
+        [[b"1" * 31, 1]],
+        [[b"b" * 32, 1]],
+        [[b"1" * 32, 1], [b"1" * 32, 2]],
+        [[b"1" * 32, 2], [b"2" * 32, 1]],
+        [[b"1" * 32, 1], [b"2" * 32, 1]],
+        [b"1" * 32],
+        7,
+        None,
+    ],
+)
+def test_older_bases_out_of_form_are_refused(bases):
+    signed = sign1(ENCLAVE, RESULT.to_map() | {"older_bases": bases}, purpose=PURPOSE)
+    assert_refused("malformed-message", verify_result, signed, ENCLAVE.verifier)
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 65, True, 1.0, None])
+def test_a_staleness_that_no_older_base_has_is_refused(staleness):
+    verdicts = [ACCEPTED.to_map() | {"staleness": staleness}]
+    bases = [[b"2" * 32, 2]]
+    signed = sign1(ENCLAVE, RESULT.to_map() | {"verdicts": verdicts, "older_bases": bases}, purpose=PURPOSE)
+    assert_refused("malformed-message", verify_result, signed, ENCLAVE.verifier)

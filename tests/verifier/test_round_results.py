@@ -10,6 +10,7 @@ import pytest
 from qflare_protocol.attestation import enclave_key_id
 from qflare_protocol.encoding import encode
 from qflare_protocol.round_result import RoundResult, result_digest, sign_result
+from qflare_protocol.staleness import OlderBase
 from tests.verifier.exports import BEGIN, LOG, STRANGER, Log, Told, holds, new_signer, put, verdict
 
 ENCLAVE = new_signer()
@@ -53,6 +54,12 @@ def test_a_result_that_agrees_with_the_log_is_counted(write: Write) -> None:
     assert (report.results, report.findings.counts) == (1, {})
 
 
+def test_a_result_of_updates_to_an_older_model_is_counted(write: Write) -> None:
+    older = (OlderBase(b"0" * 32, 1),)
+    report = holds(write(replace(RESULT, base_model_digest=b"1" * 32, older_bases=older)))
+    assert (report.results, report.findings.counts) == (1, {})
+
+
 def test_a_result_that_is_not_in_the_export_is_told(write: Write) -> None:
     export = write()
     next((export / "results").iterdir()).unlink()
@@ -72,6 +79,7 @@ def test_a_result_that_is_not_in_the_export_is_told(write: Write) -> None:
         ({"result": replace(RESULT, enclave_key_id=bytes(32))}, "is signed by an enclave that no entry"),
         ({"result": replace(RESULT, model_digest=b"2" * 32)}, "made another model"),
         ({"result": replace(RESULT, federation_id=bytes(16))}, "names as model_digest one that no entry"),
+        ({"result": replace(RESULT, older_bases=(OlderBase(b"2" * 32, 1),))}, "took updates to an older model that no"),
     ],
 )
 def test_a_result_that_does_not_agree_is_named(write: Write, changes: dict[str, Any], said: str) -> None:

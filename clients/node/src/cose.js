@@ -44,12 +44,12 @@ export function verify1(
   purpose,
   signed,
   expected,
-  { boundTo = EMPTY, maximumBytes = MAXIMUM_BYTES } = {},
+  { boundTo = EMPTY, maximumBytes = MAXIMUM_BYTES, optional = {} } = {},
 ) {
   const { header, payload, signature } = split(signed, maximumBytes);
   checkHeader(header, fingerprint(SUITE.signature, publicKey));
   verifySignature(publicKey, toBeSigned(purpose, boundTo, header, payload), signature);
-  return decodeMembers(payload, expected);
+  return decodeMembers(payload, expected, optional);
 }
 
 /** The members of a payload whose signer is named by the payload itself: verify before believing them. */

@@ -72,6 +72,7 @@ const rootDevice = (value, name) => {
   demand(/^([0-9a-f]{32})?$/.test(value), 'malformed-message', `${name} is not a device id in hex.`);
   return value;
 };
+const STALENESS = { maximum_staleness: integer(1, 64), staleness_exponent: float(0, 4) };
 const POLICY = {
   minimum_updates: integer(3, 1_000_000),
   tolerated_fraction: float(0, 0.499),
@@ -123,7 +124,7 @@ function readPolicy(map) {
   }
   let policy;
   try {
-    policy = members(map, POLICY);
+    policy = members(map, POLICY, STALENESS);
   } catch (error) {
     throw error instanceof Refusal ? new Refusal('policy-refused', error.detail) : error;
   }

@@ -66,12 +66,15 @@ export const exactly = (expected) => (value, name) => {
 };
 
 /**
- * Check a decoded map against its members, none missing and none further.
+ * Check a decoded map against its members, none missing and none further; `optional` ones may be missing.
  * @typedef {(value: unknown, name: string) => any} Field
- * @param {unknown} map @param {Record<string, Field>} members @returns {Record<string, any>}
+ * @param {unknown} map @param {Record<string, Field>} members @param {Record<string, Field>} optional
+ * @returns {Record<string, any>}
  */
-export function members(map, members) {
+export function members(map, members, optional = {}) {
   demand(map instanceof Map, CODE, 'Not a map.');
+  const named = Object.entries(optional).filter(([name]) => map.has(name));
+  if (named.length > 0) members = { ...members, ...Object.fromEntries(named) };
   const names = Object.keys(members);
   demand(
     map.size === names.length && names.every((name) => map.has(name)),
@@ -82,7 +85,7 @@ export function members(map, members) {
 }
 
 /** Decode CBOR and check its members. */
-export const decodeMembers = (encoded, expected) => members(decode(encoded), expected);
+export const decodeMembers = (encoded, expected, optional = {}) => members(decode(encoded), expected, optional);
 
 /** A Map of an object's members, for encoding. */
 export const mapOf = (object) => new Map(Object.entries(object));

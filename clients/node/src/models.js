@@ -59,8 +59,17 @@ const RESULT = {
   sample_total: integer(1),
   carried_in: bytes(64),
   carried_out: bytes(64),
-  verdicts: list((value) => members(value, VERDICT), 0, 1_000_000),
+  verdicts: list((value) => members(value, VERDICT, { staleness: STALENESS }), 0, 1_000_000),
 };
+const STALENESS = integer(1, 64);
+const OLDER_BASES = list(
+  (value) => {
+    demand(Array.isArray(value) && value.length === 2, 'malformed-message', 'An older base is a digest and its age.');
+    return [bytes(32)(value[0], 'older base'), STALENESS(value[1], 'staleness')];
+  },
+  1,
+  64,
+);
 const VERDICT = {
   device_id: bytes(16),
   manifest_digest: bytes(64),
@@ -115,7 +124,10 @@ function tellVerdict(client, result) {
 
 /** Verify a round's signed result and the form of its verdicts. @param {Uint8Array} key its enclave's result key */
 export function readResult(key, signed) {
-  const result = verify1(key, 'round result', signed, RESULT, { maximumBytes: RESULT_BYTES });
+  const result = verify1(key, 'round result', signed, RESULT, {
+    maximumBytes: RESULT_BYTES,
+    optional: { older_bases: OLDER_BASES },
+  });
   const reasoned = result.verdicts.every(({ accepted, reason }) => accepted === (reason === null));
   demand(reasoned, 'malformed-message', 'A verdict without its reason.');
   return result;

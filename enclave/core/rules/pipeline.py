@@ -17,7 +17,7 @@ from enclave.core.rules.server_optimisers import SERVER_OPTIMISERS, ServerOptimi
 from enclave.core.rules.span import Matrix, Span, Vector
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.errors import Refusal
-from qflare_protocol.update_forms import RANDOM_MASK
+from qflare_protocol.update_forms import RANDOM_MASK, WEIGHTS
 
 CLAIM_CHECKED_UP_TO = 1000
 """For how many updates above the minimum a policy's claim is checked one by one."""
@@ -236,6 +236,12 @@ class Pipeline:
                 _CODE,
                 "With a random mask every round is about other columns: nothing can be carried from round to round. "
                 "Choose no history, a server optimiser without state and another rule than centered-clipping.",
+            )
+        if self.policy.form.name == WEIGHTS and self.policy.maximum_staleness:
+            raise Refusal(
+                _CODE,
+                "Weights of an older base model cannot be taken: the enclave has the newest alone to subtract. "
+                "Choose the form delta, or a maximum_staleness of 0.",
             )
         if self.noise is None and any(isinstance(part, QuantileClipping) for part in self.pre_aggregation):
             raise Refusal(_CODE, "quantile-clipping belongs to gaussian noise; median-clipping needs none.")
