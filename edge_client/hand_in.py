@@ -4,6 +4,7 @@ import structlog
 
 from edge_client.backoff import Asked
 from edge_client.outbox import KeptUpdate, Outbox
+from edge_client.piecewise_upload import MAX_PIECE_BYTES, PiecewiseUpload
 from edge_client.session import DeviceSession, SealedRefusal
 from qflare_protocol.cose import verify1
 from qflare_protocol.encoding import frame
@@ -26,10 +27,13 @@ _RECEIPT = frozenset({"round_id", "device_id", "manifest_digest", "ciphertext_di
 
 
 class HandIn:
-    """Hands in over one session."""
+    """Hands in over one session: an update of at most `whole_bytes` in one request, a larger one in pieces."""
 
-    def __init__(self, session: DeviceSession, outbox: Outbox, asked: Asked) -> None:
-        self._session, self._outbox, self._asked = session, outbox, asked
+    def __init__(
+        self, session: DeviceSession, outbox: Outbox, asked: Asked, *, whole_bytes: int = MAX_PIECE_BYTES
+    ) -> None:
+        self._session, self._outbox, self._asked, self._whole_bytes = session, outbox, asked, whole_bytes
+        self._pieces = PiecewiseUpload(session, asked)
 
     def hand_in(self) -> bool:
         """Return whether the kept update has its receipt now; False when its round takes it no more.
@@ -40,7 +44,7 @@ class HandIn:
         if kept is None:
             return False
         try:
-            answer = self._asked(lambda: self._submit(kept), "submission")
+            receipt = self._receipt_for(kept)
         except Refusal as refusal:
             # What is not sealed may be anybody's word, and must not cost the update (protocol 8.2).
             if not isinstance(refusal, SealedRefusal) or refusal.code not in FINAL_SUBMISSION_REFUSALS:
@@ -48,8 +52,13 @@ class HandIn:
             log.warning("submission_refused", code=refusal.code, detail=refusal.detail)
             self._outbox.drop()
             return False
-        self._check_receipt(bytes_field(answer, "receipt"), kept)
+        self._check_receipt(receipt, kept)
         return True
+
+    def _receipt_for(self, kept: KeptUpdate) -> bytes:
+        if kept.sealed_bytes > self._whole_bytes:
+            return self._pieces.deliver(kept)
+        return bytes_field(self._asked(lambda: self._submit(kept), "submission"), "receipt")
 
     def _submit(self, kept: KeptUpdate) -> dict[str, object]:
         with kept.open() as sealed:

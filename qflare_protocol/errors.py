@@ -75,6 +75,7 @@ _ROWS = (
     ("base-model-mismatch", 409, "The update was trained from another model version."),
     ("enclave-key-mismatch", 409, "The update is sealed to another enclave key than the round's."),
     ("digest-mismatch", 400, "The bytes received do not match the signed digest or size."),
+    ("upload-offset-mismatch", 409, "The piece does not begin where the upload ends."),
     ("update-too-large", 413, "The update is larger than the federation accepts."),
     ("sample-count-refused", 422, "The sample count is not a whole number within the policy's bounds."),
     ("already-submitted", 409, "The device has already submitted another update to this round."),

@@ -44,6 +44,7 @@ DEFAULTS: dict[str, Any] = {
     "QFLARE_RATE_ENROLMENT": "5/m",
     "QFLARE_RATE_CHALLENGE": "30/m",
     "QFLARE_RATE_SUBMISSION": "10/m",
+    "QFLARE_RATE_UPLOAD": "600/m",
     "QFLARE_RATE_DOWNLOAD": "60/m",
     "QFLARE_RATE_WORK": "120/m",
     "QFLARE_RATE_LOG": "600/m",
@@ -58,7 +59,8 @@ DEFAULTS: dict[str, Any] = {
     "QFLARE_DEVICE_KEY_SESSIONS": 10_000,
     "QFLARE_KEY_OVERLAP_SECONDS": 86_400,
     "QFLARE_LEASE_SECONDS": 30,
-    "QFLARE_MAX_UPDATE_BYTES": 255 * 1024 * 1024,
+    "QFLARE_MAX_UPDATE_BYTES": 4 * 1024 * 1024 * 1024,
+    "QFLARE_UPLOAD_PIECE_BYTES": 8 * 1024 * 1024,
     "QFLARE_EVALUATION_SECONDS": 300,
     # How long ended sessions and what the log's events tell stay in the database, in days; 0: for ever.
     "QFLARE_RETENTION_SESSION_DAYS": 7,
@@ -253,7 +255,8 @@ _VALIDATORS: dict[str, Callable[[Any], None]] = {
     "QFLARE_DEVICE_KEY_SESSIONS": _between(2, 10**9),
     "QFLARE_KEY_OVERLAP_SECONDS": _between(0, 30 * 86_400),
     "QFLARE_LEASE_SECONDS": _between(2, 3600),
-    "QFLARE_MAX_UPDATE_BYTES": _between(4096, 255 * 1024 * 1024),
+    "QFLARE_MAX_UPDATE_BYTES": _between(4096, 1 << 36),
+    "QFLARE_UPLOAD_PIECE_BYTES": _between(4096, 64 * 1024 * 1024),
     "QFLARE_EVALUATION_SECONDS": _between(1, 86_400),
     "QFLARE_RETENTION_SESSION_DAYS": _between(1, 3650),  # a replayed M1 has to be known for a while
     "QFLARE_RETENTION_DISCLOSURE_DAYS": _between(0, 36_500),

@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from qflare_protocol.errors import Refusal
-from qflare_protocol.fields import require_map
+from qflare_protocol.fields import bytes_field, require_map
 from sessions.sealed_views import SealedView, opened_cbor
 from training.blobs import blob_path, open_blob
 from training.models import ModelVersion
@@ -23,8 +23,18 @@ from training.services.participation import (
     record_update,
     work_for,
 )
+from training.services.uploads import (
+    begin_upload,
+    piece_bytes,
+    receive_piece,
+    record_piece,
+    upload_of,
+    upload_status,
+)
 
 UPDATE_MEDIA_TYPE = "application/vnd.qflare.update"
+PIECE_MEDIA_TYPE = "application/vnd.qflare.update-piece"
+MAX_WHOLE_UPDATE_BYTES = 255 << 20  # what fits beside its manifest into the allowance of a session's keys
 
 
 class WorkView(SealedView):
@@ -57,9 +67,8 @@ class SubmitModelView(SealedView):
 
     @property
     def max_body_bytes(self) -> int:
-        """The largest sealed update any policy here may allow, with its manifest."""
-        limit: int = settings.QFLARE_MAX_UPDATE_BYTES
-        return limit + MAX_MANIFEST_BYTES
+        """The largest sealed update that may come in one request, with its manifest."""
+        return int(min(settings.QFLARE_MAX_UPDATE_BYTES, MAX_WHOLE_UPDATE_BYTES)) + MAX_MANIFEST_BYTES
 
     def prepare(self, request: Request) -> None:
         """Put the sealed update into the blob store, which may take long, before the transaction."""
@@ -69,6 +78,67 @@ class SubmitModelView(SealedView):
 
     def post(self, request: Request) -> Response:
         return Response({"receipt": record_update(request.user, self.update, now=timezone.now())})
+
+
+class UploadsView(SealedView):
+    """`POST /api/uploads`: begins the upload of a manifest's update, or says how far it is."""
+
+    rate_limit_scope = "submission"
+    max_body_bytes = MAX_MANIFEST_BYTES + 64
+
+    def post(self, request: Request) -> Response:
+        members = require_map(opened_cbor(request), frozenset({"manifest"}), "upload request")
+        manifest = bytes_field(members, "manifest", maximum=MAX_MANIFEST_BYTES)
+        return Response(begin_upload(request.user, manifest, now=timezone.now()))
+
+
+class UploadView(SealedView):
+    """`PATCH /api/uploads/<upload_id>?offset=<n>` takes a piece; `GET` says how far the upload is."""
+
+    rate_limit_scope = "upload"
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The largest piece."""
+        return piece_bytes()
+
+    def prepare(self, request: Request) -> None:
+        """Put a piece on disk, which may take long, before the transaction."""
+        if request.method != "PATCH":
+            return
+        target = request.auth.target
+        if target.content_type != PIECE_MEDIA_TYPE:
+            raise Refusal("unsupported-media-type", f"A piece of an update travels as {PIECE_MEDIA_TYPE}.")
+        if not target.length:
+            raise Refusal("malformed-message", "A piece has at least one byte.")
+        self.piece = receive_piece(
+            request.user,
+            _uuid(self.kwargs["upload_id"]),
+            request.data,
+            offset=_offset_of(request),
+            length=target.length,
+            now=timezone.now(),
+        )
+
+    def patch(self, request: Request, upload_id: str) -> Response:
+        return Response(record_piece(request.user, self.piece, now=timezone.now()))
+
+    def get(self, request: Request, upload_id: str) -> Response:
+        return Response(upload_status(upload_of(request.user, _uuid(upload_id))))
+
+
+def _uuid(text: str) -> uuid.UUID:
+    try:
+        return uuid.UUID(text)
+    except ValueError as error:
+        raise Refusal("not-found", "There is no such upload; begin it again with its manifest.") from error
+
+
+def _offset_of(request: Request) -> int:
+    text = request.query_params.get("offset", "")
+    if not (text.isascii() and text.isdigit() and len(text) <= 15):
+        raise Refusal("malformed-message", "The query parameter offset must be a whole number.")
+    return int(text)
 
 
 def read_submission(body: IO[bytes]) -> SubmittedUpdate:

@@ -65,7 +65,7 @@ def store_blob(
             raise Refusal("digest-mismatch", "The bytes received are not the ones the manifest names; send them again.")
         draft.flush()
         os.fsync(draft.fileno())
-        _publish(Path(draft.name), blob_path(hasher.hexdigest()))
+        publish_file(Path(draft.name), hasher.hexdigest())
     return StoredBlob(hasher.hexdigest(), size)
 
 
@@ -78,15 +78,36 @@ def _draft(folder: Path) -> Iterator[IO[bytes]]:
             Path(draft.name).unlink(missing_ok=True)
 
 
-def _publish(draft: Path, target: Path) -> None:
+def publish_file(file: Path, digest: str) -> None:
+    """Let a file of the store's folder, complete and on disk, be the blob of that digest from now on."""
+    target = blob_path(digest)
     target.parent.mkdir(mode=0o700, exist_ok=True)
-    draft.replace(target)
-    for folder in (target.parent, target.parent.parent):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    file.replace(target)
+    sync_folder(target.parent)
+    sync_folder(target.parent.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def blob_exists(digest: str) -> bool:
+    """Return whether the store has a blob of that digest."""
+    return blob_path(digest).exists()
+
+
+def keep_blob_fresh(digest: str) -> bool:
+    """Let a blob look as if it were written now, so that no sweep takes it; False where there is none."""
+    try:
+        os.utime(blob_path(digest))
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def open_blob(digest: str) -> IO[bytes]:

@@ -331,6 +331,29 @@ class Update(models.Model):
         return f"update of {self.participation}"
 
 
+class Upload(models.Model):
+    """An update that arrives in pieces, not yet whole; it becomes an `Update` with its last piece."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    participation = models.OneToOneField(Participation, on_delete=models.CASCADE, related_name="upload")
+    manifest = models.BinaryField()
+    manifest_digest = models.BinaryField(unique=True, max_length=64)
+    total_bytes = models.PositiveBigIntegerField()
+    offset_bytes = models.PositiveBigIntegerField(default=0, help_text="How much of it is on stable storage.")
+    begun_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ("begun_at",)
+        constraints = (
+            models.CheckConstraint(
+                condition=Q(offset_bytes__lt=models.F("total_bytes")), name="an_upload_that_is_whole_is_an_update"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"upload of {self.participation}"
+
+
 class CarriedRow(models.Model):
     """What a federation carries from round to round, sealed by its enclave: histories, momentum, the last aggregate."""
 

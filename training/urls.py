@@ -1,10 +1,12 @@
 from django.urls import path
 
-from training.api import BlobView, GlobalModelView, SubmitModelView, WorkView
+from training.api import BlobView, GlobalModelView, SubmitModelView, UploadsView, UploadView, WorkView
 
 urlpatterns = [
     path("work", WorkView.as_view(), name="work"),
     path("global_model", GlobalModelView.as_view(), name="global-model"),
     path("submit_model", SubmitModelView.as_view(), name="submit-model"),
+    path("uploads", UploadsView.as_view(), name="uploads"),
+    path("uploads/<str:upload_id>", UploadView.as_view(), name="upload"),
     path("blobs/<str:digest>", BlobView.as_view(), name="blob"),
 ]

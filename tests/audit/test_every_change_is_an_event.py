@@ -54,6 +54,8 @@ SILENT = {
     "training.services.participation.model_for": STEP,
     "training.services.range_steps.advance": STEP,
     "training.services.releases.publish_release": STEP,
+    "training.services.blob_sweep.sweep_blobs": "see `sweep_uploads`",
+    "training.services.uploads.sweep_uploads": "what is left of uploads whose round is over, which was the event",
 }
 
 

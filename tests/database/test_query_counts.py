@@ -21,7 +21,7 @@ from django.urls import reverse
 from edge_client.enrolment import enroll_device
 from enrollment.services import issue_token
 from tests.open_rounds import Submission, send_submission
-from tests.people import OPERATOR, SERVER, DjangoHttp, Person, cbor, third_message
+from tests.people import OPERATOR, SERVER, DjangoHttp, Line, Person, cbor, third_message
 from training.models import Round
 
 BASELINE = Path(__file__).with_name("query_counts.json")
@@ -87,7 +87,9 @@ def device_life(counts: Counts, running: Round, person: Person) -> None:
     model = f"/api/global_model?federation={running.federation_id}"
     with counts.of("GET /api/global_model"):
         line.ask(model, method="GET", body=b"", content_type="")
-    body = Submission(running, person).body()
+    submission = Submission(running, person)
+    body = submission.body()
+    piece_by_piece(counts, line, submission)
     with counts.of("POST /api/submit_model"):
         receipt = send_submission(line, body).message
     with counts.of("POST /api/submit_model, the same again"):
@@ -105,6 +107,23 @@ def device_life(counts: Counts, running: Round, person: Person) -> None:
     for path in (f"/api/blobs/{blob}", "/api/enclave/status", "/health"):
         with counts.of(f"GET {path.replace(blob, '<digest>')}"):
             person.http.send("GET", path)
+
+
+def piece_by_piece(counts: Counts, line: Line, submission: Submission) -> None:
+    """Begin an upload and bring a piece of it."""
+    message = {"manifest": submission.manifest()}
+    with counts.of("POST /api/uploads"):
+        upload_id = line.ask("/api/uploads", message).message["upload_id"].hex()
+    path = f"/api/uploads/{upload_id}"
+    with counts.of("PATCH /api/uploads/<upload_id>"):
+        line.ask(
+            f"{path}?offset=0",
+            method="PATCH",
+            body=submission.sealed[:9],
+            content_type="application/vnd.qflare.update-piece",
+        )
+    with counts.of("GET /api/uploads/<upload_id>"):
+        line.ask(path, method="GET", body=b"", content_type="")
 
 
 def key_renewal(counts: Counts, person: Person) -> None:

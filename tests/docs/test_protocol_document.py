@@ -76,11 +76,11 @@ def endpoints(resolver=None, prefix=""):
 
 
 def documented_endpoints():
-    """Return path to its row of the table, the method first."""
+    """Return path to its rows of the table, one for each method, which stands first."""
     table = {}
     for row in rows(section("4 HTTP")):
         method, path = quoted(row[0])[0].split()
-        table[path] = [method, *row[1:]]
+        table.setdefault(path, []).append([method, *row[1:]])
     return table
 
 
@@ -90,8 +90,10 @@ def test_every_endpoint_is_documented_and_every_documented_one_exists():
 
 @pytest.mark.parametrize("path", sorted(endpoints()))
 def test_an_endpoint_has_the_documented_method_seal_and_rate_limit(path):
-    view, (method, sealed, *_, limit) = endpoints()[path], documented_endpoints()[path]
-    assert {name for name in ("get", "post", "put", "patch", "delete") if hasattr(view, name)} == {method.lower()}
+    view, documented = endpoints()[path], documented_endpoints()[path]
+    methods = {name for name in ("get", "post", "put", "patch", "delete") if hasattr(view, name)}
+    assert methods == {method.lower() for method, *_ in documented}
+    ((sealed, limit),) = {(row[1], row[-1]) for row in documented}
     assert sealed == ("yes" if issubclass(view, SealedView) else "no")
     scope, counted_by = getattr(view, "rate_limit_scope", None), "device" if issubclass(view, SealedView) else "address"
     assert limit == ("none" if scope is None else f"{scope}, {counted_by}")

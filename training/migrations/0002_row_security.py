@@ -7,6 +7,7 @@ from devices.row_security import row_policies
 POLICIES = {
     "training_participation": "device_id",
     "training_update": "(SELECT device_id FROM training_participation WHERE id = participation_id)",
+    "training_upload": "(SELECT device_id FROM training_participation WHERE id = participation_id)",
 }
 
 

@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 
 from training.blobs import delete_unreferenced_blobs
 from training.models import UNFINISHED, CarriedRow, ModelVersion, RangeOutput, Update
+from training.services.uploads import sweep_uploads
 
 UNREFERENCED_FOR = timedelta(hours=1)
 
@@ -23,7 +24,7 @@ def referenced_digests() -> set[str]:
 
 
 def sweep_blobs(*, now: datetime) -> int:
-    """Delete the others, once they have lain for long, and return how many."""
-    return delete_unreferenced_blobs(
-        referenced_digests(), older_than_seconds=UNREFERENCED_FOR.total_seconds(), now=now.timestamp()
-    )
+    """Delete the others and abandoned uploads, once they have lain for long, and return how many."""
+    seconds = UNREFERENCED_FOR.total_seconds()
+    abandoned = sweep_uploads(older_than_seconds=seconds, now=now)
+    return abandoned + delete_unreferenced_blobs(referenced_digests(), older_than_seconds=seconds, now=now.timestamp())

@@ -133,6 +133,16 @@ class SubmittedUpdate:
 
 
 @dataclass(frozen=True)
+class CheckedManifest:
+    """A manifest that was checked against its device and round; `earlier` where its update is counted already."""
+
+    part: Participation
+    manifest: Manifest
+    signed: bytes
+    earlier: Update | None
+
+
+@dataclass(frozen=True)
 class ReceivedUpdate:
     """An update that was checked and stored as a blob, not yet counted."""
 
@@ -142,22 +152,33 @@ class ReceivedUpdate:
     blob_digest: str
 
 
-def receive_update(device: Device, submission: SubmittedUpdate, *, now: datetime) -> ReceivedUpdate:
-    """Check a submission and put its sealed update into the blob store; changes no state.
+def check_manifest(device: Device, signed: bytes, *, now: datetime) -> CheckedManifest:
+    """Check what a manifest says of an update before any byte of the update is taken; changes no state.
 
     Raises `Refusal`: "invalid-signature", "sample-count-refused", "not-invited", "round-closed",
-    "already-submitted", "base-model-mismatch", "enclave-key-mismatch", "update-too-large",
-    "digest-mismatch".
+    "already-submitted", "base-model-mismatch", "enclave-key-mismatch", "update-too-large".
     """
-    part = _part_of(device, unverified_manifest(submission.manifest))
-    manifest = verify_manifest(submission.manifest, part.signature_key.verifier)
+    part = _part_of(device, unverified_manifest(signed))
+    manifest = verify_manifest(signed, part.signature_key.verifier)
     earlier = Update.objects.filter(participation=part).first()
     if earlier is not None:
-        _earlier_receipt(earlier, submission.manifest, device)
-        return ReceivedUpdate(part, manifest, submission.manifest, earlier.blob_digest)
+        _earlier_receipt(earlier, signed, device)
+        return CheckedManifest(part, manifest, signed, earlier)
     if part.signature_key.valid_until is not None and part.signature_key.valid_until <= now:
         raise Refusal("not-invited", "The key with which the device was invited is over; ask for work.")
     _check_against_round(manifest, part.round, now)
+    return CheckedManifest(part, manifest, signed, None)
+
+
+def receive_update(device: Device, submission: SubmittedUpdate, *, now: datetime) -> ReceivedUpdate:
+    """Check a submission and put its sealed update into the blob store; changes no state.
+
+    Raises `Refusal("digest-mismatch")` and what `check_manifest` raises.
+    """
+    checked = check_manifest(device, submission.manifest, now=now)
+    part, manifest = checked.part, checked.manifest
+    if checked.earlier is not None:
+        return ReceivedUpdate(part, manifest, submission.manifest, checked.earlier.blob_digest)
     blob = store_blob(
         pieces_of(submission.sealed),
         expected_digest=manifest.ciphertext_digest,

@@ -1,0 +1,165 @@
+"""Updates that arrive in pieces: an upload is begun with its manifest, grows, and is counted with its last piece.
+
+The pieces' bytes go to disk before the transaction that acknowledges them (`receive_piece`, then
+`record_piece`); the row's offset decides what is there, and moves on by a conditional UPDATE.
+"""
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from typing import IO, Any
+
+from django.conf import settings
+from django.db import transaction
+
+from devices.models import Device
+from qflare_protocol.errors import Refusal
+from qflare_protocol.manifest import manifest_digest
+from training.blobs import blob_exists, keep_blob_fresh
+from training.models import RoundState, Upload
+from training.services.participation import CheckedManifest, ReceivedUpdate, check_manifest, record_update
+from training.upload_files import append_piece, delete_abandoned_files, discard_upload, publish_upload, stored_bytes
+
+
+@dataclass(frozen=True)
+class ReceivedPiece:
+    """A piece that is on disk, not yet acknowledged; `end` is None where it was there before."""
+
+    upload_id: uuid.UUID
+    offset: int
+    end: int | None
+    update: ReceivedUpdate | None
+
+
+@transaction.atomic
+def begin_upload(device: Device, signed: bytes, *, now: datetime) -> dict[str, Any]:
+    """Begin the upload of the manifest's update, or find it; a receipt where the server has the update already.
+
+    Where bytes were lost since, as with a restored backup, the upload goes back to those that are there.
+    Raises what `participation.check_manifest` raises.
+    """
+    checked = check_manifest(device, signed, now=now)
+    if checked.earlier is not None:
+        return {"receipt": record_update(device, _received(checked), now=now)}
+    digest = manifest_digest(signed)
+    other = Upload.objects.filter(participation=checked.part).exclude(manifest_digest=digest).first()
+    if other is not None:  # sealed anew meanwhile: a device has one upload in a round
+        other_id = other.id
+        other.delete()
+        transaction.on_commit(lambda: discard_upload(other_id))
+    upload, _ = Upload.objects.get_or_create(
+        participation=checked.part,
+        defaults={
+            "manifest": signed,
+            "manifest_digest": digest,
+            "total_bytes": checked.manifest.ciphertext_bytes,
+            "begun_at": now,
+        },
+    )
+    if bytes(upload.manifest_digest) != digest:
+        raise Refusal("conflict", "Another upload of this device into the round begins at this moment; begin again.")
+    present = stored_bytes(upload.id)
+    if present < upload.offset_bytes and not blob_exists(checked.manifest.ciphertext_digest.hex()):
+        Upload.objects.filter(id=upload.id, offset_bytes=upload.offset_bytes).update(offset_bytes=present)
+        upload.offset_bytes = present
+    return upload_status(upload)
+
+
+def upload_status(upload: Upload) -> dict[str, Any]:
+    """Return what a device is told of its unfinished upload."""
+    return {
+        "upload_id": upload.id.bytes,
+        "offset": upload.offset_bytes,
+        "piece_bytes": piece_bytes(),
+        "expires_at": int(upload.participation.round.deadline_at.timestamp()),
+    }
+
+
+def piece_bytes() -> int:
+    """Return the most bytes a piece may have: one has to fit into the allowance of a session's keys."""
+    return int(min(settings.QFLARE_UPLOAD_PIECE_BYTES, settings.QFLARE_SESSION_LIMITS["transfer_bytes"]))
+
+
+def upload_of(device: Device, upload_id: uuid.UUID) -> Upload:
+    """Return an unfinished upload of the device. Raises `Refusal("not-found")`."""
+    uploads = Upload.objects.select_related("participation__round")
+    upload = uploads.filter(id=upload_id, participation__device=device).first()
+    if upload is None:
+        raise Refusal("not-found", "There is no such upload; begin it again with its manifest.")
+    return upload
+
+
+def receive_piece(
+    device: Device, upload_id: uuid.UUID, piece: IO[bytes], *, offset: int, length: int, now: datetime
+) -> ReceivedPiece:
+    """Put a piece of `length` bytes on stable storage, and with the last one the update; changes no row.
+
+    A piece that begins before the upload's end was stored before, and nothing is done. Raises `Refusal`:
+    "not-found", "upload-offset-mismatch" (its extension `offset` says where the upload ends),
+    "malformed-message", "digest-mismatch", and what `participation.check_manifest` raises.
+    """
+    upload = upload_of(device, upload_id)
+    checked = check_manifest(device, bytes(upload.manifest), now=now)
+    if offset < upload.offset_bytes:
+        return ReceivedPiece(upload.id, offset, None, None)
+    if offset > upload.offset_bytes:
+        raise _mismatch(upload.offset_bytes)
+    end = offset + length
+    if not offset < end <= upload.total_bytes:
+        raise Refusal("malformed-message", f"A piece has bytes, and ends at {upload.total_bytes} at the latest.")
+    if not append_piece(upload.id, piece, offset=offset, present_offset=lambda: _present_offset(upload.id)):
+        return _late_piece(upload, checked, offset)
+    if end < upload.total_bytes:
+        return ReceivedPiece(upload.id, offset, end, None)
+    publish_upload(upload.id, digest=checked.manifest.ciphertext_digest)
+    return ReceivedPiece(upload.id, offset, end, _received(checked))
+
+
+def _late_piece(upload: Upload, checked: CheckedManifest, offset: int) -> ReceivedPiece:
+    """Say what became of an upload whose file is shorter than its row says, or that a faster request moved on."""
+    blob_digest = checked.manifest.ciphertext_digest.hex()
+    if keep_blob_fresh(blob_digest):  # published by a request that did not live to count it, or a faster one
+        return ReceivedPiece(upload.id, offset, upload.total_bytes, _received(checked))
+    if offset < _present_offset(upload.id):
+        return ReceivedPiece(upload.id, offset, None, None)
+    raise _mismatch(stored_bytes(upload.id))
+
+
+def _present_offset(upload_id: uuid.UUID) -> int:
+    """Return where the upload ends now; -1 where it is over."""
+    offset = Upload.objects.filter(id=upload_id).values_list("offset_bytes", flat=True).first()
+    return -1 if offset is None else offset
+
+
+def _mismatch(offset: int) -> Refusal:
+    return Refusal("upload-offset-mismatch", f"The upload ends at {offset}; go on there.", offset=offset)
+
+
+def _received(checked: CheckedManifest) -> ReceivedUpdate:
+    digest = checked.manifest.ciphertext_digest.hex()
+    return ReceivedUpdate(checked.part, checked.manifest, checked.signed, digest)
+
+
+@transaction.atomic
+def record_piece(device: Device, piece: ReceivedPiece, *, now: datetime) -> dict[str, Any]:
+    """Acknowledge a piece: the present offset, or with the last piece the receipt of the counted update.
+
+    Of two requests that bring the same piece one moves the offset; the other is told where it is. Raises
+    what `participation.record_update` raises.
+    """
+    if piece.update is not None:
+        receipt = record_update(device, piece.update, now=now)
+        Upload.objects.filter(id=piece.upload_id).delete()
+        return {"receipt": receipt}
+    if piece.end is not None:
+        Upload.objects.filter(id=piece.upload_id, offset_bytes=piece.offset).update(offset_bytes=piece.end)
+    return {"offset": upload_of(device, piece.upload_id).offset_bytes}
+
+
+def sweep_uploads(*, older_than_seconds: float, now: datetime) -> int:
+    """Forget uploads into rounds that take none any more, and delete files nobody owns; return how many."""
+    Upload.objects.exclude(
+        participation__round__state=RoundState.OPEN, participation__round__deadline_at__gt=now
+    ).delete()
+    running = set(Upload.objects.values_list("id", flat=True))
+    return delete_abandoned_files(running, older_than_seconds=older_than_seconds, now=now.timestamp())
