@@ -3,10 +3,9 @@
 import os
 import tempfile
 from collections.abc import Callable, Container, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, Self
 
 import blake3
 from django.conf import settings
@@ -43,39 +42,56 @@ def blob_path(digest: str) -> Path:
     return Path(settings.QFLARE_BLOB_DIR) / digest[:2] / digest
 
 
+class BlobWriter:
+    """Writes a blob piece by piece; it is in the store from `finish` on, and nothing of it is left without.
+
+    It appears under its name only when it is complete, as expected and on disk.
+    """
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
+        self._hasher = blake3.blake3()
+
+    def __enter__(self) -> Self:
+        folder = Path(settings.QFLARE_BLOB_DIR)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._draft = tempfile.NamedTemporaryFile(dir=folder, prefix=DRAFT_PREFIX, delete=False)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._draft.close()
+        Path(self._draft.name).unlink(missing_ok=True)
+
+    def write(self, piece: bytes) -> None:
+        """Take the next piece."""
+        self._hasher.update(piece)
+        self._draft.write(piece)
+        self.size_bytes += len(piece)
+
+    def finish(self, *, expected_digest: bytes | None = None, expected_bytes: int | None = None) -> StoredBlob:
+        """Put the blob on stable storage under its digest. Raises `Refusal("digest-mismatch")` for another blob."""
+        digest = self._hasher.digest()
+        if expected_digest not in (None, digest) or expected_bytes not in (None, self.size_bytes):
+            raise Refusal("digest-mismatch", "The bytes received are not the ones the manifest names; send them again.")
+        self._draft.flush()
+        os.fsync(self._draft.fileno())
+        publish_file(Path(self._draft.name), digest.hex())
+        return StoredBlob(digest.hex(), self.size_bytes)
+
+
 def store_blob(
     pieces: Iterable[bytes], *, expected_digest: bytes | None = None, expected_bytes: int | None = None
 ) -> StoredBlob:
     """Write a blob to stable storage under its digest; writing the same blob again is harmless.
 
-    The blob appears under its name only when it is complete, as expected and on disk. Raises
-    `Refusal("digest-mismatch")` when the bytes or their number are not the expected ones.
+    Raises `Refusal("digest-mismatch")` when the bytes or their number are not the expected ones.
     """
-    folder = Path(settings.QFLARE_BLOB_DIR)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    hasher, size = blake3.blake3(), 0
-    with _draft(folder) as draft:
+    with BlobWriter() as writer:
         for piece in pieces:
-            size += len(piece)
-            if expected_bytes is not None and size > expected_bytes:
+            writer.write(piece)
+            if expected_bytes is not None and writer.size_bytes > expected_bytes:
                 break
-            hasher.update(piece)
-            draft.write(piece)
-        if expected_digest not in (None, hasher.digest()) or expected_bytes not in (None, size):
-            raise Refusal("digest-mismatch", "The bytes received are not the ones the manifest names; send them again.")
-        draft.flush()
-        os.fsync(draft.fileno())
-        publish_file(Path(draft.name), hasher.hexdigest())
-    return StoredBlob(hasher.hexdigest(), size)
-
-
-@contextmanager
-def _draft(folder: Path) -> Iterator[IO[bytes]]:
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=DRAFT_PREFIX, delete=False) as draft:
-        try:
-            yield draft
-        finally:
-            Path(draft.name).unlink(missing_ok=True)
+        return writer.finish(expected_digest=expected_digest, expected_bytes=expected_bytes)
 
 
 def publish_file(file: Path, digest: str) -> None:

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+import blake3
 import pytest
 from django.db import IntegrityError, transaction
 from django.urls import reverse
@@ -110,20 +111,21 @@ def test_a_round_that_began_anew_before_any_model_left_is_one_release(federation
 
 
 def test_a_release_is_charged_once_for_all_pieces_of_its_model(opened):
-    leaving = LeavingModel(opened)
-    for piece in (b"one", b"two"):
-        leaving.take(piece)
-    assert bytes(leaving.model) == b"onetwo"
+    with LeavingModel(opened) as leaving:
+        for piece in (b"one", b"two"):
+            leaving.take(piece)
+        sealed = leaving.seal()
+    assert (sealed.size_bytes, sealed.digest) == (6, blake3.blake3(b"onetwo").digest())
     assert leaving.release == PrivacyRelease.objects.get()
 
 
 def test_nothing_is_kept_of_a_model_that_the_budget_does_not_cover(opened):
     for _ in range(2):
         charge_release(opened, now=timezone.now())
-    leaving = LeavingModel(opened)
-    with pytest.raises(Refusal, match="2 releases"):
-        leaving.take(b"piece")
-    assert bytes(leaving.model) == b""
+    with LeavingModel(opened) as leaving:
+        with pytest.raises(Refusal, match="2 releases"):
+            leaving.take(b"piece")
+        assert leaving.seal().size_bytes == 0
 
 
 def test_without_noise_there_is_no_ledger(federation, opened, monkeypatch):

@@ -22,7 +22,7 @@ from audit.services import record_event
 from qflare_protocol.errors import Refusal
 from training.models import ModelVersion
 from training.services.publication import time_step
-from training.services.round_sources import load_model
+from training.services.round_sources import model_pieces
 
 log = structlog.get_logger(__name__)
 
@@ -73,7 +73,8 @@ def _record_metrics(version: ModelVersion, metrics: dict[str, float], started_at
 def _run_evaluator(version: ModelVersion, allowance: timedelta) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="qflare-evaluation-") as folder:
         model = Path(folder) / "model.safetensors"
-        model.write_bytes(load_model(version))
+        with model.open("wb") as file:
+            file.writelines(model_pieces(version))
         command = [
             *(sys.executable, "-m", "edge_client", "evaluate"),
             *("--trainer", version.federation.evaluator),

@@ -3,9 +3,11 @@
 import secrets
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
+import blake3
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
@@ -14,11 +16,11 @@ from audit.services import record_event
 from enclave.core.rules.pipeline import Pipeline
 from keyring import envelope
 from qflare_protocol.aggregation_policy import AggregationPolicy
-from qflare_protocol.chunked import KEY_BYTES, seal_chunks
+from qflare_protocol.chunked import KEY_BYTES, ChunkCipher, ChunkWriter
 from qflare_protocol.errors import Refusal
-from qflare_protocol.tensors import decode_tensors, model_digest
+from qflare_protocol.tensors import decode_tensors
 from training import privacy
-from training.blobs import StoredBlob, store_blob
+from training.blobs import BlobWriter, StoredBlob
 from training.models import Federation, FederationState, ModelVersion, PrivacyRelease
 
 MODEL_CONTEXT = b"model version"
@@ -83,19 +85,56 @@ def _least_noise(epsilon: float | None, delta: float | None) -> float | None:
     return None if epsilon is None or delta is None else privacy.least_noise(epsilon, delta)
 
 
+@dataclass(frozen=True)
 class SealedModel:
     """A model version encrypted and on stable storage, not yet in the database."""
 
-    def __init__(self, number: int, model: bytes, blob: StoredBlob, wrapped_content_key: bytes) -> None:
-        self.number, self.blob, self.wrapped_content_key = number, blob, wrapped_content_key
-        self.digest, self.size_bytes = model_digest(model), len(model)
+    number: int
+    digest: bytes
+    size_bytes: int
+    blob: StoredBlob
+    wrapped_content_key: bytes
+
+
+class ModelSealing:
+    """Encrypts a model while it comes, once, under a fresh content key that every session then delivers.
+
+    Without `seal` nothing of it is left.
+    """
+
+    def __init__(self, federation_id: uuid.UUID, number: int) -> None:
+        self._federation_id, self._number = federation_id, number
+        self._hasher, self._size_bytes = blake3.blake3(), 0
+        self._content_key = secrets.token_bytes(KEY_BYTES)
+        self._blob = BlobWriter()
+
+    def __enter__(self) -> Self:
+        self._blob.__enter__()
+        self._chunks = ChunkWriter(ChunkCipher.fresh(self._content_key, MODEL_CONTEXT), self._blob.write)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._blob.__exit__(*exception)
+
+    def write(self, piece: bytes) -> None:
+        """Take the model's next bytes."""
+        self._hasher.update(piece)
+        self._size_bytes += len(piece)
+        self._chunks.write(piece)
+
+    def seal(self) -> SealedModel:
+        """Put the model, which is complete now, on stable storage."""
+        self._chunks.finish()
+        blob = self._blob.finish()
+        wrapped = envelope.wrap(self._content_key, **ModelVersion.envelope(self._federation_id, self._number))
+        return SealedModel(self._number, self._hasher.digest(), self._size_bytes, blob, wrapped)
 
 
 def seal_model(federation_id: uuid.UUID, number: int, model: bytes) -> SealedModel:
-    """Encrypt a model once under a fresh content key, which every session then delivers."""
-    content_key = secrets.token_bytes(KEY_BYTES)
-    blob = store_blob(seal_chunks(content_key, (model,), context=MODEL_CONTEXT))
-    return SealedModel(number, model, blob, envelope.wrap(content_key, **ModelVersion.envelope(federation_id, number)))
+    """Encrypt a model that is in memory."""
+    with ModelSealing(federation_id, number) as sealing:
+        sealing.write(model)
+        return sealing.seal()
 
 
 def store_version(

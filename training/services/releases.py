@@ -1,6 +1,7 @@
 """The ledger of a federation's noised releases: every model that leaves the enclave is entered, published or not."""
 
 from datetime import datetime
+from typing import Self
 
 from django.db import transaction
 from django.utils import timezone
@@ -8,28 +9,40 @@ from django.utils import timezone
 from audit.services import record_event
 from training import privacy
 from training.models import Federation, ModelVersion, PrivacyRelease, Round
+from training.services.federations import ModelSealing, SealedModel
 from training.services.privacy_budget import require_budget
 from training.services.rounds import event_payload
 
 
 class LeavingModel:
-    """A model on its way out of the enclave; its first piece is a release, whatever becomes of the rest.
+    """A model on its way out of the enclave, encrypted as it comes; its first piece is a release.
 
     A crash or a lost lease after it has left does not make it unseen: the next attempt is entered as a
     release of its own, although an enclave repeats its noise. The account errs on the safe side.
     """
 
     def __init__(self, round_: Round) -> None:
-        self.model = bytearray()
         self.release: PrivacyRelease | None = None
         self._round, self._has_left = round_, False
+        self._sealing = ModelSealing(round_.federation_id, round_.base_version.number + 1)
+
+    def __enter__(self) -> Self:
+        self._sealing.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._sealing.__exit__(*exception)
 
     def take(self, piece: bytes) -> None:
         """Keep the next piece. Raises `Refusal("privacy-budget-spent")` before anything is kept."""
         if not self._has_left:
             self.release = charge_release(self._round, now=timezone.now())
             self._has_left = True
-        self.model.extend(piece)
+        self._sealing.write(piece)
+
+    def seal(self) -> SealedModel:
+        """Put the model, which has left as a whole, on stable storage."""
+        return self._sealing.seal()
 
 
 def charge_release(round_: Round, *, now: datetime) -> PrivacyRelease | None:

@@ -23,7 +23,6 @@ from training.blobs import StoredBlob
 from training.models import Round, RoundState
 from training.services import range_steps
 from training.services.carried_rows import Outputs, carried_rows, replace_carried_rows
-from training.services.federations import seal_model
 from training.services.leases import MAX_ATTEMPTS, kept_lease, passes, refuse_round, require_attempts
 from training.services.publication import LeaseLost, publish_result, time_step
 from training.services.releases import LeavingModel
@@ -113,11 +112,11 @@ def _aggregate(round_: Round, holder: uuid.UUID) -> None:
     if len(instances) > 1 and range_steps.advance(round_, holder):
         return
     started_at = timezone.now() if len(instances) == 1 else round_.closed_at  # ranges have been at it since
-    leaving = LeavingModel(round_)
-    signed, result, carried = (_by_one if len(instances) == 1 else _by_ranges)(round_, instances, leaving)
-    aggregate_seconds = (timezone.now() - started_at).total_seconds()
-    publish_at, publish_started = timezone.now(), time.monotonic()
-    sealed = seal_model(round_.federation_id, round_.base_version.number + 1, bytes(leaving.model))
+    with LeavingModel(round_) as leaving:
+        signed, result, carried = (_by_one if len(instances) == 1 else _by_ranges)(round_, instances, leaving)
+        aggregate_seconds = (timezone.now() - started_at).total_seconds()
+        publish_at, publish_started = timezone.now(), time.monotonic()
+        sealed = leaving.seal()
     if sealed.digest != result.model_digest:
         raise Refusal("enclave-failed", "The model that arrived is not the one the enclave signed.")
     with transaction.atomic():
