@@ -79,6 +79,7 @@ class DeviceStateFile:
     """`state.json` in the device's home folder, and beside it the outbox and the folder of the training at hand."""
 
     def __init__(self, home: Path) -> None:
+        self.home = home
         self._path, self._incident = home / "state.json", home / "log-incident.json"
         self.outbox, self.training = Outbox(home), TrainingFolder(home)
         self.state = self._read()

@@ -1,10 +1,12 @@
 """HTTP to the server: problem details become refusals, passing failures are told apart from final ones."""
 
-import copy
 import json
+import os
 import ssl
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -29,8 +31,6 @@ class ServerUnreachable(Exception):  # noqa: N818 - it says what happened
 class Http:
     """One keep-alive connection to one server, which reads no more of a body than it has to."""
 
-    _maximum_bytes = MAX_ANSWER_BYTES
-
     def __init__(self, server: str, *, timeout_seconds: float = 30.0) -> None:
         # The system's authorities, or those of SSL_CERT_FILE; without trust_env httpx would look for neither.
         authorities = ssl.create_default_context()
@@ -53,7 +53,7 @@ class Http:
 
         Raises `ServerUnreachable` for network failures and a compressed body, which nobody asked for
         and which could be of any size, `Refusal("message-too-large")` as soon as a body has more than
-        65 MiB, a refusal more than 7 MiB or, in a download, more than was announced.
+        65 MiB, a refusal more than 7 MiB.
         """
         try:
             with self._client.stream(method, path, content=body, headers=dict(headers or {})) as response:
@@ -65,20 +65,13 @@ class Http:
     def _bounded_body(self, response: httpx.Response) -> bytes:
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise ServerUnreachable("The answer is compressed, which was not asked for.")
-        # A refusal may be longer than the few bytes that were announced of a blob.
-        maximum_bytes = self._maximum_bytes if response.is_success else MAX_UNSEALED_BYTES
+        maximum_bytes = MAX_ANSWER_BYTES if response.is_success else MAX_UNSEALED_BYTES
         body = bytearray()
         for part in response.iter_bytes():
             body += part
             if len(body) > maximum_bytes:
                 raise Refusal("message-too-large", f"The server sent more than the {maximum_bytes} bytes expected.")
         return bytes(body)
-
-    def _reading_at_most(self, maximum_bytes: int) -> Self:
-        """Return the same connection with another bound on successful answers."""
-        bounded = copy.copy(self)
-        bounded._maximum_bytes = maximum_bytes
-        return bounded
 
     def post_cbor(self, path: str, message: Mapping[str, Any]) -> dict[str, Any]:
         """Post a CBOR map and return the answered one.
@@ -93,13 +86,51 @@ class Http:
         )
         return answered_map(response.content)
 
-    def download(self, path: str, *, maximum_bytes: int) -> bytes:
-        """Return a body of at most `maximum_bytes`; reading stops there. Raises as `post_cbor`."""
-        response = self._reading_at_most(maximum_bytes).send("GET", path)
-        raise_for_problem(
-            response.status_code, response.headers.get("Content-Type", ""), response.content, response.headers
-        )
-        return response.content
+    @contextmanager
+    def opened(self, path: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+        """Send a GET and give the answer with its body unread. Raises `ServerUnreachable`, also while it is read."""
+        try:
+            with self._client.stream("GET", path, headers=dict(headers)) as response:
+                yield response
+        except httpx.TransportError as error:
+            raise ServerUnreachable(f"{type(error).__name__}: {error}") from error
+
+    def download_into(self, target: Path, path: str, *, size_bytes: int, etag: str) -> None:
+        """Make `target` the `size_bytes` bytes of a body, going on behind those that an earlier attempt left there.
+
+        What arrived before a cut stays for the next attempt. Raises `ServerUnreachable`,
+        `Refusal("message-too-large")` as soon as the body is longer, and what `raise_for_problem` raises.
+        """
+        present = target.stat().st_size if target.exists() else 0
+        if present == size_bytes:
+            return
+        resume = 0 < present < size_bytes
+        headers = {"Range": f"bytes={present}-", "If-Range": etag} if resume else {}
+        with self.opened(path, headers) as response:
+            if not response.is_success:
+                content_type = response.headers.get("Content-Type", "")
+                raise_for_problem(response.status_code, content_type, self._bounded_body(response), response.headers)
+            if response.headers.get("Content-Encoding", "identity") != "identity":
+                raise ServerUnreachable("The answer is compressed, which was not asked for.")
+            stated = (response.status_code, response.headers.get("Content-Range", ""))
+            resume = resume and stated == (206, f"bytes {present}-{size_bytes - 1}/{size_bytes}")
+            _write_body(target, response, at=present if resume else 0, size_bytes=size_bytes)
+
+
+def _write_body(target: Path, response: httpx.Response, *, at: int, size_bytes: int) -> None:
+    """Write a body as it comes, each part as soon as it is there.
+
+    Raises `Refusal("message-too-large")` where it is longer, `ServerUnreachable` where it ends before its time.
+    """
+    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+        file.truncate(at)
+        file.seek(at)
+        for part in response.iter_bytes():
+            if file.tell() + len(part) > size_bytes:
+                raise Refusal("message-too-large", f"The server sent more than the {size_bytes} bytes expected.")
+            file.write(part)
+        if file.tell() < size_bytes:
+            raise ServerUnreachable(f"The body ended {size_bytes - file.tell()} bytes too early.")
 
 
 def answered_map(body: bytes) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """Fetch the model that a round starts from, and check who made it."""
 
+import mmap
+import tempfile
 import uuid
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
 
 import blake3
 
@@ -19,8 +22,10 @@ from qflare_protocol.cose import Verifier
 from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import bytes_field, require_map, unsigned_field
 from qflare_protocol.round_result import verify_result
-from qflare_protocol.tensors import decode_tensors, model_digest
+from qflare_protocol.tensors import decode_tensors
 
+DOWNLOAD_PREFIX = "download."
+PIECE_BYTES = 1 << 20
 MODEL_CONTEXT = b"model version"
 _MODEL = frozenset(
     {"federation_id", "version", "digest", "size_bytes", "blob_digest", "blob_bytes", "content_key",
@@ -29,7 +34,11 @@ _MODEL = frozenset(
 
 
 class ModelDownload:
-    """Fetches base models over one session."""
+    """Fetches base models over one session: through files, so that memory does not grow with the model.
+
+    What has arrived of an encrypted model stays in the device's home over cuts and restarts. The opened one
+    is in a file without a name, mapped into memory: nothing of it is left when the process ends.
+    """
 
     def __init__(
         self,
@@ -42,6 +51,7 @@ class ModelDownload:
     ) -> None:
         self._http, self._session, self._memory, self._trust = http, session, memory, trust
         self._backoff, self._asked = backoff, asked
+        self._home = memory.home
 
     def fetch(self, assignment: Assignment) -> Tensors:
         """Return the base model's arrays by name, checked to be what a trusted enclave made.
@@ -57,13 +67,13 @@ class ModelDownload:
         if (members["version"], members["digest"]) != (assignment.base_version, assignment.base_model_digest):
             raise Refusal("base-model-mismatch", "The server names another base model than the round's.")
         blob = retrying(lambda: self._download_blob(members), backoff=self._backoff, what="model blob")
-        model = b"".join(open_chunks(bytes_field(members, "content_key", 32), (blob,), context=MODEL_CONTEXT))
-        if model_digest(model) != assignment.base_model_digest:
-            raise Refusal("digest-mismatch", "The model's bytes are not the ones the server names.")
+        model = _open_model(blob, bytes_field(members, "content_key", 32), assignment.base_model_digest)
         self._check_provenance(members, assignment)
         newest = self._memory.state.newest_versions | {assignment.federation_id.hex(): assignment.base_version}
         self._memory.remember(newest_versions=newest)
-        return decode_tensors(model)
+        tensors = decode_tensors(cast(bytes, model))  # whatever can be sliced and has a length
+        blob.unlink()
+        return tensors
 
     def _refuse_going_back(self, assignment: Assignment) -> None:
         """Refuse an older version than one already trained from: whoever serves it hides the newer ones."""
@@ -72,16 +82,24 @@ class ModelDownload:
             detail = f"The round starts from version {assignment.base_version}, but version {newest} has been seen."
             raise Refusal("base-model-mismatch", detail)
 
-    def _download_blob(self, members: Mapping[str, Any]) -> bytes:
+    def _download_blob(self, members: Mapping[str, Any]) -> Path:
         """Download once. What arrives unsealed and is not what the sealed answer named is worth another try."""
         digest, size = bytes_field(members, "blob_digest", 32), unsigned_field(members, "blob_bytes")
+        name = f"{DOWNLOAD_PREFIX}{digest.hex()}"
+        self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for other in self._home.glob(f"{DOWNLOAD_PREFIX}*"):
+            if other.name != name:
+                other.unlink()
+        target = self._home / name
         try:
-            blob = self._http.download(f"/api/blobs/{digest.hex()}", maximum_bytes=size)
+            path = f"/api/blobs/{digest.hex()}"
+            self._http.download_into(target, path, size_bytes=size, etag=f'"{digest.hex()}"')
         except Refusal as refusal:
             raise ServerUnreachable(f"the model was not delivered, {refusal.code}: {refusal.detail}") from refusal
-        if blake3.blake3(blob).digest() != digest:
+        if _digest_of(target) != digest:
+            target.unlink()
             raise ServerUnreachable("The encrypted model arrived damaged.")
-        return blob
+        return target
 
     def _check_provenance(self, members: Mapping[str, Any], assignment: Assignment) -> None:
         """Check that a trusted enclave made this model; the first version is the operator's own."""
@@ -98,3 +116,29 @@ class ModelDownload:
         result = verify_result(bytes_field(members, "provenance", maximum=1 << 26), verifier)
         if result.model_digest != assignment.base_model_digest or result.federation_id != assignment.federation_id:
             raise Refusal("digest-mismatch", "The enclave signed another model than the server delivers.")
+
+
+def _open_model(blob: Path, content_key: bytes, expected_digest: bytes) -> mmap.mmap:
+    """Open an encrypted model into a file without a name, and map it. Raises `Refusal`, with nothing left behind."""
+    hasher = blake3.blake3()
+    with tempfile.TemporaryFile(dir=blob.parent) as file:
+        for chunk in open_chunks(content_key, _pieces_of(blob), context=MODEL_CONTEXT):
+            hasher.update(chunk)
+            file.write(chunk)
+        if hasher.digest() != expected_digest:
+            raise Refusal("digest-mismatch", "The model's bytes are not the ones the server names.")
+        file.flush()
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _digest_of(path: Path) -> bytes:
+    hasher = blake3.blake3()
+    for piece in _pieces_of(path):
+        hasher.update(piece)
+    return hasher.digest()
+
+
+def _pieces_of(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(PIECE_BYTES):
+            yield piece

@@ -28,6 +28,7 @@ _ROWS = (
     ("not-acceptable", 406, "No acceptable media type can be produced."),
     ("not-found", 404, "There is nothing here that this caller may see."),
     ("method-not-allowed", 405, "The method is not allowed here."),
+    ("range-not-satisfiable", 416, "The range begins behind the end."),
     ("conflict", 409, "The request conflicts with the current state."),
     ("rate-limited", 429, "Too many requests; ask again later."),
     ("internal-error", 500, "The server failed; the failure is recorded."),

@@ -20,6 +20,8 @@ DEFAULTS: dict[str, Any] = {
     "DATABASE_URL": "",
     "REDIS_URL": "",
     "BLOB_URL": "",
+    # The path of the internal location from which nginx sends blobs (deploy/nginx.conf); empty: the web sends them.
+    "QFLARE_BLOB_ACCEL": "",
     # Where things are kept.
     "QFLARE_DATA_DIR": "var",
     "QFLARE_KEK_FILE": "",
@@ -155,6 +157,11 @@ def _blob_folder(url: str) -> None:
         raise ValidationError("Must be an absolute folder path or a file:/// URL.")
 
 
+def _internal_path(path: str) -> None:
+    if path and not re.fullmatch(r"/[A-Za-z0-9_-]+/", path):
+        raise ValidationError("Must be a path of one word, such as /internal-blobs/.")
+
+
 def _networks(texts: list[str]) -> None:
     for text in texts:
         try:
@@ -236,6 +243,7 @@ _VALIDATORS: dict[str, Callable[[Any], None]] = {
     "DATABASE_URL": _url_of("postgres", "postgresql"),
     "REDIS_URL": _url_of("redis", "rediss", "unix"),
     "BLOB_URL": _blob_folder,
+    "QFLARE_BLOB_ACCEL": _internal_path,
     "QFLARE_KEK_PROVIDER": _kek_provider,
     "QFLARE_PKCS11_KEY": _kek_label,
     "QFLARE_TRUSTED_PROXIES": _networks,

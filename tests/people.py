@@ -74,6 +74,10 @@ class DjangoHttp(Http):
         content = b"".join(answer.streaming_content) if answer.streaming else answer.content
         return httpx.Response(answer.status_code, headers=dict(answer.headers), content=content)
 
+    @contextmanager
+    def opened(self, path: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+        yield self.send("GET", path, b"", headers)
+
 
 @dataclass
 class Person:

@@ -1,10 +1,12 @@
 """What a device calls inside its session: `work`, `global_model`, `submit_model`; and the blobs."""
 
+import os
 import uuid
 from typing import IO
 
 from django.conf import settings
-from django.http import FileResponse
+from django.http import HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
 from django.utils import timezone
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -14,6 +16,7 @@ from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import bytes_field, require_map
 from sessions.sealed_views import SealedView, opened_cbor
 from training.blobs import blob_path, open_blob
+from training.byte_ranges import pieces_between, requested_range
 from training.models import ModelVersion
 from training.services.participation import (
     MAX_MANIFEST_BYTES,
@@ -33,6 +36,7 @@ from training.services.uploads import (
 )
 
 UPDATE_MEDIA_TYPE = "application/vnd.qflare.update"
+BLOB_MEDIA_TYPE = "application/octet-stream"
 PIECE_MEDIA_TYPE = "application/vnd.qflare.update-piece"
 MAX_WHOLE_UPDATE_BYTES = 255 << 20  # what fits beside its manifest into the allowance of a session's keys
 
@@ -163,17 +167,48 @@ def _uuid_of(request: Request, name: str) -> uuid.UUID:
 
 
 class BlobView(APIView):
-    """`GET /api/blobs/<digest>`: an encrypted model; useless without the content key of a session."""
+    """`GET /api/blobs/<digest>`: an encrypted model, or a range of it; useless without the content key of a session."""
 
     authentication_classes = ()
     permission_classes = ()
     rate_limit_scope = "download"
 
-    def get(self, request: Request, digest: str) -> FileResponse:
+    def get(self, request: Request, digest: str) -> HttpResponseBase:
         blob_path(digest)  # refuses what is no digest before the database sees it
         if not ModelVersion.objects.filter(blob_digest=digest).exists():
             raise Refusal("not-found", "There is no blob of that name.")
-        response = FileResponse(open_blob(digest), content_type="application/octet-stream")
+        etag = f'"{digest}"'
+        if settings.QFLARE_BLOB_ACCEL:
+            response: HttpResponseBase = _by_proxy(digest)
+        else:
+            whole = request.headers.get("If-Range", etag) != etag
+            response = _from_store(digest, "" if whole else request.headers.get("Range", ""))
         response["Cache-Control"] = "public, max-age=31536000, immutable"
-        response["ETag"] = f'"{digest}"'
+        response["ETag"] = etag
         return response
+
+
+def _by_proxy(digest: str) -> HttpResponse:
+    """Leave bytes and ranges to nginx, which reads the blob itself (`X-Accel-Redirect`)."""
+    response = HttpResponse(content_type=BLOB_MEDIA_TYPE)
+    response["X-Accel-Redirect"] = f"{settings.QFLARE_BLOB_ACCEL}{digest[:2]}/{digest}"
+    return response
+
+
+def _from_store(digest: str, range_header: str) -> StreamingHttpResponse:
+    blob = open_blob(digest)
+    size = os.fstat(blob.fileno()).st_size
+    try:
+        positions = requested_range(range_header, size)
+    except Refusal:
+        blob.close()
+        raise
+    sent = range(size) if positions is None else positions
+    response = StreamingHttpResponse(
+        pieces_between(blob, sent), status=200 if positions is None else 206, content_type=BLOB_MEDIA_TYPE
+    )
+    if positions is not None:
+        response["Content-Range"] = f"bytes {positions.start}-{positions.stop - 1}/{size}"
+    response["Content-Length"] = str(len(sent))
+    response["Accept-Ranges"] = "bytes"
+    return response

@@ -2,9 +2,11 @@
 
 import json
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -30,6 +32,14 @@ def client(handler):
     http.close()
     http._client = httpx.Client(base_url="http://server", transport=httpx.MockTransport(handler))
     return http
+
+
+def download(http, size_bytes):
+    """Download into a fresh file and return what is in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "blob"
+        http.download_into(target, "/blob", size_bytes=size_bytes, etag='"tag"')
+        return target.read_bytes()
 
 
 def problem(name="token-used", /, **members):
@@ -101,11 +111,11 @@ def test_a_server_that_is_away_is_unreachable():
 
 def test_a_download_is_bounded():
     http = client(lambda request: httpx.Response(200, content=b"12345"))
-    assert http.download("/blob", maximum_bytes=5) == b"12345"
+    assert download(http, 5) == b"12345"
     with pytest.raises(Refusal, match="message-too-large"):
-        http.download("/blob", maximum_bytes=4)
+        download(http, 4)
     with pytest.raises(ServerUnreachable):
-        client(lambda request: httpx.Response(404)).download("/blob", maximum_bytes=4)
+        download(client(lambda request: httpx.Response(404)), 4)
 
 
 @pytest.mark.parametrize("status", [200, 403])
@@ -125,7 +135,7 @@ def test_a_problem_nested_without_end_is_no_problem():
 def test_a_refusal_may_be_longer_than_what_was_announced():
     http = client(lambda request: httpx.Response(403, headers={"Content-Type": PROBLEM}, content=problem()))
     with pytest.raises(Refusal, match="token-used"):
-        http.download("/blob", maximum_bytes=4)
+        download(http, 4)
 
 
 def test_a_sealed_answer_of_65_mib_is_read_and_a_byte_more_is_not():
@@ -183,7 +193,7 @@ SOCKET_BUFFERS = 16 << 20
 @pytest.mark.parametrize(("head", "part"), HEADS, ids=["until closed", "chunked", "announced", "problem"])
 def test_a_server_that_sends_for_ever_is_hung_up_on(head, part):
     calls = [
-        lambda http: http.download("/blob", maximum_bytes=1000),
+        lambda http: download(http, 1000),
         lambda http: http.post_cbor("/api/x", {}),
         lambda http: http.send("GET", "/health"),
     ]
@@ -204,14 +214,14 @@ def test_a_download_stops_at_the_announced_size_and_not_at_that_of_an_answer():
 
     http = client(lambda request: httpx.Response(200, content=parts()))
     with pytest.raises(Refusal, match="message-too-large"):
-        http.download("/blob", maximum_bytes=2500)
+        download(http, 2500)
     assert len(seen) == 3
 
 
 def test_a_blob_may_be_larger_than_an_answer():
     size = MAX_ANSWER_BYTES + 5
     http = client(lambda request: httpx.Response(200, content=bytes(size)))
-    assert len(http.download("/blob", maximum_bytes=size)) == size
+    assert len(download(http, size)) == size
     with pytest.raises(Refusal, match="message-too-large"):
         http.send("GET", "/")
 
@@ -219,4 +229,77 @@ def test_a_blob_may_be_larger_than_an_answer():
 def test_a_compressed_answer_is_not_unpacked():
     head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nConnection: close"
     with Endless(head, bytes(1 << 16)).running() as http, pytest.raises(ServerUnreachable, match="compressed"):
-        http.download("/blob", maximum_bytes=1000)
+        download(http, 1000)
+
+
+BLOB = bytes(range(256)) * 40
+TAG = '"tag"'
+
+
+def ranged(request):
+    """Answer as the server does: the range asked for, where the tag is the blob's."""
+    asked = request.headers.get("Range")
+    if asked is None or request.headers.get("If-Range") != TAG:
+        return httpx.Response(200, content=BLOB)
+    begin = int(asked.removeprefix("bytes=").removesuffix("-"))
+    stated = f"bytes {begin}-{len(BLOB) - 1}/{len(BLOB)}"
+    return httpx.Response(206, headers={"Content-Range": stated}, content=BLOB[begin:])
+
+
+@pytest.mark.parametrize("present", [0, 1, 5000, len(BLOB) - 1, len(BLOB), len(BLOB) + 1])
+def test_a_download_goes_on_behind_the_bytes_that_are_there(tmp_path, present):
+    target, asked = tmp_path / "blob", []
+    target.write_bytes((BLOB + b"x")[:present])
+
+    def answer(request):
+        asked.append(request.headers.get("Range"))
+        return ranged(request)
+
+    client(answer).download_into(target, "/blob", size_bytes=len(BLOB), etag=TAG)
+    assert target.read_bytes() == BLOB
+    assert asked == ([] if present == len(BLOB) else [f"bytes={present}-" if 0 < present < len(BLOB) else None])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(200, content=BLOB),
+        httpx.Response(206, content=BLOB),
+        httpx.Response(206, headers={"Content-Range": f"bytes 0-{len(BLOB) - 1}/{len(BLOB)}"}, content=BLOB),
+    ],
+)
+def test_an_answer_that_is_not_the_range_asked_for_begins_anew(tmp_path, answer):
+    target = tmp_path / "blob"
+    target.write_bytes(b"of another server" * 10)
+    client(lambda request: answer).download_into(target, "/blob", size_bytes=len(BLOB), etag=TAG)
+    assert target.read_bytes() == BLOB
+
+
+def test_what_came_before_a_cut_stays(tmp_path):
+    target = tmp_path / "blob"
+
+    def cut():
+        yield BLOB[:3000]
+        raise httpx.ReadError("cut")
+
+    with pytest.raises(ServerUnreachable, match="cut"):
+        client(lambda request: httpx.Response(200, content=cut())).download_into(
+            target, "/blob", size_bytes=len(BLOB), etag=TAG
+        )
+    assert target.read_bytes() == BLOB[:3000]
+    with pytest.raises(ServerUnreachable, match="too early"):
+        client(lambda request: httpx.Response(200, content=BLOB[:100])).download_into(
+            target, "/blob", size_bytes=len(BLOB), etag=TAG
+        )
+    client(ranged).download_into(target, "/blob", size_bytes=len(BLOB), etag=TAG)
+    assert target.read_bytes() == BLOB
+
+
+def test_a_refused_download_costs_nothing_of_what_is_there(tmp_path):
+    target = tmp_path / "blob"
+    target.write_bytes(BLOB[:10])
+    http = client(lambda request: httpx.Response(503, headers={"Retry-After": "7"}))
+    with pytest.raises(ServerUnreachable) as unreachable:
+        http.download_into(target, "/blob", size_bytes=len(BLOB), etag=TAG)
+    assert unreachable.value.retry_after_seconds == 7
+    assert target.read_bytes() == BLOB[:10]

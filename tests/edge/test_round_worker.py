@@ -1,7 +1,8 @@
 """A device's work: check the enclave before sealing, hand in once, go on after a crash."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -352,16 +353,20 @@ def test_an_answer_without_end_is_asked_for_again(running: Round, alice: Person,
     assert len(http.asked) >= 2
 
 
-def test_a_model_that_arrives_damaged_is_downloaded_again(
-    running: Round, alice: Person, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    http, download = DjangoHttp(), DjangoHttp.download
-    answers = [lambda *a, **k: b"damaged", download]
-    monkeypatch.setattr(
-        DjangoHttp, "download", lambda self, *a, **k: (answers.pop(0) if len(answers) > 1 else download)(self, *a, **k)
-    )
+def test_a_model_that_arrives_damaged_is_downloaded_again(running: Round, alice: Person) -> None:
+    class DamagesTheFirst(DjangoHttp):
+        downloads = 0
+
+        @contextmanager
+        def opened(self, path: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+            self.downloads += 1
+            with super().opened(path, headers) as answer:
+                content = bytes(len(answer.content)) if self.downloads == 1 else answer.content
+                yield httpx.Response(answer.status_code, headers=answer.headers, content=content)
+
+    http = DamagesTheFirst()
     assert worker_of(alice, http=http).work_once()[0]
-    assert len(answers) == 1
+    assert http.downloads == 2
 
 
 def test_a_lost_receipt_is_signed_anew_after_the_servers_identity_was_rotated(running: Round, alice: Person) -> None:
@@ -372,3 +377,50 @@ def test_a_lost_receipt_is_signed_anew_after_the_servers_identity_was_rotated(ru
     assert worker_of(alice)._hand_in()
     assert alice.identity.identity.fingerprint != old
     assert DeviceStateFile(alice.home).outbox.kept() is None
+
+
+class CutsDownloads(DjangoHttp):
+    """Breaks every download off after some bytes, as often as it is told to."""
+
+    def __init__(self, cuts: int, after_bytes: int) -> None:
+        super().__init__()
+        self.cuts, self.after_bytes, self.asked = cuts, after_bytes, []
+
+    @contextmanager
+    def opened(self, path: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+        self.asked.append(headers.get("Range"))
+        with super().opened(path, headers) as answer:
+            if not self.cuts:
+                yield answer
+                return
+            self.cuts -= 1
+            yield httpx.Response(answer.status_code, headers=answer.headers, content=answer.content[: self.after_bytes])
+
+
+def test_a_model_arrives_in_spite_of_cuts_and_of_a_restart(running: Round, alice: Person) -> None:
+    cut = CutsDownloads(cuts=1000, after_bytes=20)
+    with pytest.raises(ServerUnreachable):
+        worker_of(alice, http=cut).work_once()
+    assert cut.asked == [None, "bytes=20-", "bytes=40-"]
+    restarted = CutsDownloads(cuts=0, after_bytes=0)
+    assert worker_of(alice, http=restarted).work_once()[0]
+    assert restarted.asked == ["bytes=60-"]
+    assert not list(alice.home.glob("download.*"))
+
+
+def test_a_download_that_was_damaged_on_the_disk_begins_anew(running: Round, alice: Person) -> None:
+    with pytest.raises(ServerUnreachable):
+        worker_of(alice, http=CutsDownloads(cuts=1000, after_bytes=20)).work_once()
+    (partial,) = alice.home.glob("download.*")
+    partial.write_bytes(bytes(60))
+    again = CutsDownloads(cuts=0, after_bytes=0)
+    assert worker_of(alice, http=again).work_once()[0]
+    assert again.asked == ["bytes=60-", None]
+
+
+def test_what_was_begun_of_another_model_is_deleted(running: Round, alice: Person) -> None:
+    stale = alice.home / f"download.{'0' * 64}"
+    stale.parent.mkdir(exist_ok=True)
+    stale.write_bytes(b"left over")
+    assert worker_of(alice).work_once()[0]
+    assert not stale.exists()

@@ -49,7 +49,8 @@ def test_a_device_that_has_handed_in_has_no_work(running, alice):
 def test_the_model_comes_as_a_blob_and_a_key(running, alice):
     line = alice.line()
     answer = ask_for_model(line, f"federation={running.federation_id}&version=0").message
-    blob = alice.http.download(f"/api/blobs/{answer['blob_digest'].hex()}", maximum_bytes=answer["blob_bytes"])
+    blob = alice.http.send("GET", f"/api/blobs/{answer['blob_digest'].hex()}").content
+    assert len(blob) == answer["blob_bytes"]
     assert b"".join(open_chunks(answer["content_key"], (blob,), context=MODEL_CONTEXT)) == MODEL
     assert MODEL not in blob
     assert Participation.objects.get(device=alice.device).state == "downloaded"
@@ -118,6 +119,52 @@ def test_a_blob_that_was_lost_is_not_a_server_error(federation, mallory):
 def test_a_post_of_a_model_request_is_not_allowed(federation, alice):
     with nothing_changed_after(alice) as line:
         assert_refused(line.ask("/api/global_model", content_type=CBOR), "method-not-allowed")
+
+
+@pytest.fixture
+def model_blob(federation):
+    return blob_path(ModelVersion.objects.get().blob_digest)
+
+
+@pytest.mark.parametrize(
+    ("asked", "begin", "end"),
+    [("bytes=0-", 0, None), ("bytes=10-", 10, None), ("bytes=3-9", 3, 10), ("bytes=5-999999", 5, None),
+     ("bytes=-7", -7, None), ("bytes=-999999", 0, None)],
+)  # fmt: skip
+def test_a_range_of_a_blob_is_served(model_blob, mallory, asked, begin, end):
+    answer = mallory.http.send("GET", f"/api/blobs/{model_blob.name}", headers={"Range": asked})
+    body = model_blob.read_bytes()
+    assert (answer.status_code, answer.content) == (206, body[begin:end])
+    start = len(body) + begin if begin < 0 else begin
+    assert answer.headers["Content-Range"] == f"bytes {start}-{start + len(answer.content) - 1}/{len(body)}"
+    assert answer.headers["Content-Length"] == str(len(answer.content))
+    assert answer.headers["ETag"] == f'"{model_blob.name}"'
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"Range": "bytes=-"}, {"Range": "bytes=1-2,5-6"}, {"Range": "bytes=9-3"}, {"Range": "lines=1-2"},
+     {"Range": "bytes=a-b"}, {"Range": "bytes=10-", "If-Range": '"another"'}, {"Range": "bytes=" + "9" * 30 + "-"}],
+)  # fmt: skip
+def test_what_is_no_single_range_of_this_blob_gets_all_of_it(model_blob, mallory, headers):
+    answer = mallory.http.send("GET", f"/api/blobs/{model_blob.name}", headers=headers)
+    assert (answer.status_code, answer.content) == (200, model_blob.read_bytes())
+    assert "Content-Range" not in answer.headers
+
+
+@pytest.mark.parametrize("asked", ["bytes=99999999-", "bytes=-0"])
+def test_a_range_behind_the_end_is_refused(model_blob, mallory, asked):
+    answer = mallory.http.send("GET", f"/api/blobs/{model_blob.name}", headers={"Range": asked})
+    assert assert_refused(answer, "range-not-satisfiable")["size"] == model_blob.stat().st_size
+
+
+def test_nginx_is_told_where_a_blob_lies_and_sends_it_itself(model_blob, mallory, settings):
+    settings.QFLARE_BLOB_ACCEL = "/internal-blobs/"
+    answer = mallory.http.send("GET", f"/api/blobs/{model_blob.name}", headers={"Range": "bytes=3-"})
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["X-Accel-Redirect"] == f"/internal-blobs/{model_blob.name[:2]}/{model_blob.name}"
+    assert "Content-Length" not in answer.headers or answer.headers["Content-Length"] == "0"
+    assert_refused(mallory.http.send("GET", f"/api/blobs/{'0' * 64}"), "not-found")
 
 
 class TestFederations:
