@@ -29,6 +29,10 @@ def test_a_site_that_was_killed_is_restored_elsewhere_and_goes_on_with_the_same_
     assert "found the older log" in run_driver("tests.system.backup_driver", "older", str(tmp_path))
 
 
+def test_a_device_behind_a_bad_network_that_is_killed_at_random_steps_is_counted_once() -> None:
+    assert "counted once in each of 2 rounds" in run_driver("tests.system.bad_network_driver")
+
+
 def test_no_event_is_lost_or_doubled_however_often_its_sequencer_is_killed() -> None:
     assert "events survived" in run_driver("tests.system.log_driver")
 
