@@ -21,6 +21,7 @@ class DevicesConfig(AppConfig):
         register_kind("device.key_rotation_demanded", "New keys demanded of device {device}: {reason}")
         register_kind("device.key_demand_withdrawn", "Demand for new keys of device {device} withdrawn: {reason}")
         register_kind("device.keys_due", "New keys are due of device {device}: it opens its session number {sessions}")
+        register_kind("device.labelled", "Device {device} labelled {labels}")
         register_kind("device.suspended", "Device {device} suspended: {reason}")
         register_kind("device.resumed", "Device {device} resumed: {reason}")
         register_kind("device.revoked", "Device {device} revoked: {reason}")

@@ -28,6 +28,7 @@ class Device(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     name = models.CharField(max_length=100, unique=True)
     group = models.CharField(max_length=100, blank=True, help_text="Hospital, site or fleet the device belongs to.")
+    labels = models.JSONField(default=dict, blank=True, help_text="By which federations choose whom they invite.")
     suite = models.CharField(max_length=20)
     state = models.CharField(max_length=20, choices=DeviceState.choices, default=DeviceState.ACTIVE)
     state_reason = models.CharField(max_length=500, blank=True)

@@ -9,6 +9,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import F, Max, Q
 
 from audit.services import record_event
+from devices.labels import checked_labels
 from devices.models import Device, DeviceKey, DeviceState, KeyPurpose, KeySet
 from qflare_protocol.cose import key_fingerprint
 from qflare_protocol.device_keys import RegisteredKeys
@@ -244,6 +245,22 @@ def _change_state(
         actor=actor,
         payload={"device_id": str(device.id), "device": device.name, "reason": reason.strip()},
     )
+    return device
+
+
+@transaction.atomic
+def set_device_labels(device_id: uuid.UUID, labels: dict[str, str], *, actor: str) -> Device:
+    """Give a device these labels and no others.
+
+    Raises `Refusal`: "not-found", "malformed-message" for labels out of form.
+    """
+    checked = checked_labels(labels)
+    Device.objects.filter(id=device_id).update(labels=checked)
+    device = Device.objects.filter(id=device_id).first()
+    if device is None:
+        raise Refusal("not-found", "There is no such device.")
+    payload = {"device_id": str(device.id), "device": device.name, "labels": checked}
+    record_event("device.labelled", actor=actor, payload=payload)
     return device
 
 

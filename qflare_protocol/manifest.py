@@ -75,7 +75,7 @@ class Manifest:
         whole_number(self.sample_count, 1, MAX_SAMPLE_COUNT, what="sample count", code="sample-count-refused")
         if self.form not in FORMS:
             raise Refusal("malformed-message", f"The form of an update is one of {', '.join(FORMS)}.")
-        object.__setattr__(self, "metrics", _checked_metrics(self.metrics))
+        object.__setattr__(self, "metrics", checked_metrics(self.metrics))
         self._check_parts()
 
     def _check_parts(self) -> None:
@@ -142,7 +142,8 @@ def manifest_digest(signed: bytes) -> bytes:
     return digest("signed update manifest", signed)
 
 
-def _checked_metrics(metrics: object) -> dict[str, float]:
+def checked_metrics(metrics: object) -> dict[str, float]:
+    """Return metrics that are in form: at most 32 finite numbers. Raises `Refusal("malformed-message")`."""
     if not isinstance(metrics, dict) or len(metrics) > MAX_METRICS:
         raise Refusal("malformed-message", f"The metrics must be a map of at most {MAX_METRICS} numbers.")
     return {

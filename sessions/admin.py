@@ -16,7 +16,7 @@ from operator_admin.decorators import action
 from operator_admin.forms import ReasonForm
 from operator_admin.operations import DANGER, Answers, Operation, actor_of, on_one, on_selected
 from sessions import services
-from sessions.forms import QkdPolicyForm
+from sessions.forms import LabelsForm, QkdPolicyForm
 from sessions.models import QkdPolicy, Session
 from sessions.qkd import set_qkd_policy
 
@@ -39,6 +39,11 @@ def _revoke(device: Device, actor: str, answers: Answers) -> str:
 def _demand_new_keys(device: Device, actor: str, answers: Answers) -> str:
     devices.demand_key_rotation(device.pk, reason=answers["reason"], actor=actor, now=timezone.now())
     return f"{device} has to register new keys."
+
+
+def _label(device: Device, actor: str, answers: Answers) -> str:
+    devices.set_device_labels(device.pk, answers["labels"], actor=actor)
+    return f"{device} has its labels."
 
 
 SUSPEND = Operation(
@@ -66,6 +71,13 @@ DEMAND_NEW_KEYS = Operation(
     _demand_new_keys,
     ReasonForm,
 )
+LABEL = Operation(
+    "label",
+    "Label",
+    "It has these labels from then on and no others. Rounds that are created later choose by them.",
+    _label,
+    LabelsForm,
+)
 
 
 @admin.register(Device)
@@ -78,18 +90,22 @@ class DeviceAdmin(ReadOnlyAdmin):
     revoke, revoke_selected = on_one(REVOKE), on_selected(REVOKE)
     demand_new_keys, demand_new_keys_selected = on_one(DEMAND_NEW_KEYS), on_selected(DEMAND_NEW_KEYS)
 
+    label, label_selected = on_one(LABEL), on_selected(LABEL)
+
     list_display = ("name", "group", "status", "suite", "last_seen_at", "enrolled_at", "state_reason")
     list_filter = ("state", "group", "suite")
     search_fields = ("name", "group", "state_reason", "id")
     date_hierarchy = "enrolled_at"
     fields = (
-        "id", "name", "group", "suite", "status", "state_reason", "state_changed_at", "enrolled_at", "last_seen_at",
-        "keys_due_at",
+        "id", "name", "group", "labels", "suite", "status", "state_reason", "state_changed_at", "enrolled_at",
+        "last_seen_at", "keys_due_at",
     )  # fmt: skip
     readonly_fields = ("id", "status")
     inlines = (DeviceKeyInline,)
-    actions = ("suspend_selected", "resume_selected", "demand_new_keys_selected", "revoke_selected")
-    actions_detail = ("suspend", "resume", "demand_new_keys", "revoke")
+    actions = (
+        "suspend_selected", "resume_selected", "label_selected", "demand_new_keys_selected", "revoke_selected",
+    )  # fmt: skip
+    actions_detail = ("suspend", "resume", "label", "demand_new_keys", "revoke")
 
 
 @admin.register(Session)

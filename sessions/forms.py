@@ -1,8 +1,10 @@
-"""What an operator states to set a group's QKD policy."""
+"""What an operator states to set a group's QKD policy and the labels of devices."""
 
 from django import forms
 
-from operator_admin.forms import SelectWidget, TextWidget
+from devices.labels import parse_labels
+from operator_admin.forms import SelectWidget, TextAreaWidget, TextWidget
+from qflare_protocol.errors import Refusal
 from qflare_protocol.qkd.policy import QkdUse
 from sessions.models import QkdPolicy
 
@@ -21,3 +23,21 @@ class QkdPolicyForm(forms.Form):
         widget=SelectWidget,
         help_text="Preferred: a QKD key where one can be had. Required: no session without one.",
     )
+
+
+class LabelsForm(forms.Form):
+    """Labels, one on a line."""
+
+    labels = forms.CharField(
+        required=False,
+        widget=TextAreaWidget({"rows": 4}),
+        help_text="NAME=VALUE, one on each line; empty takes all labels away.",
+    )
+
+    def clean_labels(self) -> dict[str, str]:
+        """Return the labels as a map."""
+        lines = [line for line in self.cleaned_data["labels"].splitlines() if line.strip()]
+        try:
+            return parse_labels(lines)
+        except Refusal as refusal:
+            raise forms.ValidationError(refusal.detail) from refusal

@@ -1,5 +1,7 @@
 """Federations, rounds, updates and model versions: to look at, to start, pause and cancel."""
 
+from typing import Any
+
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
@@ -11,11 +13,12 @@ from operator_admin.decorators import display
 from operator_admin.forms import ReasonForm
 from operator_admin.operations import DANGER, Answers, Operation, on_one
 from training.dispatch import start_round
+from training.forms import ExtensionForm
 from training.models import Federation, ModelVersion, Participation, PrivacyRelease, Round, RoundStep, Update
 from training.privacy import OUTSIDE_THE_GUARANTEE
 from training.services.federations import pause_federation, resume_federation
 from training.services.privacy_budget import privacy_statement
-from training.services.rounds import cancel_round
+from training.services.rounds import cancel_round, extend_round
 
 
 def _start(federation: Federation, actor: str, answers: Answers) -> str:
@@ -38,9 +41,18 @@ def _cancel(round_: Round, actor: str, answers: Answers) -> str:
     return f"{round_} is cancelled."
 
 
+def _extend(round_: Round, actor: str, answers: Answers) -> str:
+    seconds = answers["minutes"] * 60
+    extended = extend_round(round_.pk, seconds=seconds, reason=answers["reason"], actor=actor, now=timezone.now())
+    return f"{extended} waits until {extended.deadline_at:%Y-%m-%d %H:%M} UTC."
+
+
 START = Operation("start_round", "Start a round", "Every active device of the federation is invited now.", _start)
 PAUSE = Operation("pause", "Pause", "No further round is opened; one that runs goes on to its end.", _pause)
 RESUME = Operation("resume", "Resume", "Rounds are opened again, by its schedule or by hand.", _resume)
+EXTEND = Operation(
+    "extend", "Extend", "The round waits that much longer for the devices it invited.", _extend, ExtensionForm
+)
 CANCEL = Operation(
     "cancel",
     "Cancel",
@@ -64,7 +76,9 @@ class FederationAdmin(ReadOnlyAdmin):
     search_fields = ("name", "group", "trainer")
     fields = (
         "id", "name", "group", "status", "current_version", "policy", "privacy", "outside_the_guarantee",
-        "round_seconds", "planned_rounds", "trainer", "trainer_parameters", "evaluator", "created_at",
+        "round_seconds", "planned_rounds", "selection", "selection_labels", "selection_fraction", "target_updates",
+        "over_selection", "extension_seconds", "maximum_extensions", "trainer", "trainer_parameters", "evaluator",
+        "created_at",
     )  # fmt: skip
     readonly_fields = ("id", "status", "privacy", "outside_the_guarantee")
     actions_detail = ("start_round", "pause", "resume")
@@ -80,12 +94,25 @@ class FederationAdmin(ReadOnlyAdmin):
         return OUTSIDE_THE_GUARANTEE
 
 
+def progress_column() -> Any:
+    """Return a column that shows how much of its training a device says is done."""
+
+    @display(description="Trained")
+    def trained(admin_: Any, part: Participation) -> str:
+        return "-" if part.progress is None else f"{part.progress:.0%}"
+
+    return trained
+
+
 class ParticipationInline(ReadOnlyInline):
     """Each device's part on the round's page."""
 
     model = Participation
     status = state_column(stored_state)
-    fields = readonly_fields = ("device", "status", "reason", "downloaded_at", "submitted_at")
+    trained = progress_column()
+    fields = readonly_fields = (
+        "device", "status", "reason", "downloaded_at", "trained", "loss", "progress_at", "submitted_at",
+    )  # fmt: skip
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Participation]:
         """Fetch the devices and the rounds by which rows are named along with the rows."""
@@ -108,7 +135,7 @@ class RoundAdmin(ReadOnlyAdmin):
     """Rounds, newest first."""
 
     status = state_column(stored_state, ordering="state")
-    cancel = on_one(CANCEL)
+    extend, cancel = on_one(EXTEND), on_one(CANCEL)
 
     list_display = (
         "__str__", "status", "submissions", "target_updates", "created_at", "deadline_at", "finished_at", "end_reason",
@@ -119,12 +146,12 @@ class RoundAdmin(ReadOnlyAdmin):
     date_hierarchy = "created_at"
     fields = (
         "id", "federation", "number", "status", "end_reason", "base_version", "resulting_version", "policy",
-        "target_updates", "submissions", "created_at", "opened_at", "deadline_at", "closed_at", "finished_at",
-        "attempts", "lease_expires_at",
+        "invited", "target_updates", "submissions", "failures", "created_at", "opened_at", "deadline_at",
+        "extensions", "closed_at", "finished_at", "attempts", "lease_expires_at",
     )  # fmt: skip
     readonly_fields = ("id", "status")
     inlines = (ParticipationInline, RoundStepInline)
-    actions_detail = ("cancel",)
+    actions_detail = ("extend", "cancel")
 
 
 @admin.register(Participation)
@@ -134,15 +161,17 @@ class ParticipationAdmin(ReadOnlyAdmin):
     status = state_column(stored_state, ordering="state")
 
     ordering = ("-id",)  # by their round's age, near enough; names of another table cannot be read in order
-    list_display = ("device", "round", "status", "reason", "submitted_at")
+    trained = progress_column()
+    list_display = ("device", "round", "status", "reason", "trained", "loss", "submitted_at")
     list_filter = ("state", "reason", "round__federation")
     list_select_related = ("device", "round__federation")
     search_fields = ("device__name", "round__federation__name", "reason")
     date_hierarchy = "submitted_at"
     fields = (
-        "device", "round", "status", "reason", "scores", "outside_the_guarantee", "downloaded_at", "submitted_at",
+        "device", "round", "status", "reason", "scores", "outside_the_guarantee", "downloaded_at", "trained", "loss",
+        "progress_metrics", "progress_at", "progress_lease_until", "submitted_at",
     )  # fmt: skip
-    readonly_fields = ("status", "outside_the_guarantee")
+    readonly_fields = ("status", "outside_the_guarantee", "trained")
 
     @display(description="Outside the guarantee")
     def outside_the_guarantee(self, part: Participation) -> str:

@@ -1,4 +1,4 @@
-"""What a device calls inside its session: `work`, `global_model`, `submit_model`; and the blobs."""
+"""What a device calls inside its session: `work`, `progress`, `global_model`, `submit_model`; and the blobs."""
 
 import os
 import uuid
@@ -14,6 +14,7 @@ from rest_framework.views import APIView
 
 from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import bytes_field, require_map
+from qflare_protocol.progress import ProgressReport
 from sessions.sealed_views import SealedView, opened_cbor
 from training.blobs import blob_path, open_blob
 from training.byte_ranges import pieces_between, requested_range
@@ -26,6 +27,7 @@ from training.services.participation import (
     record_update,
     work_for,
 )
+from training.services.progress import report_progress
 from training.services.uploads import (
     begin_upload,
     piece_bytes,
@@ -49,6 +51,16 @@ class WorkView(SealedView):
     def post(self, request: Request) -> Response:
         require_map(opened_cbor(request), frozenset(), "work request")
         return Response(work_for(request.user, now=timezone.now()))
+
+
+class ProgressView(SealedView):
+    """`POST /api/progress`: how far the device's training is, answered with whether to go on."""
+
+    rate_limit_scope = "work"
+
+    def post(self, request: Request) -> Response:
+        report = ProgressReport.from_map(opened_cbor(request))
+        return Response(report_progress(request.user, report, now=timezone.now()))
 
 
 class GlobalModelView(SealedView):

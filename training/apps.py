@@ -15,6 +15,8 @@ _KINDS = {
     "round.failed": "Round {round_number} of {federation} failed: {reason}",
     "round.cancelled": "Round {round_number} of {federation} cancelled: {reason}",
     "update.received": "Update of {device} received in round {round_number} of {federation}",
+    "round.extended": "Round {round_number} of {federation} waits {seconds} s longer: {reason}",
+    "update.failed": "Training of {device} failed in round {round_number} of {federation}: {reason}",
     "update.rejected": "Update of {device} rejected in round {round_number} of {federation}: {reason}",
     "privacy.released": "Release {privacy_release} of {federation} under differential privacy: "
     "epsilon {epsilon_spent} spent at delta {delta}",

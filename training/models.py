@@ -9,6 +9,7 @@ from django.db.models import Q
 
 from devices.models import Device, DeviceKey, DeviceState
 from qflare_protocol.aggregation_policy import AggregationPolicy
+from training.terms import TERMS_CONSTRAINTS, RoundTerms
 
 
 class FederationState(models.TextChoices):
@@ -19,7 +20,7 @@ class FederationState(models.TextChoices):
     FINISHED = "finished", "Finished"
 
 
-class Federation(models.Model):
+class Federation(RoundTerms):
     """One model trained by one group of devices under one policy."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -62,6 +63,7 @@ class Federation(models.Model):
                 condition=Q(privacy_delta=None) | Q(privacy_delta__gt=0, privacy_delta__lt=1),
                 name="a_delta_is_a_probability",
             ),
+            *TERMS_CONSTRAINTS,
         )
 
     def __str__(self) -> str:
@@ -165,9 +167,12 @@ class RoundQuerySet(models.QuerySet["Round"]):
         return self.filter(state__in=LEASED).without_lease(now).exclude(models.Exists(ranges))
 
     def due_to_close(self, now: datetime) -> "RoundQuerySet":
-        """Open rounds that have reached their target or their deadline."""
+        """Open rounds at their target or deadline, or for which no more updates, or too few, can still come in."""
         return self.filter(state=RoundState.OPEN).filter(
-            Q(deadline_at__lte=now) | Q(submissions__gte=models.F("target_updates"))
+            Q(deadline_at__lte=now)
+            | Q(submissions__gte=models.F("target_updates"))
+            | Q(invited__lte=models.F("submissions") + models.F("failures"))
+            | Q(invited__lt=models.F("minimum_updates") + models.F("failures"))
         )
 
 
@@ -184,8 +189,12 @@ class Round(models.Model):
     )
     policy = models.JSONField()
     roster = models.BinaryField(help_text="Deterministic CBOR of the invited devices and their signature keys.")
+    invited = models.PositiveIntegerField(help_text="How many devices the roster names.")
+    minimum_updates = models.PositiveIntegerField(help_text="The policy's.")
     target_updates = models.PositiveIntegerField()
     submissions = models.PositiveIntegerField(default=0)
+    failures = models.PositiveIntegerField(default=0, help_text="Devices that reported a failed training.")
+    extensions = models.PositiveIntegerField(default=0, help_text="How often the deadline was put off by itself.")
     created_at = models.DateTimeField(db_index=True)
     opened_at = models.DateTimeField(null=True, blank=True)
     deadline_at = models.DateTimeField(null=True, blank=True)
@@ -211,6 +220,10 @@ class Round(models.Model):
             models.CheckConstraint(
                 condition=~Q(state=RoundState.OPEN) | Q(opened_at__isnull=False, deadline_at__isnull=False),
                 name="an_open_round_has_a_deadline",
+            ),
+            models.CheckConstraint(
+                condition=Q(minimum_updates__lte=models.F("target_updates"), target_updates__lte=models.F("invited")),
+                name="the_target_can_be_reached",
             ),
             models.CheckConstraint(
                 condition=Q(state=RoundState.COMPLETED, resulting_version__isnull=False)
@@ -279,6 +292,11 @@ class ParticipationState(models.TextChoices):
     SUBMITTED = "submitted", "Submitted"
     ACCEPTED = "accepted", "Accepted"
     REJECTED = "rejected", "Rejected"
+    FAILED = "failed", "Training failed"
+
+
+WAITING = (ParticipationState.INVITED, ParticipationState.DOWNLOADED)
+"""The device may still hand in."""
 
 
 class Participation(models.Model):
@@ -294,6 +312,11 @@ class Participation(models.Model):
     scores = models.JSONField(default=dict, blank=True)
     downloaded_at = models.DateTimeField(null=True, blank=True)
     submitted_at = models.DateTimeField(null=True, blank=True, db_index=True)
+    progress = models.FloatField(null=True, blank=True, help_text="How much of its training is done, as it says.")
+    progress_at = models.DateTimeField(null=True, blank=True)
+    progress_lease_until = models.DateTimeField(null=True, blank=True, help_text="Until then it counts as training.")
+    loss = models.FloatField(null=True, blank=True, help_text="The last one it reported.")
+    progress_metrics = models.JSONField(default=dict, blank=True)
 
     class Meta:
         ordering = ("round", "device__name")
@@ -305,6 +328,9 @@ class Participation(models.Model):
         constraints = (
             models.UniqueConstraint(fields=("round", "device"), name="one_part_per_device_and_round"),
             models.CheckConstraint(condition=Q(state__in=ParticipationState.values), name="participation_state_known"),
+            models.CheckConstraint(
+                condition=Q(progress=None) | Q(progress__gte=0, progress__lte=1), name="progress_is_a_fraction"
+            ),
         )
 
     def __str__(self) -> str:

@@ -1,9 +1,18 @@
 from django.urls import path
 
-from training.api import BlobView, GlobalModelView, SubmitModelView, UploadsView, UploadView, WorkView
+from training.api import (
+    BlobView,
+    GlobalModelView,
+    ProgressView,
+    SubmitModelView,
+    UploadsView,
+    UploadView,
+    WorkView,
+)
 
 urlpatterns = [
     path("work", WorkView.as_view(), name="work"),
+    path("progress", ProgressView.as_view(), name="progress"),
     path("global_model", GlobalModelView.as_view(), name="global-model"),
     path("submit_model", SubmitModelView.as_view(), name="submit-model"),
     path("uploads", UploadsView.as_view(), name="uploads"),

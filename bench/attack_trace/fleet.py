@@ -148,6 +148,8 @@ class Fleet:
             resulting_version=version,
             policy=self.federation.policy,
             roster=b"roster",
+            invited=len(self.members),
+            minimum_updates=1,
             target_updates=len(self.members),
             submissions=len(self.members),
             created_at=self.now,

@@ -23,6 +23,12 @@ class Migration(migrations.Migration):
                         blank=True, help_text="Hospital, site or fleet the device belongs to.", max_length=100
                     ),
                 ),
+                (
+                    "labels",
+                    models.JSONField(
+                        blank=True, default=dict, help_text="By which federations choose whom they invite."
+                    ),
+                ),
                 ("suite", models.CharField(max_length=20)),
                 (
                     "state",

@@ -32,6 +32,7 @@ _ANY_FEDERATION = "(SELECT id FROM training_federation LIMIT 1)"
 _FILL: dict[str, dict[str, str]] = {
     "devices_device": {
         "id": _uuid("device"), "name": "'device-' || n", '"group"': "'ward-' || n % 50", "suite": "'QF1-F640'",
+        "labels": "'{}'",
         "state": "'active'", "state_reason": "''", "state_changed_at": _WHEN, "enrolled_at": _WHEN,
         "keys_due_at": "now() + interval '90 days'",
     },
@@ -85,13 +86,14 @@ _FILL: dict[str, dict[str, str]] = {
     "training_round": {
         "id": _uuid("round"), "federation_id": _ANY_FEDERATION, "number": "n + 1000", "state": "'failed'",
         "base_version_id": "(SELECT min(id) FROM training_modelversion)", "policy": "'{}'", "roster": "''",
+        "invited": "3", "minimum_updates": "3", "failures": "0", "extensions": "0",
         "target_updates": "3", "submissions": "0", "created_at": _WHEN, "finished_at": _WHEN, "end_reason": "'x'",
         "attempts": "0", "restarts": "0",
     },
     "training_participation": {
         "round_id": _uuid("round"), "device_id": _uuid("device"),
         "signature_key_id": "(SELECT min(id) FROM devices_devicekey) + n", "state": "'invited'", "reason": "''",
-        "scores": "'{}'", "submitted_at": _WHEN,
+        "scores": "'{}'", "progress_metrics": "'{}'", "submitted_at": _WHEN,
     },
     "training_update": {
         "participation_id": "(SELECT max(id) FROM training_participation) + 1 - n", "manifest": "''",

@@ -28,6 +28,7 @@ from qflare_protocol.errors import CATALOGUE, TYPE_PREFIX
 from qflare_protocol.kdf import expand
 from qflare_protocol.manifest import Manifest
 from qflare_protocol.pqc.algorithms import KEMS, SIGNATURES
+from qflare_protocol.progress import ProgressReport
 from qflare_protocol.round_result import RoundResult
 from qflare_protocol.sealed_request import Authorization, MessageNumber, RequestOpener, Target
 from qflare_protocol.sealing_tier import SEALING_TIERS
@@ -112,6 +113,7 @@ def test_refusals_named_anywhere_are_in_the_catalogue():
         ("6.2 M2", handshake._M2),
         ("9.1", assignment._ASSIGNMENT),
         ("9.2", model_download._MODEL),
+        ("9.5", {field.name for field in fields(ProgressReport)}),
         ("10.1", evidence._MEMBERS),
         ("10.2", {field.name for field in fields(AggregationPolicy)}),
         ("11.3", {field.name for field in fields(Manifest)}),

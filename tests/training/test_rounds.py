@@ -73,6 +73,8 @@ class TestOpening:
                 base_version=first.base_version,
                 policy=first.policy,
                 roster=b"",
+                invited=3,
+                minimum_updates=3,
                 target_updates=3,
                 created_at=timezone.now(),
             )
@@ -150,7 +152,7 @@ class TestEnding:
         assert EnclaveInstance.objects.get().wrapped_keys is None
 
     def test_a_round_at_its_minimum_goes_on_at_the_deadline(self, running):
-        Round.objects.update(submissions=3, target_updates=5)
+        Round.objects.update(submissions=3, target_updates=5, invited=5)
         expire(running)
         assert close_round(running.id, now=timezone.now())
         running.refresh_from_db()

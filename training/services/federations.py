@@ -22,8 +22,10 @@ from qflare_protocol.tensors import decode_tensors
 from training import privacy
 from training.blobs import BlobWriter, StoredBlob
 from training.models import Federation, FederationState, ModelVersion, PrivacyRelease
+from training.terms import Terms
 
 MODEL_CONTEXT = b"model version"
+DEFAULT_TERMS = Terms()
 
 
 def create_federation(
@@ -41,15 +43,17 @@ def create_federation(
     planned_rounds: int | None = None,
     privacy_budget_epsilon: float | None = None,
     privacy_delta: float | None = None,
+    terms: Terms = DEFAULT_TERMS,
 ) -> Federation:
     """Create a federation whose version 0 is the given safetensors file.
 
     Raises `Refusal`: "invalid-tensors" for the model, "policy-refused" for a pipeline that does not
-    hold what the policy claims, for larger updates than the site takes or a privacy budget that does
-    not fit the policy, "conflict" when the name is taken.
+    hold what the policy claims, for larger updates than the site takes, a privacy budget or terms that
+    do not fit the policy, "conflict" when the name is taken.
     """
     decode_tensors(initial_model)
     Pipeline.of(policy)
+    terms.check_against(policy)
     privacy.check_terms(policy, privacy_budget_epsilon, privacy_delta)
     if policy.maximum_update_bytes > settings.QFLARE_MAX_UPDATE_BYTES:
         limit = settings.QFLARE_MAX_UPDATE_BYTES
@@ -67,6 +71,7 @@ def create_federation(
         privacy_delta=privacy_delta,
         privacy_least_noise=_least_noise(privacy_budget_epsilon, privacy_delta),
         created_at=now,
+        **terms.columns(),
     )
     sealed = seal_model(federation.id, 0, initial_model)
     try:

@@ -18,6 +18,7 @@ from qflare_protocol.errors import Refusal
 from qflare_protocol.manifest import Manifest, manifest_digest, unverified_manifest, verify_manifest
 from training.blobs import pieces_of, store_blob
 from training.models import (
+    WAITING,
     Federation,
     FederationState,
     ModelVersion,
@@ -31,9 +32,9 @@ from training.services.rounds import event_payload
 
 MAX_MANIFEST_BYTES = 1 << 16
 RECEIPT = "update receipt"
+REPORTED_FAILED = "The device has reported that its training failed in this round; ask for work."
 SHORTEST_ASK_AGAIN_SECONDS, LONGEST_ASK_AGAIN_SECONDS = 1, 30
 ASKS_PER_ROUND = 60
-WAITING = (ParticipationState.INVITED, ParticipationState.DOWNLOADED)
 
 
 def work_for(device: Device, *, now: datetime) -> dict[str, Any]:
@@ -164,6 +165,8 @@ def check_manifest(device: Device, signed: bytes, *, now: datetime) -> CheckedMa
     if earlier is not None:
         _earlier_receipt(earlier, signed, device)
         return CheckedManifest(part, manifest, signed, earlier)
+    if part.state == ParticipationState.FAILED:
+        raise Refusal("not-invited", REPORTED_FAILED)
     if part.signature_key.valid_until is not None and part.signature_key.valid_until <= now:
         raise Refusal("not-invited", "The key with which the device was invited is over; ask for work.")
     _check_against_round(manifest, part.round, now)
@@ -244,8 +247,13 @@ def record_update(device: Device, update: ReceivedUpdate, *, now: datetime) -> b
     if manifest.key_ids != live_key_ids(part.round_id):
         raise Refusal("enclave-key-mismatch", "The round began anew meanwhile; ask for work and seal again.")
     waiting = Participation.objects.filter(id=part.id, state__in=WAITING)
-    if not waiting.update(state=ParticipationState.SUBMITTED, submitted_at=now):
-        return _earlier_receipt(Update.objects.get(participation=part), update.signed, device)
+    submitted = {"state": ParticipationState.SUBMITTED, "submitted_at": now, "progress_lease_until": None}
+    if not waiting.update(**submitted, **({"loss": manifest.metrics["loss"]} if "loss" in manifest.metrics else {})):
+        try:
+            faster = Update.objects.get(participation=part)
+        except Update.DoesNotExist:
+            raise Refusal("not-invited", REPORTED_FAILED) from None
+        return _earlier_receipt(faster, update.signed, device)
     open_round.update(submissions=F("submissions") + 1)
     receipt = _sign_receipt(device, manifest, update.signed, now)
     Update.objects.create(

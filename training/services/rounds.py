@@ -4,6 +4,7 @@ Every transition is one conditional UPDATE whose row count says who won.
 """
 
 import itertools
+import random
 import uuid
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,10 +17,12 @@ from enclave.services import retire_instance
 from qflare_protocol.cose import Verifier
 from qflare_protocol.encoding import decode, encode
 from qflare_protocol.errors import Refusal
+from qflare_protocol.fields import whole_number
 from qflare_protocol.round_result import RosterEntry, roster_digest
 from training import privacy
 from training.models import (
     UNFINISHED,
+    WAITING,
     Federation,
     FederationState,
     Participation,
@@ -31,16 +34,19 @@ from training.models import (
     Update,
 )
 from training.services.privacy_budget import require_budget
+from training.services.selection import select_devices
+from training.terms import MAX_EXTENSION_SECONDS
 
 MAX_ROSTER_BYTES = 1 << 28
 ALREADY_RUNNING = "A round of this federation is running already; wait for its end."
 MAX_COUNTED_FAILURES = 12
 MAX_RESTARTS = 3
 LONGEST_WAIT_AFTER_FAILURES_SECONDS = 3600
+CHANCE = random.SystemRandom()
 
 
-def open_round(federation_id: uuid.UUID, *, actor: str, now: datetime) -> Round:
-    """Create a pending round and invite every active member; its enclave is prepared next.
+def open_round(federation_id: uuid.UUID, *, actor: str, now: datetime, chance: random.Random = CHANCE) -> Round:
+    """Create a pending round and invite devices as the federation's terms say; its enclave is prepared next.
 
     Raises `Refusal`: "not-found", "conflict" when the federation is not active, has had its planned
     rounds or has a round running, "too-few-updates" when fewer devices are active than the policy
@@ -53,24 +59,18 @@ def open_round(federation_id: uuid.UUID, *, actor: str, now: datetime) -> Round:
         if federation is None:
             raise Refusal("not-found", "There is no such federation.")
         number = _next_round_number(federation)
-        members = list(federation.members().prefetch_related("keys").order_by("id"))
-        policy = federation.aggregation_policy()
-        if len(members) < policy.minimum_updates:
-            raise Refusal(
-                "too-few-updates",
-                f"{len(members)} devices are active; the policy needs updates of {policy.minimum_updates}. Enrol more.",
-            )
-        require_budget(federation, privacy.noise_multiplier_of(policy))
-        keys = [device.current_signature_key() for device in members]
+        require_budget(federation, privacy.noise_multiplier_of(federation.aggregation_policy()))
+        invited = select_devices(federation, chance=chance)
+        keys = [device.current_signature_key() for device in invited.devices]
         roster = [RosterEntry(key.device_id.bytes, key.verifier) for key in keys]
-        opened = _create_round(federation, number, roster, now)
+        opened = _create_round(federation, number, roster, invited.target, now)
         Participation.objects.bulk_create(
             Participation(round=opened, device_id=key.device_id, signature_key=key) for key in keys
         )
         record_event(
             "round.created",
             actor=actor,
-            payload=event_payload(opened) | {"invited": len(members), "roster_digest": roster_digest(roster).hex()},
+            payload=event_payload(opened) | {"invited": len(keys), "roster_digest": roster_digest(roster).hex()},
         )
     return opened
 
@@ -105,7 +105,7 @@ def _next_round_number(federation: Federation) -> int:
     return int(last) + 1
 
 
-def _create_round(federation: Federation, number: int, roster: list[RosterEntry], now: datetime) -> Round:
+def _create_round(federation: Federation, number: int, roster: list[RosterEntry], target: int, now: datetime) -> Round:
     try:
         with transaction.atomic():
             return Round.objects.create(
@@ -114,7 +114,9 @@ def _create_round(federation: Federation, number: int, roster: list[RosterEntry]
                 base_version=federation.current_version,
                 policy=federation.policy,
                 roster=encode([[entry.device_id, entry.verifier.algorithm, entry.verifier.public] for entry in roster]),
-                target_updates=len(roster),
+                invited=len(roster),
+                minimum_updates=federation.aggregation_policy().minimum_updates,
+                target_updates=target,
                 created_at=now,
             )
     except IntegrityError as error:
@@ -128,12 +130,15 @@ def roster_entries(round_: Round) -> list[RosterEntry]:
 
 
 def close_round(round_id: uuid.UUID, *, now: datetime) -> bool:
-    """Close an open round that has reached its target or deadline; return whether this call did.
+    """Close an open round that is due, or put its deadline off; return whether this call did either.
 
-    It goes on to `aggregating` with at least the policy's minimum of updates and fails below it.
+    A round goes on to `aggregating` with at least the policy's minimum of updates and fails below it. At its
+    deadline it waits on where its federation's terms allow it and a device that trains has reported of late.
     """
     with transaction.atomic():
         due = Round.objects.due_to_close(now).filter(id=round_id)
+        if _put_off(round_id, now=now):
+            return True
         if not due.update(
             state=RoundState.AGGREGATING, closed_at=now, attempts=0, lease_holder=None, lease_expires_at=None
         ):
@@ -142,11 +147,60 @@ def close_round(round_id: uuid.UUID, *, now: datetime) -> bool:
         record_event(
             "round.closed", actor="system", payload=event_payload(closed) | {"submissions": closed.submissions}
         )
-        minimum = closed.aggregation_policy().minimum_updates
-        if closed.submissions < minimum:
-            reason = f"{closed.submissions} updates came before the deadline; the policy needs {minimum}."
+        if closed.submissions < closed.minimum_updates:
+            reason = _too_few(closed, now)
             end_round(closed.id, RoundState.FAILED, reason=reason, actor="system", now=now)
     return True
+
+
+def _too_few(closed: Round, now: datetime) -> str:
+    needs = f"the policy needs {closed.minimum_updates}."
+    if closed.failures and closed.deadline_at and now < closed.deadline_at:
+        return f"{closed.failures} of {closed.invited} devices failed to train; {needs}"
+    return f"{closed.submissions} updates came before the deadline; {needs}"
+
+
+def _put_off(round_id: uuid.UUID, *, now: datetime) -> bool:
+    """Put the deadline of a round off where it is past and the terms allow it; return whether this call did."""
+    past = Round.objects.filter(id=round_id, state=RoundState.OPEN, deadline_at__lte=now)
+    round_ = past.select_related("federation").first()
+    if round_ is None or round_.submissions >= round_.target_updates or not _may_wait(round_, now):
+        return False
+    seconds = round_.federation.extension_seconds
+    # The count is the one that was read: of two workers that put it off, one finds another.
+    deadline_at = now + timedelta(seconds=seconds)
+    if not past.filter(extensions=round_.extensions).update(deadline_at=deadline_at, extensions=F("extensions") + 1):
+        return False
+    payload = event_payload(round_) | {"seconds": seconds, "reason": "devices still train"}
+    record_event("round.extended", actor="system", payload=payload)
+    return True
+
+
+def _may_wait(round_: Round, now: datetime) -> bool:
+    if round_.extensions >= round_.federation.maximum_extensions or not round_.federation.extension_seconds:
+        return False
+    if round_.submissions + round_.failures >= round_.invited:
+        return False
+    return round_.participations.filter(state__in=WAITING, progress_lease_until__gt=now).exists()
+
+
+@transaction.atomic
+def extend_round(round_id: uuid.UUID, *, seconds: int, reason: str, actor: str, now: datetime) -> Round:
+    """Put the deadline of an open round off by so many seconds, for an operator.
+
+    Raises `Refusal`: "conflict" without a reason or for a round that is not open or past its deadline,
+    "malformed-message" for a time that is not between a second and 30 days.
+    """
+    whole_number(seconds, 1, MAX_EXTENSION_SECONDS, what="extension in seconds")
+    if not reason.strip():
+        raise Refusal("conflict", "State the reason for the extension; it is kept in the audit log.")
+    open_round = Round.objects.filter(id=round_id, state=RoundState.OPEN, deadline_at__gt=now)
+    if not open_round.update(deadline_at=F("deadline_at") + timedelta(seconds=seconds)):
+        raise Refusal("conflict", "The round is not open any more, or not yet.")
+    extended = Round.objects.select_related("federation").get(id=round_id)
+    payload = event_payload(extended) | {"seconds": seconds, "reason": reason.strip()}
+    record_event("round.extended", actor=actor, payload=payload)
+    return extended
 
 
 def cancel_round(round_id: uuid.UUID, *, reason: str, actor: str, now: datetime) -> None:
@@ -187,6 +241,8 @@ def restart_round(round_id: uuid.UUID, holder: uuid.UUID, *, reason: str, now: d
         state=RoundState.PENDING,
         restarts=F("restarts") + 1,
         submissions=0,
+        failures=0,
+        extensions=0,
         attempts=0,
         opened_at=None,
         deadline_at=None,
@@ -199,8 +255,9 @@ def restart_round(round_id: uuid.UUID, holder: uuid.UUID, *, reason: str, now: d
     round_ = Round.objects.select_related("federation").get(id=round_id)
     Update.objects.filter(participation__round=round_).delete()
     round_.participations.update(
-        state=ParticipationState.INVITED, reason="", scores={}, downloaded_at=None, submitted_at=None
-    )
+        state=ParticipationState.INVITED, reason="", scores={}, downloaded_at=None, submitted_at=None,
+        progress=None, progress_at=None, progress_lease_until=None, progress_metrics={},
+    )  # fmt: skip
     record_event("round.restarted", actor="system", payload=event_payload(round_) | {"reason": reason})
     retire(round_id, now=now)
     return True

@@ -16,6 +16,7 @@ from operator_admin.shell import shell_actor
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.errors import Refusal
 from qflare_protocol.sealing_tier import SEALING_TIERS
+from training.management.term_arguments import add_term_arguments, terms_from
 from training.models import Federation
 from training.services.federations import create_federation, schedule_rounds
 
@@ -54,6 +55,7 @@ class Command(BaseCommand):
             "--policy", type=_policy_members, default={}, metavar="FILE",
             help="JSON object with members of the aggregation policy (docs/protocol.md, 10.2)",
         )  # fmt: skip
+        add_term_arguments(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Create, and say what comes next."""
@@ -100,6 +102,7 @@ def _create(model: bytes, options: dict[str, Any], *, actor: str) -> Federation:
         planned_rounds=options["rounds"],
         privacy_budget_epsilon=options["privacy_epsilon"],
         privacy_delta=options["privacy_delta"],
+        terms=terms_from(options),
     )
     if options["every"] is not None:
         schedule_rounds(federation, every=timedelta(seconds=options["every"]), actor=actor)

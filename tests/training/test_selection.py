@@ -1,0 +1,173 @@
+"""Whom a round invites, and how many."""
+
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from audit.models import Event
+from devices.services import set_device_labels
+from qflare_protocol.errors import Refusal
+from tests.factories import make_device
+from tests.open_rounds import make_federation
+from tests.people import OPERATOR, nothing_changed
+from training.models import Federation, Participation, Round
+from training.services.rounds import cancel_round, open_round
+from training.terms import Selection, Terms
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def ten():
+    return [make_device(f"device-{number}") for number in range(10)]
+
+
+def invited_next(federation, seed=7):
+    """Open a round, end it, and return the names of the devices it invited."""
+    opened = open_round(federation.id, actor=OPERATOR, now=timezone.now(), chance=random.Random(seed))
+    names = set(opened.participations.values_list("device__name", flat=True))
+    assert opened.invited == len(names)
+    cancel_round(opened.id, reason="seen enough", actor=OPERATOR, now=timezone.now())
+    return names
+
+
+def chosen(**terms):
+    return make_federation(terms=Terms(**terms))
+
+
+def test_all_are_invited_and_the_round_closes_at_its_target(ten):
+    federation = chosen(target_updates=4)
+    assert len(invited_next(federation)) == 10
+    assert Round.objects.get().target_updates == 4
+
+
+def test_the_target_is_over_selected_for_stragglers(ten):
+    federation = chosen(selection=Selection.RANDOM.value, target_updates=4, over_selection=1.5)
+    assert len(invited_next(federation)) == 6
+    assert Round.objects.get().target_updates == 4
+
+
+def test_a_fraction_is_rounded_up_and_never_below_the_minimum(ten):
+    assert len(invited_next(chosen(selection="random", selection_fraction=0.41))) == 5
+    assert len(invited_next(make_federation("few", terms=Terms(selection="random", selection_fraction=0.1)))) == 3
+
+
+def test_chance_reaches_every_device(ten):
+    federation = chosen(selection="random", target_updates=3)
+    drawn = Counter(name for seed in range(40) for name in invited_next(federation, seed))
+    assert len(drawn) == 10
+    assert max(drawn.values()) < 30
+
+
+def test_a_target_of_more_than_there_are_is_what_there_is(ten):
+    federation = chosen(selection="random", target_updates=50)
+    assert len(invited_next(federation)) == 10
+    assert Round.objects.get().target_updates == 10
+
+
+def test_only_devices_that_bear_every_label_are_invited(ten):
+    for device in ten[:4]:
+        set_device_labels(device.id, {"gpu": "yes", "site": "north"}, actor=OPERATOR)
+    set_device_labels(ten[4].id, {"gpu": "yes"}, actor=OPERATOR)
+    federation = chosen(selection_labels={"gpu": "yes", "site": "north"})
+    assert invited_next(federation) == {device.name for device in ten[:4]}
+
+
+def test_too_few_devices_with_the_labels_are_refused_in_words(ten):
+    set_device_labels(ten[0].id, {"gpu": "yes"}, actor=OPERATOR)
+    federation = chosen(selection_labels={"gpu": "yes"})
+    with nothing_changed(), pytest.raises(Refusal, match="10 devices are active, 1 of them bear the labels"):
+        open_round(federation.id, actor=OPERATOR, now=timezone.now())
+
+
+def test_the_least_recently_used_come_first(ten):
+    federation = chosen(selection="least-recently-used", target_updates=5)
+    first = invited_next(federation)
+    assert invited_next(federation, seed=8) == {device.name for device in ten} - first
+
+
+def test_the_highest_loss_comes_first_and_unknown_losses_before_it(ten):
+    federation = chosen(selection="highest-loss", target_updates=4)
+    everybody = make_federation("everybody")
+    invited_next(everybody)
+    assert len(invited_next(federation)) == 4
+    # Everybody's losses of another federation count for nothing here.
+    Participation.objects.filter(round__federation=everybody).update(loss=99.0)
+    federation.refresh_from_db()
+    Federation.objects.filter(id=federation.id).update(selection="all")
+    invited_next(federation)
+    latest = federation.rounds.order_by("-number")[0]
+    for number, device in enumerate(ten[:9]):
+        Participation.objects.filter(round=latest, device=device).update(loss=float(number))
+    Federation.objects.filter(id=federation.id).update(selection="highest-loss")
+    assert invited_next(federation) == {"device-9", "device-8", "device-7", "device-6"}
+
+
+def test_the_root_of_trust_is_always_invited(ten):
+    root = ten[6]
+    federation = chosen(selection="random", target_updates=3)
+    policy = replace(federation.aggregation_policy(), root_device=root.id.hex)
+    Federation.objects.filter(id=federation.id).update(policy=policy.to_map())
+    assert all(root.name in invited_next(federation, seed) for seed in range(8))
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"selection": "best"},
+        {"selection": "random"},
+        {"selection_fraction": 0.0},
+        {"selection_fraction": 1.1},
+        {"selection_fraction": float("nan")},
+        {"target_updates": 0},
+        {"target_updates": 2},
+        {"target_updates": True},
+        {"over_selection": 0.9},
+        {"over_selection": 11.0},
+        {"extension_seconds": 60},
+        {"maximum_extensions": 2},
+        {"extension_seconds": -1, "maximum_extensions": 2},
+    ],
+    ids=str,
+)
+def test_terms_that_do_not_hold_are_refused(terms):
+    with nothing_changed(), pytest.raises(Refusal, match="policy-refused"):
+        chosen(**terms)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"selection": "best"},
+        {"selection": "random"},
+        {"selection_fraction": 0.0},
+        {"target_updates": 0},
+        {"over_selection": 0.5},
+    ],
+    ids=str,
+)
+def test_the_database_refuses_them_too(columns):
+    federation = make_federation()
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Federation.objects.filter(id=federation.id).update(**columns)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [["gpu"], {"": "x"}, {"gpu": ""}, {"gpu": "x" * 101}, {"gpu": 1}, {str(n): "x" for n in range(33)}, {"a": "\x00"}],
+    ids=lambda labels: str(labels)[:20],
+)
+def test_labels_out_of_form_are_refused(labels):
+    device = make_device("device")
+    with nothing_changed(), pytest.raises(Refusal, match="malformed-message"):
+        set_device_labels(device.id, labels, actor=OPERATOR)
+
+
+def test_labelling_is_an_event():
+    device = make_device("device")
+    set_device_labels(device.id, {"gpu": "yes"}, actor=OPERATOR)
+    assert Event.objects.get(kind="device.labelled").payload["labels"] == {"gpu": "yes"}

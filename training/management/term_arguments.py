@@ -1,0 +1,42 @@
+"""The arguments by which `create_federation` takes the terms of a federation's rounds."""
+
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from devices.labels import parse_labels
+from training.terms import Selection, Terms
+
+
+def add_term_arguments(parser: CommandParser) -> None:
+    """Declare them."""
+    terms = parser.add_argument_group("terms of its rounds")
+    terms.add_argument(
+        "--selection", choices=Selection.values, default=Selection.ALL.value, help="whom a round invites (default all)"
+    )
+    terms.add_argument(
+        "--labels", nargs="+", default=[], metavar="NAME=VALUE", help="invite only devices that bear all of these"
+    )
+    terms.add_argument("--fraction", type=float, help="invite this fraction of them, where there is no target")
+    terms.add_argument("--target", type=int, help="close a round with this many updates (default: of all invited)")
+    terms.add_argument(
+        "--over-selection", type=float, default=1.0, metavar="FACTOR",
+        help="invite this many times the target, for stragglers (default 1)",
+    )  # fmt: skip
+    terms.add_argument(
+        "--extension-seconds", type=int, default=0, help="put a deadline off by this while devices still train"
+    )
+    terms.add_argument("--maximum-extensions", type=int, default=0, help="how often at most, in one round")
+
+
+def terms_from(options: dict[str, Any]) -> Terms:
+    """Return the terms that were given. Raises `Refusal` as `Terms` does."""
+    return Terms(
+        selection=options["selection"],
+        selection_fraction=options["fraction"],
+        selection_labels=parse_labels(options["labels"]),
+        target_updates=options["target"],
+        over_selection=options["over_selection"],
+        extension_seconds=options["extension_seconds"],
+        maximum_extensions=options["maximum_extensions"],
+    )
