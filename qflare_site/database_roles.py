@@ -46,13 +46,13 @@ GRANTS: dict[str, tuple[str, str, str]] = {
     "device_sessions_qkdpolicy": ("SIU", "S", ""),
     "enclave_enclaveinstance": ("SU", "SIU", ""),  # web: cancelling a round retires its enclave
     "training_federation": ("SIU", "SU", ""),
-    "training_modelversion": ("SI", "SIU", ""),
+    "training_modelversion": ("SIU", "SIU", ""),  # web: an operator releases one
     "training_round": ("SIU", "SIU", ""),
     "training_participation": ("SIU", "SIU", ""),
     "training_update": ("SI", "SD", ""),  # worker: a round that begins anew asks for them again
     "training_upload": ("SIUD", "SD", ""),
     "training_privacyrelease": ("S", "SIU", ""),
-    "training_carriedrow": ("S", "SIUD", ""),
+    "training_carriedrow": ("SD", "SIUD", ""),
     "training_roundstep": ("S", "SIU", ""),
     "training_rangestep": ("SD", "SIUD", ""),
     "training_rangeoutput": ("SD", "SIUD", ""),

@@ -13,10 +13,11 @@ from operator_admin.decorators import display
 from operator_admin.forms import ReasonForm
 from operator_admin.operations import DANGER, Answers, Operation, on_one
 from training.dispatch import start_round
-from training.forms import ExtensionForm
+from training.forms import ExtensionForm, RollBackForm
 from training.models import Federation, ModelVersion, Participation, PrivacyRelease, Round, RoundStep, Update
 from training.privacy import OUTSIDE_THE_GUARANTEE
 from training.services.federations import pause_federation, resume_federation
+from training.services.model_release import release_version, roll_back
 from training.services.privacy_budget import privacy_statement
 from training.services.rounds import cancel_round, extend_round
 
@@ -47,9 +48,26 @@ def _extend(round_: Round, actor: str, answers: Answers) -> str:
     return f"{extended} waits until {extended.deadline_at:%Y-%m-%d %H:%M} UTC."
 
 
+def _release(version: ModelVersion, actor: str, answers: Answers) -> str:
+    released = release_version(version.pk, actor=actor, now=timezone.now())
+    return f"{released} is released."
+
+
+def _roll_back(federation: Federation, actor: str, answers: Answers) -> str:
+    version = roll_back(federation.pk, **answers, actor=actor, now=timezone.now())
+    return f"{version} is the released version again."
+
+
 START = Operation("start_round", "Start a round", "Every active device of the federation is invited now.", _start)
 PAUSE = Operation("pause", "Pause", "No further round is opened; one that runs goes on to its end.", _pause)
 RESUME = Operation("resume", "Resume", "Rounds are opened again, by its schedule or by hand.", _resume)
+RELEASE = Operation(
+    "release", "Release", "Devices that ask for the released model get this one from then on.", _release
+)
+ROLL_BACK = Operation(
+    "roll_back", "Roll back", "Devices that ask for the released model get that earlier one again.", _roll_back,
+    RollBackForm, DANGER,
+)  # fmt: skip
 EXTEND = Operation(
     "extend", "Extend", "The round waits that much longer for the devices it invited.", _extend, ExtensionForm
 )
@@ -68,7 +86,7 @@ class FederationAdmin(ReadOnlyAdmin):
     """A federation is created by `manage.py create_federation`; its terms never change after that."""
 
     status = state_column(stored_state, ordering="state")
-    start_round, pause, resume = on_one(START), on_one(PAUSE), on_one(RESUME)
+    start_round, pause, resume, roll_back = on_one(START), on_one(PAUSE), on_one(RESUME), on_one(ROLL_BACK)
 
     list_display = ("name", "group", "status", "current_version", "planned_rounds", "round_seconds", "created_at")
     list_filter = ("state", "group")
@@ -77,11 +95,12 @@ class FederationAdmin(ReadOnlyAdmin):
     fields = (
         "id", "name", "group", "status", "current_version", "policy", "privacy", "outside_the_guarantee",
         "round_seconds", "planned_rounds", "selection", "selection_labels", "selection_fraction", "target_updates",
-        "over_selection", "extension_seconds", "maximum_extensions", "trainer", "trainer_parameters", "evaluator",
+        "over_selection", "extension_seconds", "maximum_extensions", "stop_metric", "stop_direction", "stop_goal",
+        "stop_patience", "finish_reason", "trainer", "trainer_parameters", "evaluator",
         "created_at",
     )  # fmt: skip
     readonly_fields = ("id", "status", "privacy", "outside_the_guarantee")
-    actions_detail = ("start_round", "pause", "resume")
+    actions_detail = ("start_round", "pause", "resume", "roll_back")
 
     @display(description="Differential privacy")
     def privacy(self, federation: Federation) -> str:
@@ -207,16 +226,19 @@ class ModelVersionAdmin(ReadOnlyAdmin):
     """Model versions; their content keys are never shown."""
 
     short_digest = hex_column("digest", "Digest")
+    release = on_one(RELEASE)
+    actions_detail = ("release",)
 
     ordering = ("-created_at",)
-    list_display = ("__str__", "accuracy", "size_bytes", "short_digest", "created_at", "evaluated_at")
+    list_display = ("__str__", "accuracy", "size_bytes", "short_digest", "created_at", "evaluated_at", "released_at")
     list_filter = ("federation",)
     list_select_related = ("federation",)
     search_fields = ("federation__name", "blob_digest")
     date_hierarchy = "created_at"
     fields = (
         "federation", "number", "short_digest", "size_bytes", "blob_digest", "blob_bytes",
-        "privacy_epsilon", "privacy_delta", "metrics", "evaluated_at", "evaluation_error", "created_at",
+        "privacy_epsilon", "privacy_delta", "metrics", "reported_metrics", "evaluated_at", "evaluation_error",
+        "released_at", "created_at",
     )  # fmt: skip
     readonly_fields = ("short_digest",)
 

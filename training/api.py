@@ -64,7 +64,7 @@ class ProgressView(SealedView):
 
 
 class GlobalModelView(SealedView):
-    """`GET /api/global_model?federation=<uuid>[&version=<n>]`: digest, blob and content key of a version."""
+    """`GET /api/global_model?federation=<uuid>[&version=<n>|&released=1]`: where a version lies, and its key."""
 
     rate_limit_scope = "download"
 
@@ -73,7 +73,11 @@ class GlobalModelView(SealedView):
         if version is not None and not (version.isascii() and version.isdigit() and len(version) < 10):
             raise Refusal("malformed-message", "The version must be a whole number.")
         number = None if version is None else int(version)
-        return Response(model_for(request.user, federation_id, number, now=timezone.now()))
+        released = request.query_params.get("released")
+        if released not in (None, "1") or (released and version is not None):
+            raise Refusal("malformed-message", "The query parameter released is 1 and stands without a version.")
+        answer = model_for(request.user, federation_id, number, now=timezone.now(), released=released is not None)
+        return Response(answer)
 
 
 class SubmitModelView(SealedView):

@@ -5,7 +5,7 @@ _KINDS = {
     "federation.scheduled": "Federation {federation} opens a round every {every_seconds} s",
     "federation.paused": "Federation {federation} paused",
     "federation.resumed": "Federation {federation} resumed",
-    "federation.finished": "Federation {federation} finished after {rounds} rounds",
+    "federation.finished": "Federation {federation} finished after {rounds} rounds: {reason}",
     "round.created": "Round {round_number} of {federation} created, {invited} devices invited",
     "round.opened": "Round {round_number} of {federation} opened",
     "round.closed": "Round {round_number} of {federation} closed with {submissions} updates",
@@ -21,6 +21,8 @@ _KINDS = {
     "privacy.released": "Release {privacy_release} of {federation} under differential privacy: "
     "epsilon {epsilon_spent} spent at delta {delta}",
     "model.published": "Version {version} of {federation} published",
+    "model.released": "Version {version} of {federation} released",
+    "model.rolled_back": "{federation} went back from version {instead_of} to {version}: {reason}",
     "model.evaluated": "Version {version} of {federation} evaluated",
 }
 

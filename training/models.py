@@ -33,6 +33,7 @@ class Federation(RoundTerms):
     trainer = models.CharField(max_length=200, help_text="The training code devices run, as module:Class.")
     trainer_parameters = models.JSONField(default=dict, blank=True)
     evaluator = models.CharField(max_length=200, blank=True, help_text="Evaluates each version here, as module:Class.")
+    finish_reason = models.CharField(max_length=300, blank=True)
     privacy_budget_epsilon = models.FloatField(null=True, blank=True, help_text="What all releases may spend.")
     privacy_delta = models.FloatField(null=True, blank=True, help_text="The delta that epsilon is stated at.")
     privacy_least_noise = models.FloatField(
@@ -99,6 +100,10 @@ class ModelVersion(models.Model):
     privacy_epsilon = models.FloatField(null=True, blank=True, help_text="Spent up to and with this version.")
     privacy_delta = models.FloatField(null=True, blank=True)
     metrics = models.JSONField(default=dict, blank=True)
+    reported_metrics = models.JSONField(
+        default=dict, blank=True, help_text="Medians of what the accepted devices reported of their training."
+    )
+    released_at = models.DateTimeField(null=True, blank=True, help_text="Since when it is the released version.")
     evaluated_at = models.DateTimeField(null=True, blank=True)
     evaluation_lease_expires_at = models.DateTimeField(null=True, blank=True)
     evaluation_error = models.CharField(max_length=500, blank=True)
@@ -113,7 +118,12 @@ class ModelVersion(models.Model):
                 name="version_not_evaluated",
             ),
         )
-        constraints = (models.UniqueConstraint(fields=("federation", "number"), name="version_numbers_are_unique"),)
+        constraints = (
+            models.UniqueConstraint(fields=("federation", "number"), name="version_numbers_are_unique"),
+            models.UniqueConstraint(
+                fields=("federation",), condition=Q(released_at__isnull=False), name="one_released_version"
+            ),
+        )
 
     def __str__(self) -> str:
         return f"{self.federation} v{self.number}"

@@ -9,12 +9,14 @@ from django.db.models import Q
 from devices.labels import checked_labels
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.errors import Refusal
-from qflare_protocol.fields import finite_number, whole_number
+from qflare_protocol.fields import finite_number, short_text, whole_number
+from qflare_protocol.manifest import MAX_METRIC_NAME
 
 MAX_TARGET: Final = 1_000_000
 MAX_OVER_SELECTION: Final = 10.0
 MAX_EXTENSION_SECONDS: Final = 30 * 86400
 MAX_EXTENSIONS: Final = 1000
+MAX_PATIENCE: Final = 10_000
 
 
 class Selection(models.TextChoices):
@@ -24,6 +26,13 @@ class Selection(models.TextChoices):
     RANDOM = "random", "At random"
     LEAST_RECENT = "least-recently-used", "Least recently used first"
     HIGHEST_LOSS = "highest-loss", "Highest reported loss first"
+
+
+class Direction(models.TextChoices):
+    """Which values of a metric are better."""
+
+    MAXIMISE = "maximise", "Higher is better"
+    MINIMISE = "minimise", "Lower is better"
 
 
 class RoundTerms(models.Model):
@@ -48,6 +57,12 @@ class RoundTerms(models.Model):
         default=0, help_text="How long a deadline is put off while devices still train. 0: never."
     )
     maximum_extensions = models.PositiveIntegerField(default=0, help_text="How often at most, in one round.")
+    stop_metric = models.CharField(max_length=64, blank=True, help_text="Training ends by this metric. Empty: by none.")
+    stop_direction = models.CharField(max_length=20, choices=Direction.choices, default=Direction.MAXIMISE)
+    stop_goal = models.FloatField(null=True, blank=True, help_text="Training ends when the metric is this good.")
+    stop_patience = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Training ends when the metric did not improve for this many versions."
+    )
 
     class Meta:
         abstract = True
@@ -67,6 +82,12 @@ TERMS_CONSTRAINTS = (
         condition=Q(target_updates=None) | Q(target_updates__gte=1), name="a_target_is_an_update_or_more"
     ),
     models.CheckConstraint(condition=Q(over_selection__gte=1), name="over_selection_invites_the_target"),
+    models.CheckConstraint(condition=Q(stop_direction__in=Direction.values), name="stop_direction_known"),
+    models.CheckConstraint(
+        condition=Q(stop_metric="", stop_goal=None, stop_patience=None)
+        | (~Q(stop_metric="") & (Q(stop_goal__isnull=False) | Q(stop_patience__gte=1))),
+        name="a_stop_has_metric_and_bound",
+    ),
 )
 
 
@@ -85,6 +106,10 @@ class Terms:
     over_selection: float = 1.0
     extension_seconds: int = 0
     maximum_extensions: int = 0
+    stop_metric: str = ""
+    stop_direction: str = Direction.MAXIMISE.value
+    stop_goal: float | None = None
+    stop_patience: int | None = None
 
     def __post_init__(self) -> None:
         if self.selection not in Selection.values:
@@ -101,6 +126,21 @@ class Terms:
             raise Refusal("policy-refused", "A selection that chooses needs a target or a fraction.")
         if (self.extension_seconds > 0) != (self.maximum_extensions > 0):
             raise Refusal("policy-refused", "An extension has its length and the number of times it may be given.")
+
+        self._check_stop()
+
+    def _check_stop(self) -> None:
+        if self.stop_direction not in Direction.values:
+            raise Refusal("policy-refused", f"A direction is one of {', '.join(Direction.values)}.")
+        if self.stop_goal is not None:
+            _number(self.stop_goal, -1e12, 1e12, "goal of the metric")
+        if self.stop_patience is not None:
+            _whole(self.stop_patience, 1, MAX_PATIENCE, "patience in versions")
+        if not self.stop_metric and self.stop_goal is None and self.stop_patience is None:
+            return
+        short_text(self.stop_metric, MAX_METRIC_NAME, what="metric to stop by", code="policy-refused")
+        if self.stop_goal is None and self.stop_patience is None:
+            raise Refusal("policy-refused", "A metric to stop by needs a goal or a patience.")
 
     def check_against(self, policy: AggregationPolicy) -> None:
         """Raise `Refusal("policy-refused")` for a target below the updates that the policy needs."""

@@ -81,7 +81,7 @@ _FILL: dict[str, dict[str, str]] = {
     "training_modelversion": {
         "federation_id": _ANY_FEDERATION, "number": "n + 1000", "digest": "''", "size_bytes": "1",
         "blob_digest": "md5('blob' || n)", "blob_bytes": "1", "wrapped_content_key": "''", "metrics": "'{}'",
-        "evaluation_error": "''", "created_at": _WHEN, "evaluated_at": _WHEN,
+        "reported_metrics": "'{}'", "evaluation_error": "''", "created_at": _WHEN, "evaluated_at": _WHEN,
     },
     "training_round": {
         "id": _uuid("round"), "federation_id": _ANY_FEDERATION, "number": "n + 1000", "state": "'failed'",

@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from devices.labels import parse_labels
-from training.terms import Selection, Terms
+from training.terms import Direction, Selection, Terms
 
 
 def add_term_arguments(parser: CommandParser) -> None:
@@ -27,6 +27,12 @@ def add_term_arguments(parser: CommandParser) -> None:
         "--extension-seconds", type=int, default=0, help="put a deadline off by this while devices still train"
     )
     terms.add_argument("--maximum-extensions", type=int, default=0, help="how often at most, in one round")
+    terms.add_argument("--stop-metric", default="", metavar="NAME", help="end the federation by this metric")
+    terms.add_argument("--stop-goal", type=float, help="when it is this good")
+    terms.add_argument("--stop-patience", type=int, metavar="VERSIONS", help="when it did not improve for so many")
+    terms.add_argument(
+        "--stop-direction", choices=Direction.values, default=Direction.MAXIMISE.value, help="default: maximise"
+    )
 
 
 def terms_from(options: dict[str, Any]) -> Terms:
@@ -39,4 +45,8 @@ def terms_from(options: dict[str, Any]) -> Terms:
         over_selection=options["over_selection"],
         extension_seconds=options["extension_seconds"],
         maximum_extensions=options["maximum_extensions"],
+        stop_metric=options["stop_metric"],
+        stop_direction=options["stop_direction"],
+        stop_goal=options["stop_goal"],
+        stop_patience=options["stop_patience"],
     )

@@ -21,6 +21,7 @@ from django.utils import timezone
 from audit.services import record_event
 from qflare_protocol.errors import Refusal
 from training.models import ModelVersion
+from training.services.early_stopping import stop_when_due
 from training.services.publication import time_step
 from training.services.round_sources import model_pieces
 
@@ -65,6 +66,7 @@ def _record_metrics(version: ModelVersion, metrics: dict[str, float], started_at
         actor="system",
         payload={"federation": version.federation.name, "version": version.number, "metrics": metrics},
     )
+    stop_when_due(version.federation_id)
     round_ = getattr(version, "produced_by", None)
     if round_ is not None:
         time_step(round_, "evaluate", started_at, seconds)

@@ -10,6 +10,7 @@ from typing import Any, Self
 import blake3
 from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.db.models import Max
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
 from audit.services import record_event
@@ -21,7 +22,7 @@ from qflare_protocol.errors import Refusal
 from qflare_protocol.tensors import decode_tensors
 from training import privacy
 from training.blobs import BlobWriter, StoredBlob
-from training.models import Federation, FederationState, ModelVersion, PrivacyRelease
+from training.models import Federation, FederationState, ModelVersion, PrivacyRelease, RoundState
 from training.terms import Terms
 
 MODEL_CONTEXT = b"model version"
@@ -200,6 +201,21 @@ def pause_federation(federation_id: uuid.UUID, *, actor: str) -> None:
 def resume_federation(federation_id: uuid.UUID, *, actor: str) -> None:
     """Open rounds again. Raises `Refusal("conflict")`."""
     _change_state(federation_id, FederationState.PAUSED, FederationState.ACTIVE, "federation.resumed", actor)
+
+
+def finish_federation(federation: Federation, *, reason: str) -> None:
+    """End a federation for good, inside the caller's transaction; one that has ended stays as it is."""
+    running = Federation.objects.filter(id=federation.id, state__in=(FederationState.ACTIVE, FederationState.PAUSED))
+    if running.update(state=FederationState.FINISHED, finish_reason=reason[:300]):
+        completed = federation.rounds.filter(state=RoundState.COMPLETED).count()
+        payload = _payload(federation) | {"rounds": completed, "reason": reason}
+        record_event("federation.finished", actor="system", payload=payload)
+
+
+def next_version_number(federation_id: uuid.UUID) -> int:
+    """Return the number of the next version: after a roll back it does not follow that of its base."""
+    highest = ModelVersion.objects.filter(federation_id=federation_id).aggregate(highest=Max("number"))["highest"]
+    return int(highest) + 1
 
 
 @transaction.atomic

@@ -81,15 +81,23 @@ def _assignment(part: Participation) -> dict[str, Any]:
     }
 
 
-def model_for(device: Device, federation_id: uuid.UUID, number: int | None, *, now: datetime) -> dict[str, Any]:
-    """Return where a model version lies and the content key that opens it; current where no number is given.
+def model_for(
+    device: Device, federation_id: uuid.UUID, number: int | None, *, now: datetime, released: bool = False
+) -> dict[str, Any]:
+    """Return where a model version lies and the content key that opens it.
+
+    It is the one of that number, or the `released` one, or else the one that training has come to.
 
     Raises `Refusal`: "not-found" for a federation the device does not belong to, "no-model".
     """
     federation = Federation.objects.select_related("current_version").filter(id=federation_id).first()
     if federation is None or not _belongs(device, federation):
         raise Refusal("not-found", "There is no such federation for this device.")
-    version = federation.current_version if number is None else federation.versions.filter(number=number).first()
+    version: ModelVersion | None
+    if released:
+        version = federation.versions.filter(released_at__isnull=False).first()
+    else:
+        version = federation.current_version if number is None else federation.versions.filter(number=number).first()
     if version is None:
         raise Refusal("no-model", "The federation has no such model version.")
     Participation.objects.filter(

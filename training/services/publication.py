@@ -10,7 +10,7 @@ from audit.services import record_event
 from qflare_protocol.round_result import RoundResult, UpdateVerdict, result_digest
 from training.models import (
     Federation,
-    FederationState,
+    ModelVersion,
     Participation,
     ParticipationState,
     PrivacyRelease,
@@ -18,7 +18,8 @@ from training.models import (
     RoundState,
     RoundStep,
 )
-from training.services.federations import SealedModel, store_version
+from training.services.early_stopping import reported_metrics, stop_when_due
+from training.services.federations import SealedModel, finish_federation, store_version
 from training.services.releases import publish_release
 from training.services.rounds import event_payload, retire
 
@@ -70,7 +71,9 @@ def publish_result(
         },
     )
     retire(round_.id, now=now)
+    ModelVersion.objects.filter(id=version.id).update(reported_metrics=reported_metrics(round_))
     _finish_when_planned(federation)
+    stop_when_due(federation.id)
 
 
 def _record_verdicts(round_: Round, result: RoundResult) -> None:
@@ -99,12 +102,7 @@ def record_rejection(round_: Round, device_id: uuid.UUID, reason: str) -> None:
 def _finish_when_planned(federation: Federation) -> None:
     completed = federation.rounds.filter(state=RoundState.COMPLETED).count()
     if federation.planned_rounds is not None and completed >= federation.planned_rounds:
-        Federation.objects.filter(id=federation.id, state=FederationState.ACTIVE).update(state=FederationState.FINISHED)
-        record_event(
-            "federation.finished",
-            actor="system",
-            payload={"federation_id": str(federation.id), "federation": federation.name, "rounds": completed},
-        )
+        finish_federation(federation, reason=f"it has had its {federation.planned_rounds} planned rounds")
 
 
 def time_step(round_: Round, name: str, started_at: datetime, seconds: float) -> None:

@@ -9,7 +9,7 @@ from django.utils import timezone
 from audit.services import record_event
 from training import privacy
 from training.models import Federation, ModelVersion, PrivacyRelease, Round
-from training.services.federations import ModelSealing, SealedModel
+from training.services.federations import ModelSealing, SealedModel, next_version_number
 from training.services.privacy_budget import require_budget
 from training.services.rounds import event_payload
 
@@ -24,7 +24,7 @@ class LeavingModel:
     def __init__(self, round_: Round) -> None:
         self.release: PrivacyRelease | None = None
         self._round, self._has_left = round_, False
-        self._sealing = ModelSealing(round_.federation_id, round_.base_version.number + 1)
+        self._sealing = ModelSealing(round_.federation_id, next_version_number(round_.federation_id))
 
     def __enter__(self) -> Self:
         self._sealing.__enter__()
