@@ -34,7 +34,7 @@ class Device(models.Model):
     state_reason = models.CharField(max_length=500, blank=True)
     state_changed_at = models.DateTimeField()
     enrolled_at = models.DateTimeField(db_index=True)
-    last_seen_at = models.DateTimeField(null=True, blank=True)
+    last_seen_at = models.DateTimeField(null=True, blank=True, db_index=True)
     keys_due_at = models.DateTimeField(help_text="From then on the device must register new keys before it works.")
 
     # DRF asks its principal for this; a device is only ever the principal of an opened request.

@@ -41,8 +41,9 @@ from training.models import (
     RoundStep,
     Update,
 )
-from training.services.federations import create_federation, schedule_rounds, seal_model, store_version
+from training.services.federations import create_federation, seal_model, store_version
 from training.services.rounds import open_round
+from training.services.schedules import schedule_rounds
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ACTOR = "operator:olga"

@@ -2,7 +2,7 @@ from django.apps import AppConfig
 
 _KINDS = {
     "federation.created": "Federation {federation} created",
-    "federation.scheduled": "Federation {federation} opens a round every {every_seconds} s",
+    "federation.scheduled": "Federation {federation} opens rounds {when}",
     "federation.paused": "Federation {federation} paused",
     "federation.resumed": "Federation {federation} resumed",
     "federation.finished": "Federation {federation} finished after {rounds} rounds: {reason}",

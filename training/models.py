@@ -9,7 +9,7 @@ from django.db.models import Q
 
 from devices.models import Device, DeviceKey, DeviceState
 from qflare_protocol.aggregation_policy import AggregationPolicy
-from training.terms import TERMS_CONSTRAINTS, RoundTerms
+from training.terms import TERMS_CONSTRAINTS, Mode, RoundTerms
 
 
 class FederationState(models.TextChoices):
@@ -33,6 +33,9 @@ class Federation(RoundTerms):
     trainer = models.CharField(max_length=200, help_text="The training code devices run, as module:Class.")
     trainer_parameters = models.JSONField(default=dict, blank=True)
     evaluator = models.CharField(max_length=200, blank=True, help_text="Evaluates each version here, as module:Class.")
+    idle_devices = models.PositiveIntegerField(
+        null=True, blank=True, help_text="A round opens whenever so many devices are idle. Empty: not by that."
+    )
     finish_reason = models.CharField(max_length=300, blank=True)
     privacy_budget_epsilon = models.FloatField(null=True, blank=True, help_text="What all releases may spend.")
     privacy_delta = models.FloatField(null=True, blank=True, help_text="The delta that epsilon is stated at.")
@@ -63,6 +66,9 @@ class Federation(RoundTerms):
             models.CheckConstraint(
                 condition=Q(privacy_delta=None) | Q(privacy_delta__gt=0, privacy_delta__lt=1),
                 name="a_delta_is_a_probability",
+            ),
+            models.CheckConstraint(
+                condition=Q(idle_devices=None) | Q(idle_devices__gte=1), name="idle_devices_are_one_or_more"
             ),
             *TERMS_CONSTRAINTS,
         )
@@ -199,6 +205,9 @@ class Round(models.Model):
     )
     policy = models.JSONField()
     roster = models.BinaryField(help_text="Deterministic CBOR of the invited devices and their signature keys.")
+    older_bases = models.JSONField(
+        default=list, blank=True, help_text="Earlier versions whose updates it also takes: number, digest, staleness."
+    )
     invited = models.PositiveIntegerField(help_text="How many devices the roster names.")
     minimum_updates = models.PositiveIntegerField(help_text="The policy's.")
     target_updates = models.PositiveIntegerField()
@@ -249,6 +258,11 @@ class Round(models.Model):
 
     def __str__(self) -> str:
         return f"{self.federation} round {self.number}"
+
+    @property
+    def is_buffer(self) -> bool:
+        """Whether it waits until it is full, whatever its deadline says."""
+        return bool(self.federation.mode == Mode.ASYNCHRONOUS)
 
     def aggregation_policy(self) -> AggregationPolicy:
         """Return the policy this round was opened under."""

@@ -28,6 +28,13 @@ class Selection(models.TextChoices):
     HIGHEST_LOSS = "highest-loss", "Highest reported loss first"
 
 
+class Mode(models.TextChoices):
+    """Whether rounds wait for each other."""
+
+    SYNCHRONOUS = "synchronous", "Synchronous"
+    ASYNCHRONOUS = "asynchronous", "Asynchronous"
+
+
 class Direction(models.TextChoices):
     """Which values of a metric are better."""
 
@@ -38,6 +45,12 @@ class Direction(models.TextChoices):
 class RoundTerms(models.Model):
     """The columns of a federation that hold its terms."""
 
+    mode = models.CharField(
+        max_length=20,
+        choices=Mode.choices,
+        default=Mode.SYNCHRONOUS,
+        help_text="Asynchronous: a round is a buffer that closes when it is full, and the next opens at once.",
+    )
     selection = models.CharField(
         max_length=20, choices=Selection.choices, default=Selection.ALL, help_text="Whom a round invites."
     )
@@ -69,6 +82,11 @@ class RoundTerms(models.Model):
 
 
 TERMS_CONSTRAINTS = (
+    models.CheckConstraint(condition=Q(mode__in=Mode.values), name="mode_known"),
+    models.CheckConstraint(
+        condition=~Q(mode=Mode.ASYNCHRONOUS) | Q(selection=Selection.ALL, target_updates__isnull=False),
+        name="a_buffer_is_open_to_all_and_has_a_size",
+    ),
     models.CheckConstraint(condition=Q(selection__in=Selection.values), name="selection_known"),
     models.CheckConstraint(
         condition=Q(selection_fraction=None) | Q(selection_fraction__gt=0, selection_fraction__lte=1),
@@ -99,6 +117,7 @@ class Terms:
     `Refusal("malformed-message")` for labels out of form.
     """
 
+    mode: str = Mode.SYNCHRONOUS.value
     selection: str = Selection.ALL.value
     selection_fraction: float | None = None
     selection_labels: dict[str, str] = field(default_factory=dict)
@@ -112,6 +131,12 @@ class Terms:
     stop_patience: int | None = None
 
     def __post_init__(self) -> None:
+        if self.mode not in Mode.values:
+            raise Refusal("policy-refused", f"A mode is one of {', '.join(Mode.values)}.")
+        if self.mode == Mode.ASYNCHRONOUS and (self.selection != Selection.ALL or self.target_updates is None):
+            raise Refusal(
+                "policy-refused", "An asynchronous federation invites all and has a target: its buffer's size."
+            )
         if self.selection not in Selection.values:
             raise Refusal("policy-refused", f"A selection is one of {', '.join(Selection.values)}.")
         checked_labels(self.selection_labels)

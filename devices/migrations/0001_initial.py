@@ -41,7 +41,7 @@ class Migration(migrations.Migration):
                 ("state_reason", models.CharField(blank=True, max_length=500)),
                 ("state_changed_at", models.DateTimeField()),
                 ("enrolled_at", models.DateTimeField(db_index=True)),
-                ("last_seen_at", models.DateTimeField(blank=True, null=True)),
+                ("last_seen_at", models.DateTimeField(blank=True, db_index=True, null=True)),
                 (
                     "keys_due_at",
                     models.DateTimeField(help_text="From then on the device must register new keys before it works."),

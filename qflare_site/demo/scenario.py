@@ -27,7 +27,8 @@ from qflare_site.demo.report import read_rounds
 from qflare_site.demo.settings import FEDERATION, HONEST_TRAINER, OPEN_EVERY_SECONDS, ROUND_SECONDS, DemoSettings
 from sessions.qkd import set_qkd_policy
 from training.models import Federation, FederationState, Participation, Round
-from training.services.federations import create_federation, schedule_rounds
+from training.services.federations import create_federation
+from training.services.schedules import schedule_rounds
 
 ACTOR = "operator:demo"
 POLL_SECONDS = 0.5

@@ -86,7 +86,7 @@ _FILL: dict[str, dict[str, str]] = {
     "training_round": {
         "id": _uuid("round"), "federation_id": _ANY_FEDERATION, "number": "n + 1000", "state": "'failed'",
         "base_version_id": "(SELECT min(id) FROM training_modelversion)", "policy": "'{}'", "roster": "''",
-        "invited": "3", "minimum_updates": "3", "failures": "0", "extensions": "0",
+        "older_bases": "'[]'", "invited": "3", "minimum_updates": "3", "failures": "0", "extensions": "0",
         "target_updates": "3", "submissions": "0", "created_at": _WHEN, "finished_at": _WHEN, "end_reason": "'x'",
         "attempts": "0", "restarts": "0",
     },

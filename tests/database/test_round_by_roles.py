@@ -23,7 +23,7 @@ from training import privacy
 from training.models import CarriedRow, PrivacyRelease, Round, RoundState
 from training.services import rounds, steps
 from training.services.blob_sweep import sweep_blobs
-from training.services.federations import schedule_rounds
+from training.services.schedules import schedule_rounds
 
 HALVES = encode_tensors({"w": np.full((4, 3), 0.5, dtype=np.float32)})
 

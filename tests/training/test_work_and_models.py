@@ -14,7 +14,8 @@ from tests.open_rounds import MODEL, Submission, make_federation
 from tests.people import assert_refused, nothing_changed
 from training.blobs import blob_path
 from training.models import Federation, ModelVersion, Participation, Round
-from training.services.federations import MODEL_CONTEXT, pause_federation, resume_federation, schedule_rounds
+from training.services.federations import MODEL_CONTEXT, pause_federation, resume_federation
+from training.services.schedules import schedule_rounds
 
 pytestmark = pytest.mark.django_db
 

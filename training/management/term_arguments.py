@@ -5,12 +5,16 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from devices.labels import parse_labels
-from training.terms import Direction, Selection, Terms
+from training.terms import Direction, Mode, Selection, Terms
 
 
 def add_term_arguments(parser: CommandParser) -> None:
     """Declare them."""
     terms = parser.add_argument_group("terms of its rounds")
+    terms.add_argument(
+        "--mode", choices=Mode.values, default=Mode.SYNCHRONOUS.value,
+        help="asynchronous: a round is a buffer of --target updates, the next one opens at once (FedBuff)",
+    )  # fmt: skip
     terms.add_argument(
         "--selection", choices=Selection.values, default=Selection.ALL.value, help="whom a round invites (default all)"
     )
@@ -38,6 +42,7 @@ def add_term_arguments(parser: CommandParser) -> None:
 def terms_from(options: dict[str, Any]) -> Terms:
     """Return the terms that were given. Raises `Refusal` as `Terms` does."""
     return Terms(
+        mode=options["mode"],
         selection=options["selection"],
         selection_fraction=options["fraction"],
         selection_labels=parse_labels(options["labels"]),

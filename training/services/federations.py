@@ -11,7 +11,6 @@ import blake3
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import Max
-from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
 from audit.services import record_event
 from enclave.core.rules.pipeline import Pipeline
@@ -173,24 +172,6 @@ def store_version(
         | (release.statement() if release else {}),
     )
     return version
-
-
-def schedule_rounds(federation: Federation, *, every: timedelta, actor: str) -> PeriodicTask:
-    """Let beat open a round at an interval, whenever the last one is over."""
-    seconds = max(1, round(every.total_seconds()))
-    with transaction.atomic():
-        interval, _ = IntervalSchedule.objects.get_or_create(every=seconds, period=IntervalSchedule.SECONDS)
-        entry, _ = PeriodicTask.objects.update_or_create(
-            name=f"open rounds of {federation.name}",
-            defaults={
-                "task": "training.tasks.open_scheduled_round",
-                "interval": interval,
-                "kwargs": f'{{"federation_id": "{federation.id}"}}',
-                "enabled": True,
-            },
-        )
-        record_event("federation.scheduled", actor=actor, payload=_payload(federation) | {"every_seconds": seconds})
-    return entry
 
 
 def pause_federation(federation_id: uuid.UUID, *, actor: str) -> None:

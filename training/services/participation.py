@@ -2,11 +2,11 @@
 
 import uuid
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import IO, Any
 
 from django.db import transaction
-from django.db.models import F, Min, Q
+from django.db.models import Count, Exists, F, Min, OuterRef, Q
 
 from audit.services import record_event
 from devices.models import Device
@@ -18,6 +18,7 @@ from qflare_protocol.errors import Refusal
 from qflare_protocol.manifest import Manifest, manifest_digest, unverified_manifest, verify_manifest
 from training.blobs import pieces_of, store_blob
 from training.models import (
+    LEASED,
     WAITING,
     Federation,
     FederationState,
@@ -28,12 +29,16 @@ from training.models import (
     RoundState,
     Update,
 )
+from training.services.late_updates import bases_on_the_wire, round_closed, takes_base
 from training.services.rounds import event_payload
+from training.terms import Mode
 
 MAX_MANIFEST_BYTES = 1 << 16
 RECEIPT = "update receipt"
 REPORTED_FAILED = "The device has reported that its training failed in this round; ask for work."
 SHORTEST_ASK_AGAIN_SECONDS, LONGEST_ASK_AGAIN_SECONDS = 1, 30
+GAP_ASK_AGAIN_SECONDS = 2
+BETWEEN_BUFFERS = timedelta(seconds=10)
 ASKS_PER_ROUND = 60
 
 
@@ -48,14 +53,20 @@ def work_for(device: Device, *, now: datetime) -> dict[str, Any]:
         .first()
     )
     if part is None:
-        return {"round": None, "ask_again_seconds": _ask_again(device)}
+        return {"round": None, "ask_again_seconds": _ask_again(device, now)}
     return {"round": _assignment(part), "ask_again_seconds": 0}
 
 
-def _ask_again(device: Device) -> int:
+def _ask_again(device: Device, now: datetime) -> int:
     """A sixtieth of the shortest round a device may be in: often enough to join, rarely enough for a large fleet."""
     federations = Federation.objects.filter(Q(group="") | Q(group=device.group), state=FederationState.ACTIVE)
-    shortest = federations.aggregate(seconds=Min("round_seconds"))["seconds"]
+    at_work = Round.objects.filter(federation=OuterRef("pk"), state__in=LEASED)
+    just_published = Q(current_version__created_at__gte=now - BETWEEN_BUFFERS)
+    between_buffers = Q(Exists(at_work) | just_published, mode=Mode.ASYNCHRONOUS)
+    found = federations.aggregate(seconds=Min("round_seconds"), gaps=Count("id", filter=between_buffers))
+    if found["gaps"]:  # the next buffer opens as soon as the last one is aggregated
+        return GAP_ASK_AGAIN_SECONDS
+    shortest = found["seconds"]
     if shortest is None:
         return LONGEST_ASK_AGAIN_SECONDS
     return int(min(max(shortest // ASKS_PER_ROUND, SHORTEST_ASK_AGAIN_SECONDS), LONGEST_ASK_AGAIN_SECONDS))
@@ -74,6 +85,7 @@ def _assignment(part: Participation) -> dict[str, Any]:
         "base_model_digest": bytes(base.digest),
         "evidence": evidence,
         **({"range_evidence": further} if further else {}),
+        **({"older_bases": bases_on_the_wire(round_)} if round_.older_bases else {}),
         "trainer": federation.trainer,
         "trainer_parameters": federation.trainer_parameters,
         "deadline": int(round_.deadline_at.timestamp()),
@@ -224,8 +236,8 @@ def _earlier_receipt(earlier: Update, manifest: bytes, device: Device) -> bytes:
 
 def _check_against_round(manifest: Manifest, round_: Round, now: datetime) -> None:
     if round_.state != RoundState.OPEN or now >= round_.deadline_at:
-        raise Refusal("round-closed", f"Round {round_.number} takes no more updates; ask for work.")
-    if manifest.base_model_digest != bytes(round_.base_version.digest):
+        raise round_closed(round_)
+    if not takes_base(round_, manifest.base_model_digest):
         raise Refusal("base-model-mismatch", f"Round {round_.number} starts from version {round_.base_version.number}.")
     if manifest.key_ids != live_key_ids(round_.id):
         raise Refusal("enclave-key-mismatch", "The round has another enclave key; check its evidence and seal again.")
@@ -251,7 +263,7 @@ def record_update(device: Device, update: ReceivedUpdate, *, now: datetime) -> b
     # Taking the round's row keeps it open; the second row count tells of a submission that was faster.
     open_round = Round.objects.filter(id=part.round_id, state=RoundState.OPEN)
     if not open_round.update(submissions=F("submissions")):
-        raise Refusal("round-closed", f"Round {part.round.number} takes no more updates; ask for work.")
+        raise round_closed(part.round)
     if manifest.key_ids != live_key_ids(part.round_id):
         raise Refusal("enclave-key-mismatch", "The round began anew meanwhile; ask for work and seal again.")
     waiting = Participation.objects.filter(id=part.id, state__in=WAITING)

@@ -33,6 +33,7 @@ from training.models import (
     RoundState,
     Update,
 )
+from training.services.late_updates import older_bases_of
 from training.services.privacy_budget import require_budget
 from training.services.selection import select_devices
 from training.terms import MAX_EXTENSION_SECONDS
@@ -114,6 +115,7 @@ def _create_round(federation: Federation, number: int, roster: list[RosterEntry]
                 base_version=federation.current_version,
                 policy=federation.policy,
                 roster=encode([[entry.device_id, entry.verifier.algorithm, entry.verifier.public] for entry in roster]),
+                older_bases=older_bases_of(federation, federation.current_version),
                 invited=len(roster),
                 minimum_updates=federation.aggregation_policy().minimum_updates,
                 target_updates=target,
@@ -166,20 +168,24 @@ def _put_off(round_id: uuid.UUID, *, now: datetime) -> bool:
     round_ = past.select_related("federation").first()
     if round_ is None or round_.submissions >= round_.target_updates or not _may_wait(round_, now):
         return False
-    seconds = round_.federation.extension_seconds
+    federation = round_.federation
+    seconds = federation.round_seconds if round_.is_buffer else federation.extension_seconds
     # The count is the one that was read: of two workers that put it off, one finds another.
     deadline_at = now + timedelta(seconds=seconds)
     if not past.filter(extensions=round_.extensions).update(deadline_at=deadline_at, extensions=F("extensions") + 1):
         return False
-    payload = event_payload(round_) | {"seconds": seconds, "reason": "devices still train"}
+    reason = "its buffer is not full" if round_.is_buffer else "devices still train"
+    payload = event_payload(round_) | {"seconds": seconds, "reason": reason}
     record_event("round.extended", actor="system", payload=payload)
     return True
 
 
 def _may_wait(round_: Round, now: datetime) -> bool:
-    if round_.extensions >= round_.federation.maximum_extensions or not round_.federation.extension_seconds:
-        return False
     if round_.submissions + round_.failures >= round_.invited:
+        return False
+    if round_.is_buffer:
+        return True
+    if round_.extensions >= round_.federation.maximum_extensions or not round_.federation.extension_seconds:
         return False
     return round_.participations.filter(state__in=WAITING, progress_lease_until__gt=now).exists()
 

@@ -9,9 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+import structlog
+
+from qflare_protocol.errors import Refusal
 from training.models import RangeStep, Round, RoundState
 from training.services.evaluation import due_evaluations
-from training.services.rounds import close_round
+from training.services.rounds import close_round, open_scheduled_round
+from training.services.schedules import due_federations
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,12 +31,21 @@ class Dispatch:
 
 
 def tick(dispatch: Dispatch, *, now: datetime) -> None:
-    """Close the rounds that are due, and dispatch every step that nobody runs."""
+    """Close the rounds that are due, open those whose time has come, and dispatch every step that nobody runs."""
     for round_id in list(Round.objects.due_to_close(now).values_list("id", flat=True)):
         close_round(round_id, now=now)
+    for federation in due_federations(now):
+        _open_round(federation.id, now)
     for round_id, state in list(Round.objects.awaiting_worker(now).values_list("id", "state")):
         (dispatch.prepare_round if state == RoundState.PENDING else dispatch.aggregate_round)(round_id)
     for step_id in list(RangeStep.objects.awaiting_worker(now).values_list("id", flat=True)):
         dispatch.run_range_step(step_id)
     for version_id in list(due_evaluations(now).values_list("id", flat=True)):
         dispatch.evaluate_version(version_id)
+
+
+def _open_round(federation_id: uuid.UUID, now: datetime) -> None:
+    try:
+        open_scheduled_round(federation_id, now=now)
+    except Refusal as refusal:
+        log.debug("round_not_opened", federation_id=str(federation_id), code=refusal.code, detail=refusal.detail)

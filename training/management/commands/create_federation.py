@@ -16,9 +16,11 @@ from operator_admin.shell import shell_actor
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.errors import Refusal
 from qflare_protocol.sealing_tier import SEALING_TIERS
+from training.management.schedule_arguments import add_schedule_arguments, set_schedule
 from training.management.term_arguments import add_term_arguments, terms_from
 from training.models import Federation
-from training.services.federations import create_federation, schedule_rounds
+from training.services.federations import create_federation
+from training.terms import Mode
 
 
 class Command(BaseCommand):
@@ -43,7 +45,6 @@ class Command(BaseCommand):
         parser.add_argument(
             "--rounds", type=_positive_integer, help="end after this many completed rounds (default: never)"
         )
-        parser.add_argument("--every", type=_interval, metavar="SECONDS", help="open a round at this interval")
         parser.add_argument("--minimum-updates", type=int, help="fewest updates aggregated (default 3)")
         parser.add_argument("--privacy-epsilon", type=float, help="open no round that would spend more (default: none)")
         parser.add_argument("--privacy-delta", type=float, help="the delta of epsilon; below one over all devices")
@@ -55,20 +56,23 @@ class Command(BaseCommand):
             "--policy", type=_policy_members, default={}, metavar="FILE",
             help="JSON object with members of the aggregation policy (docs/protocol.md, 10.2)",
         )  # fmt: skip
+        add_schedule_arguments(parser)
         add_term_arguments(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Create, and say what comes next."""
         model = _read(options["model"])
         try:
-            federation = _create(model, options, actor=shell_actor())
+            federation, when = _create(model, options, actor=shell_actor())
         except Refusal as refusal:
             raise CommandError(refusal.detail) from refusal
         self.stdout.write(f"Federation {federation} is created: {federation.id}.")
-        if options["every"] is None:
+        if federation.mode == Mode.ASYNCHRONOUS:
+            self.stdout.write("Its buffers open by themselves, when enough devices are enrolled.")
+        elif not when:
             self.stdout.write(f"Open a round with: manage.py federated_start {federation}")
         else:
-            self.stdout.write(f"Beat opens a round every {options['every']} seconds, when enough devices are enrolled.")
+            self.stdout.write(f"A round opens {when}, when enough devices are enrolled.")
 
 
 def _read(file: Path) -> bytes:
@@ -87,7 +91,8 @@ def _policy(options: dict[str, Any]) -> AggregationPolicy:
 
 
 @transaction.atomic
-def _create(model: bytes, options: dict[str, Any], *, actor: str) -> Federation:
+def _create(model: bytes, options: dict[str, Any], *, actor: str) -> tuple[Federation, str]:
+    """Return the federation and when its rounds open, empty: by hand."""
     federation = create_federation(
         options["name"],
         initial_model=model,
@@ -104,9 +109,7 @@ def _create(model: bytes, options: dict[str, Any], *, actor: str) -> Federation:
         privacy_delta=options["privacy_delta"],
         terms=terms_from(options),
     )
-    if options["every"] is not None:
-        schedule_rounds(federation, every=timedelta(seconds=options["every"]), actor=actor)
-    return federation
+    return federation, set_schedule(federation, options, actor=actor)
 
 
 def _slug(text: str) -> str:
@@ -132,13 +135,6 @@ def _policy_members(name: str) -> dict[str, Any]:
         return _json_object(Path(name).read_text())
     except OSError as error:
         raise ArgumentTypeError(f"cannot be read: {error.strerror}") from error
-
-
-def _interval(text: str) -> int:
-    value = int(text)
-    if not 1 <= value < 2**31:
-        raise ArgumentTypeError("an interval is a second or longer")
-    return value
 
 
 def _minutes(text: str) -> float:

@@ -1,0 +1,170 @@
+"""When rounds open by themselves."""
+
+from datetime import timedelta
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+from django_celery_beat.models import PeriodicTask
+
+from audit.models import Event
+from devices.models import Device
+from qflare_protocol.errors import Refusal
+from tests.factories import make_device
+from tests.open_rounds import make_federation
+from tests.people import OPERATOR, nothing_changed
+from training.models import Federation, Participation, Round
+from training.services.federations import pause_federation
+from training.services.rounds import cancel_round
+from training.services.schedules import (
+    due_federations,
+    idle_members,
+    schedule_rounds,
+    schedule_rounds_by_crontab,
+    schedule_rounds_when_idle,
+    unschedule_rounds,
+)
+from training.services.tick import Dispatch, tick
+
+pytestmark = pytest.mark.django_db
+
+
+def nothing(_):
+    """Stands in for a worker."""
+
+
+def run_tick(now):
+    prepared = []
+    tick(Dispatch(prepared.append, nothing, nothing, nothing), now=now)
+    return prepared
+
+
+def entries():
+    return PeriodicTask.objects.filter(task="training.tasks.open_scheduled_round")
+
+
+def test_a_crontab_is_an_entry_of_beat(federation):
+    entry = schedule_rounds_by_crontab(federation, expression="30 2 * * mon-fri", actor=OPERATOR)
+    assert (entry.crontab.minute, entry.crontab.hour, entry.crontab.day_of_week) == ("30", "2", "mon-fri")
+    assert (str(entry.crontab.timezone), entry.interval) == ("UTC", None)
+    assert Event.objects.get(kind="federation.scheduled").payload["when"] == "by crontab 30 2 * * mon-fri"
+
+
+@pytest.mark.parametrize("expression", ["", "* * * *", "* * * * * *", "61 * * * *", "a b c d e", "*/0 * * * *"])
+def test_what_is_no_crontab_is_refused(federation, expression):
+    with nothing_changed(), pytest.raises(Refusal, match="malformed-message"):
+        schedule_rounds_by_crontab(federation, expression=expression, actor=OPERATOR)
+
+
+def test_a_federation_has_one_schedule(federation):
+    schedule_rounds(federation, every=timedelta(minutes=1), actor=OPERATOR)
+    schedule_rounds_by_crontab(federation, expression="0 * * * *", actor=OPERATOR)
+    assert (entries().count(), entries().get().interval) == (1, None)
+    schedule_rounds_when_idle(federation, idle_devices=5, actor=OPERATOR)
+    assert not entries().exists()
+    schedule_rounds(federation, every=timedelta(minutes=1), actor=OPERATOR)
+    federation.refresh_from_db()
+    assert (entries().get().crontab, federation.idle_devices) == (None, None)
+
+
+def test_a_schedule_is_taken_away_once(federation):
+    schedule_rounds_when_idle(federation, idle_devices=5, actor=OPERATOR)
+    unschedule_rounds(federation, actor=OPERATOR)
+    federation.refresh_from_db()
+    assert federation.idle_devices is None
+    with nothing_changed(), pytest.raises(Refusal, match="conflict"):
+        unschedule_rounds(federation, actor=OPERATOR)
+
+
+@pytest.mark.parametrize("number", [0, -1, 10**6 + 1, True])
+def test_a_number_of_idle_devices_out_of_bounds_is_refused(federation, number):
+    with nothing_changed(), pytest.raises(Refusal, match="malformed-message"):
+        schedule_rounds_when_idle(federation, idle_devices=number, actor=OPERATOR)
+
+
+def test_the_database_refuses_it_too(federation):
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Federation.objects.filter(id=federation.id).update(idle_devices=0)
+
+
+@pytest.fixture
+def idle_fleet(federation):
+    """Four devices, heard just now, and a federation that waits for four."""
+    for number in range(4):
+        make_device(f"device-{number}")
+    Device.objects.update(last_seen_at=timezone.now())
+    schedule_rounds_when_idle(federation, idle_devices=4, actor=OPERATOR)
+    return federation
+
+
+def test_a_round_opens_when_enough_devices_are_idle(idle_fleet):
+    now = timezone.now()
+    prepared = run_tick(now)
+    assert prepared == [Round.objects.get().id]
+    assert run_tick(now) == prepared  # dispatched again, not opened again
+    assert Event.objects.get(kind="round.created").actor == "schedule"
+
+
+def test_devices_that_were_not_heard_of_late_are_away(idle_fleet):
+    Device.objects.filter(name="device-0").update(last_seen_at=timezone.now() - timedelta(minutes=3))
+    assert run_tick(timezone.now()) == []
+    assert not Round.objects.exists()
+
+
+def test_devices_that_a_round_waits_for_are_busy(idle_fleet):
+    now = timezone.now()
+    run_tick(now)
+    assert not idle_members(idle_fleet, now).exists()
+    Participation.objects.filter(device__name="device-1").update(state="submitted")
+    assert [device.name for device in idle_members(idle_fleet, now)] == ["device-1"]
+    cancel_round(Round.objects.get().id, reason="seen enough", actor=OPERATOR, now=now)
+    assert idle_members(idle_fleet, now).count() == 4
+
+
+def test_fewer_idle_devices_than_the_policy_needs_open_nothing(federation):
+    make_device("alone")
+    Device.objects.update(last_seen_at=timezone.now())
+    schedule_rounds_when_idle(federation, idle_devices=1, actor=OPERATOR)
+    assert due_federations(timezone.now()) == []
+
+
+def test_a_paused_federation_is_not_due(idle_fleet):
+    pause_federation(idle_fleet.id, actor=OPERATOR)
+    assert due_federations(timezone.now()) == []
+
+
+def test_one_federation_that_cannot_open_does_not_hold_the_others_up(idle_fleet):
+    other = make_federation("other", planned_rounds=0)
+    schedule_rounds_when_idle(other, idle_devices=4, actor=OPERATOR)
+    run_tick(timezone.now())
+    assert Round.objects.get().federation == idle_fleet
+
+
+def command(*arguments):
+    out = StringIO()
+    call_command("schedule_rounds", *arguments, stdout=out)
+    return out.getvalue()
+
+
+def test_the_command_sets_each_kind(federation):
+    assert "every 60 seconds" in command("digits", "--every", "60")
+    assert "by the crontab 0 3 * * *" in command("digits", "--crontab", "0 3 * * *")
+    assert "whenever 20 devices are idle" in command("digits", "--idle-devices", "20")
+    assert "by hand only" in command("digits", "--never")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "because"),
+    [
+        (("nobody", "--every", "60"), "no federation named nobody"),
+        (("digits",), "Say when"),
+        (("digits", "--every", "60", "--never"), "not allowed with"),
+        (("digits", "--crontab", "x"), "is no crontab"),
+        (("digits", "--never"), "has no schedule"),
+    ],
+)
+def test_a_command_that_makes_no_sense_is_refused_in_words(federation, arguments, because):
+    with nothing_changed(), pytest.raises(CommandError, match=because):
+        command(*arguments)

@@ -1,0 +1,49 @@
+"""Updates that come too late for their round: dropped, or handed in again to a later one that still takes them."""
+
+from typing import Any
+
+from qflare_protocol.aggregation_policy import AggregationPolicy
+from qflare_protocol.errors import Refusal
+from training.models import Federation, ModelVersion, Round
+
+DROPPED, KEPT = "dropped", "kept-for-next-round"
+
+
+def maximum_staleness(policy: AggregationPolicy) -> int:
+    """Return by how many versions an update may be behind the base of the round it is handed in to."""
+    return int(getattr(policy, "maximum_staleness", 0))
+
+
+def round_closed(round_: Round) -> Refusal:
+    """Return the refusal of an update that came too late, which tells the device what becomes of its training."""
+    late = KEPT if maximum_staleness(round_.aggregation_policy()) else DROPPED
+    detail = f"Round {round_.number} takes no more updates; ask for work."
+    return Refusal("round-closed", detail, late_update=late)
+
+
+def older_bases_of(federation: Federation, base: ModelVersion) -> list[list[Any]]:
+    """Return the versions before a base whose updates its round also takes: [number, digest in hex, staleness].
+
+    Newest first, along the line on which each was made from the next; versions that training went back
+    behind are not on it.
+    """
+    bases: list[list[Any]] = []
+    version: ModelVersion | None = base
+    for staleness in range(1, maximum_staleness(federation.aggregation_policy()) + 1):
+        made_by = Round.objects.select_related("base_version").filter(resulting_version=version).first()
+        version = made_by.base_version if made_by else None
+        if version is None:
+            break
+        bases.append([version.number, bytes(version.digest).hex(), staleness])
+    return bases
+
+
+def bases_on_the_wire(round_: Round) -> list[list[Any]]:
+    """Return them as an assignment names them, digests as bytes."""
+    return [[number, bytes.fromhex(digest), staleness] for number, digest, staleness in round_.older_bases]
+
+
+def takes_base(round_: Round, model_digest: bytes) -> bool:
+    """Say whether a round takes updates trained from the model of this digest."""
+    older = {digest for _, digest, _ in round_.older_bases}
+    return model_digest == bytes(round_.base_version.digest) or model_digest.hex() in older
