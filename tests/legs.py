@@ -41,6 +41,7 @@ ON_SERVICES = [
     "tests/enrollment/test_races.py", "tests/keyring/test_data_keys.py",
     "tests/keyring/test_rotation.py", "tests/sessions/test_key_rotation.py", "tests/sessions/test_rekeying.py",
     "tests/sessions/test_sweep_and_races.py", "tests/site/test_ratelimit_cache.py", "tests/training/test_rounds.py",
+    "tests/training/test_progress.py", "tests/training/test_model_release.py",
     "tests/training/test_privacy_ledger.py", "tests/training/test_round_steps.py", "tests/training/test_tick.py",
     "tests/monitor/test_races.py",
 ]  # fmt: skip

@@ -95,10 +95,9 @@ class FederationAdmin(ReadOnlyAdmin):
     fields = (
         "id", "name", "group", "status", "current_version", "policy", "privacy", "outside_the_guarantee",
         "mode", "idle_devices", "round_seconds", "planned_rounds", "selection", "selection_labels",
-        "selection_fraction", "target_updates", "over_selection", "extension_seconds", "maximum_extensions", "stop_metric", "stop_direction",
-        "stop_goal",
-        "stop_patience", "finish_reason", "trainer", "trainer_parameters", "evaluator",
-        "created_at",
+        "selection_fraction", "target_updates", "over_selection", "extension_seconds", "maximum_extensions",
+        "stop_metric", "stop_direction", "stop_goal", "stop_patience", "finish_reason", "trainer",
+        "trainer_parameters", "evaluator", "created_at",
     )  # fmt: skip
     readonly_fields = ("id", "status", "privacy", "outside_the_guarantee")
     actions_detail = ("start_round", "pause", "resume", "roll_back")

@@ -1,11 +1,13 @@
 """What an operator may ask for, how it is asked back, and who may not."""
 
 import uuid
+from datetime import timedelta
 
 import pytest
 from django.contrib.messages import get_messages
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 from kombu.exceptions import OperationalError as BrokerError
 
 from audit.models import Event
@@ -48,6 +50,9 @@ ON_ONE = [
     ("federation", "start_round"),
     ("federation", "pause"),
     ("federation", "resume"),
+    ("federation", "roll_back"),
+    ("device", "label"),
+    ("running", "extend"),
     ("running", "cancel"),
 ]
 
@@ -244,3 +249,39 @@ def test_the_service_and_the_page_agree_on_who_is_invited(site, olga, hints):
     first = other.rounds.get()
     cancel_round(first.id, reason="compare", actor="operator:olga", now=first.created_at)
     assert open_round(other.id, actor="operator:olga", now=first.created_at).target_updates == first.target_updates
+
+
+def test_a_device_is_labelled(site, olga):
+    device = site.devices[0]
+    messages = ask(olga, device, "label", labels="gpu=yes\nsite=north\n")
+    device.refresh_from_db()
+    assert device.labels == {"gpu": "yes", "site": "north"}
+    assert messages == [f"{device} has its labels."]
+
+
+@pytest.mark.parametrize("labels", ["gpu", "gpu=yes\ngpu=no", "=x"])
+def test_labels_out_of_form_are_asked_for_again(site, olga, labels):
+    device = site.devices[0]
+    assert olga.post(page_of(device, "label"), {"confirmed": "yes", "labels": labels}).status_code == 200
+    device.refresh_from_db()
+    assert device.labels == {}
+
+
+def test_the_deadline_of_a_running_round_is_put_off(site, olga):
+    now = timezone.now()
+    Round.objects.filter(id=site.running.id).update(
+        state=RoundState.OPEN, opened_at=now, deadline_at=now + timedelta(hours=1)
+    )
+    ask(olga, site.running, "extend", minutes="30", reason="storm")
+    site.running.refresh_from_db()
+    assert site.running.deadline_at == now + timedelta(minutes=90)
+    assert Event.objects.get(kind="round.extended").actor == "operator:olga"
+
+
+def test_a_version_is_released_and_rolled_back(site, olga):
+    first, last = site.federation.versions.order_by("number")[0], site.federation.versions.order_by("-number")[0]
+    assert ask(olga, last, "release") == [f"{last} is released."]
+    assert ask(olga, site.federation, "roll_back", number=str(first.number), reason="it forgets") == [
+        f"{first} is the released version again."
+    ]
+    assert Event.objects.get(kind="model.rolled_back").payload["instead_of"] == last.number

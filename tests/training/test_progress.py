@@ -4,6 +4,7 @@ import uuid
 from datetime import timedelta
 
 import pytest
+from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
@@ -12,11 +13,13 @@ from hypothesis import strategies as st
 from audit.models import Event
 from qflare_protocol.errors import Refusal
 from qflare_protocol.progress import ProgressReport
-from tests.open_rounds import Submission, make_federation, started
+from tests.open_rounds import Submission, make_federation, send_submission, started
 from tests.people import OPERATOR, assert_refused, nothing_changed
+from tests.training.whole_rounds import together
 from training.models import Participation, Round, RoundState
 from training.services.federations import pause_federation
-from training.services.rounds import cancel_round, close_round, extend_round
+from training.services.rounds import cancel_round, close_round, extend_round, restart_round
+from training.services.steps import prepare_round
 from training.terms import Terms
 
 
@@ -239,3 +242,55 @@ def test_a_device_in_two_rounds_works_on_one_after_the_other(running, alice):
     assert line.ask().message["round"]["round_id"] == second.id.bytes
     tell(line, second, state="failed")
     assert line.ask().message["round"] is None
+
+
+@pytest.mark.django_db
+def test_a_round_that_begins_anew_asks_the_device_that_failed_again(running, alice):
+    line = alice.line()
+    tell(line, running, state="failed", reason="out of memory")
+    holder = uuid.uuid4()
+    Round.objects.update(state=RoundState.AGGREGATING, lease_holder=holder)
+    with transaction.atomic():
+        assert restart_round(running.id, holder, reason="its keys were lost", now=timezone.now())
+    assert prepare_round(running.id, now=timezone.now())
+    part, round_ = Participation.objects.get(device=alice.device), Round.objects.get()
+    assert (part.state, part.reason, part.progress, round_.failures) == ("invited", "", None, 0)
+    assert line.ask().message["round"]["round_id"] == running.id.bytes
+
+
+@pytest.mark.django_db(transaction=True)
+class TestRaces:
+    def test_of_many_workers_at_the_deadline_one_puts_it_off(self, patient, alice):
+        tell(alice.line(), patient)
+        now = past_its_deadline(patient)
+        assert sorted(together(*[lambda: close_round(patient.id, now=now)] * 4)) == [False, False, False, True]
+        patient.refresh_from_db()
+        assert (patient.state, patient.extensions) == (RoundState.OPEN, 1)
+        assert Event.objects.filter(kind="round.extended").count() == 1
+
+    def test_an_update_and_a_failure_at_once_leave_one_of_them(self, running, alice):
+        lines, body = (alice.line(), alice.line()), Submission(running, alice).body()
+        together(
+            lambda: send_submission(lines[0], body),
+            lambda: tell(lines[1], running, state="failed", reason="out of memory"),
+        )
+        running.refresh_from_db()
+        part = Participation.objects.get(device=alice.device)
+        assert running.submissions + running.failures == 1
+        assert part.state == ("submitted" if running.submissions else "failed")
+
+    def test_failures_of_many_devices_at_once_are_all_counted(self, running, alice, carol, dave):
+        lines = [person.line() for person in (alice, carol, dave)]
+        together(*[lambda line=line: tell(line, running, state="failed") for line in lines])
+        assert Round.objects.get().failures == 3
+
+    def test_an_extension_and_a_closing_at_once_leave_one_of_them(self, running):
+        Round.objects.update(submissions=3)
+        outcomes = together(
+            lambda: close_round(running.id, now=timezone.now()),
+            lambda: extend_round(running.id, seconds=60, reason="storm", actor=OPERATOR, now=timezone.now()).number,
+        )
+        running.refresh_from_db()
+        assert running.state == RoundState.AGGREGATING
+        assert outcomes[0] is True
+        assert outcomes[1] in (1, "conflict")
