@@ -20,6 +20,7 @@ from django.urls import reverse
 
 from edge_client.enrolment import enroll_device
 from enrollment.services import issue_token
+from qflare_protocol.progress import ProgressReport
 from tests.open_rounds import Submission, send_submission
 from tests.people import OPERATOR, SERVER, DjangoHttp, Line, Person, cbor, third_message
 from training.models import Round
@@ -87,6 +88,9 @@ def device_life(counts: Counts, running: Round, person: Person) -> None:
     model = f"/api/global_model?federation={running.federation_id}"
     with counts.of("GET /api/global_model"):
         line.ask(model, method="GET", body=b"", content_type="")
+    report = ProgressReport(running.id.bytes, "training", 0.5, 1.0).to_map()
+    with counts.of("POST /api/progress"):
+        assert line.ask("/api/progress", report).message["continue"]
     submission = Submission(running, person)
     body = submission.body()
     piece_by_piece(counts, line, submission)

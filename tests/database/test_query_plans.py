@@ -20,14 +20,15 @@ from audit.services import sequence_log
 from enclave import services as enclave
 from enclave.services import destroy_retired_keys
 from enrollment.services import delete_expired_attempts
+from qflare_protocol.progress import ProgressReport
 from sessions.archiving import sessions_to_archive
 from sessions.services import sweep_sessions
-from tests.database.large_site import LARGE, fill
+from tests.database.large_site import LARGE, ROWS, fill
 from tests.database.plans import SeqScan, scans_of
 from tests.database.roles import acting_as
 from tests.open_rounds import Submission, make_federation, prepare_here, started
 from tests.people import DjangoHttp, Person, enrol
-from training.models import ModelVersion, Round
+from training.models import Federation, ModelVersion, Round
 from training.services.tick import Dispatch, tick
 
 pytestmark = pytest.mark.django_db
@@ -89,6 +90,8 @@ def test_no_request_of_a_device_reads_a_whole_table(large: LargeSite) -> None:
         line = large.alice.line()
         line.ask("/api/work")
         line.ask(f"/api/global_model?federation={federation}", method="GET", body=b"", content_type="")
+        report = ProgressReport(large.running.id.bytes, "training", 0.5, 1.0)
+        assert line.ask("/api/progress", report.to_map()).message["continue"]
         assert Submission(large.running, large.alice).hand_in(line).status == 200
         line.ask("/api/work")
         session = large.carol.session()
@@ -145,6 +148,7 @@ def _nothing(_: Any) -> None:
 
 def test_no_periodic_task_of_a_worker_reads_a_whole_table(large: LargeSite) -> None:
     now = timezone.now()
+    Federation.objects.filter(id=make_federation("idle").id).update(idle_devices=ROWS)
     with acting_as("worker"), scans_of(LARGE) as found:
         sweep_sessions(now=now)
         tick(Dispatch(_nothing, _nothing, _nothing, _nothing), now=now)

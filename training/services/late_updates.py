@@ -2,21 +2,16 @@
 
 from typing import Any
 
-from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.errors import Refusal
+from qflare_protocol.staleness import OlderBase
 from training.models import Federation, ModelVersion, Round
 
 DROPPED, KEPT = "dropped", "kept-for-next-round"
 
 
-def maximum_staleness(policy: AggregationPolicy) -> int:
-    """Return by how many versions an update may be behind the base of the round it is handed in to."""
-    return int(getattr(policy, "maximum_staleness", 0))
-
-
 def round_closed(round_: Round) -> Refusal:
     """Return the refusal of an update that came too late, which tells the device what becomes of its training."""
-    late = KEPT if maximum_staleness(round_.aggregation_policy()) else DROPPED
+    late = KEPT if round_.aggregation_policy().maximum_staleness else DROPPED
     detail = f"Round {round_.number} takes no more updates; ask for work."
     return Refusal("round-closed", detail, late_update=late)
 
@@ -29,18 +24,26 @@ def older_bases_of(federation: Federation, base: ModelVersion) -> list[list[Any]
     """
     bases: list[list[Any]] = []
     version: ModelVersion | None = base
-    for staleness in range(1, maximum_staleness(federation.aggregation_policy()) + 1):
+    digests = {bytes(base.digest)}  # a version that changed nothing is the same model, and as fresh as its successor
+    for staleness in range(1, federation.aggregation_policy().maximum_staleness + 1):
         made_by = Round.objects.select_related("base_version").filter(resulting_version=version).first()
         version = made_by.base_version if made_by else None
         if version is None:
             break
-        bases.append([version.number, bytes(version.digest).hex(), staleness])
+        if bytes(version.digest) not in digests:
+            digests.add(bytes(version.digest))
+            bases.append([version.number, bytes(version.digest).hex(), staleness])
     return bases
 
 
 def bases_on_the_wire(round_: Round) -> list[list[Any]]:
     """Return them as an assignment names them, digests as bytes."""
     return [[number, bytes.fromhex(digest), staleness] for number, digest, staleness in round_.older_bases]
+
+
+def bases_of(round_: Round) -> tuple[OlderBase, ...]:
+    """Return them as the sealed process is given them."""
+    return tuple(OlderBase(bytes.fromhex(digest), staleness) for _, digest, staleness in round_.older_bases)
 
 
 def takes_base(round_: Round, model_digest: bytes) -> bool:

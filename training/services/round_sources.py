@@ -16,6 +16,7 @@ from qflare_protocol.update_shape import update_columns
 from training.blobs import open_blob, opener_of, pieces_of
 from training.models import ModelVersion, Round, Update
 from training.services.federations import MODEL_CONTEXT
+from training.services.late_updates import bases_of
 from training.services.rounds import roster_entries
 
 
@@ -88,6 +89,7 @@ def given_of(round_: Round, instance: EnclaveInstance, carried: Sequence[SealedR
         roster=roster_entries(round_),
         updates=_sealed_updates(round_),
         carried=carried,
+        older_bases=bases_of(round_),
     )
 
 
