@@ -19,7 +19,7 @@ FINAL_SUBMISSION_REFUSALS = frozenset(
     {
         "round-closed", "not-invited", "already-submitted", "base-model-mismatch", "enclave-key-mismatch",
         "update-too-large", "message-too-large", "session-limit-reached", "sample-count-refused",
-        "digest-mismatch", "invalid-signature", "malformed-message",
+        "digest-mismatch", "invalid-signature", "malformed-message", "policy-refused",
     }
 )  # fmt: skip
 

@@ -1,11 +1,10 @@
 """Fetch the model that a round starts from, and check who made it."""
 
-import mmap
-import tempfile
+import os
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import blake3
 
@@ -15,14 +14,13 @@ from edge_client.device_state import DeviceStateFile
 from edge_client.enclave_trust import EnclaveTrust
 from edge_client.http import Http, ServerUnreachable
 from edge_client.session import DeviceSession
-from edge_client.trainer import Tensors
+from edge_client.tensor_files import map_tensor_file
 from qflare_protocol.attestation.evidence import SIGNATURE_ALGORITHM
 from qflare_protocol.chunked import open_chunks
 from qflare_protocol.cose import Verifier
 from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import bytes_field, require_map, unsigned_field
 from qflare_protocol.round_result import verify_result
-from qflare_protocol.tensors import decode_tensors
 
 DOWNLOAD_PREFIX = "download."
 PIECE_BYTES = 1 << 20
@@ -36,8 +34,7 @@ _MODEL = frozenset(
 class ModelDownload:
     """Fetches base models over one session: through files, so that memory does not grow with the model.
 
-    What has arrived of an encrypted model stays in the device's home over cuts and restarts. The opened one
-    is in a file without a name, mapped into memory: nothing of it is left when the process ends.
+    What has arrived of an encrypted model stays in the device's home over cuts and restarts.
     """
 
     def __init__(
@@ -53,8 +50,8 @@ class ModelDownload:
         self._backoff, self._asked = backoff, asked
         self._home = memory.home
 
-    def fetch(self, assignment: Assignment) -> Tensors:
-        """Return the base model's arrays by name, checked to be what a trusted enclave made.
+    def fetch(self, assignment: Assignment, into: Path) -> None:
+        """Write the base model, checked to be what a trusted enclave made, into a file that can be mapped.
 
         Raises `Refusal`: "base-model-mismatch" for another version or an older one than was trained from,
         "digest-mismatch", "evidence-refused", "invalid-signature", "invalid-tensors".
@@ -67,13 +64,12 @@ class ModelDownload:
         if (members["version"], members["digest"]) != (assignment.base_version, assignment.base_model_digest):
             raise Refusal("base-model-mismatch", "The server names another base model than the round's.")
         blob = retrying(lambda: self._download_blob(members), backoff=self._backoff, what="model blob")
-        model = _open_model(blob, bytes_field(members, "content_key", 32), assignment.base_model_digest)
+        _open_model(blob, into, bytes_field(members, "content_key", 32), assignment.base_model_digest)
+        map_tensor_file(into)
         self._check_provenance(members, assignment)
         newest = self._memory.state.newest_versions | {assignment.federation_id.hex(): assignment.base_version}
         self._memory.remember(newest_versions=newest)
-        tensors = decode_tensors(cast(bytes, model))  # whatever can be sliced and has a length
         blob.unlink()
-        return tensors
 
     def _refuse_going_back(self, assignment: Assignment) -> None:
         """Refuse an older version than one already trained from: whoever serves it hides the newer ones."""
@@ -118,17 +114,18 @@ class ModelDownload:
             raise Refusal("digest-mismatch", "The enclave signed another model than the server delivers.")
 
 
-def _open_model(blob: Path, content_key: bytes, expected_digest: bytes) -> mmap.mmap:
-    """Open an encrypted model into a file without a name, and map it. Raises `Refusal`, with nothing left behind."""
+def _open_model(blob: Path, into: Path, content_key: bytes, expected_digest: bytes) -> None:
+    """Open an encrypted model into a file. Raises `Refusal("digest-mismatch")` and "decryption-failed"."""
     hasher = blake3.blake3()
-    with tempfile.TemporaryFile(dir=blob.parent) as file:
+    descriptor = os.open(into, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
         for chunk in open_chunks(content_key, _pieces_of(blob), context=MODEL_CONTEXT):
             hasher.update(chunk)
             file.write(chunk)
-        if hasher.digest() != expected_digest:
-            raise Refusal("digest-mismatch", "The model's bytes are not the ones the server names.")
         file.flush()
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        os.fsync(file.fileno())
+    if hasher.digest() != expected_digest:
+        raise Refusal("digest-mismatch", "The model's bytes are not the ones the server names.")
 
 
 def _digest_of(path: Path) -> bytes:

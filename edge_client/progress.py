@@ -11,16 +11,16 @@ from edge_client.session import DeviceSession, SealedRefusal
 from edge_client.trainer import Progress, TrainingStopped
 from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import require_map, text_field, unsigned_field
+from qflare_protocol.progress import FAILED, MAX_REASON, TRAINING, ProgressReport
 
 log = structlog.get_logger(__name__)
 
 FIRST_REPORT_SECONDS = 10.0
-MAX_REASON_CHARACTERS = 200
 _ANSWER = frozenset({"continue", "reason", "deadline", "report_again_seconds"})
 
 
-class ProgressReport:
-    """Reports of one training in one round. A report that is lost costs nothing: the next one says the same."""
+class ProgressReporter:
+    """Reports one training in one round. A report that is lost costs nothing: the next one says the same."""
 
     def __init__(self, session: DeviceSession, round_id: bytes, clock: Callable[[], float] = time.monotonic) -> None:
         self._session, self._round_id, self._clock = session, round_id, clock
@@ -30,7 +30,7 @@ class ProgressReport:
         """Report when it is time to. Raises `TrainingStopped` where the server waits for this update no more."""
         if self._clock() < self._due_at:
             return
-        answer = self._send("training", progress, "")
+        answer = self._send(TRAINING, progress, "")
         seconds = unsigned_field(answer, "report_again_seconds", 3600) if answer else FIRST_REPORT_SECONDS
         self._due_at = self._clock() + seconds
         if answer and answer["continue"] is False:
@@ -38,19 +38,12 @@ class ProgressReport:
 
     def failed(self, reason: str) -> None:
         """Say that no update will come, and why."""
-        self._send("failed", Progress(), reason[:MAX_REASON_CHARACTERS])
+        self._send(FAILED, Progress(), reason[:MAX_REASON])
 
     def _send(self, state: str, progress: Progress, reason: str) -> Mapping[str, Any] | None:
-        message = {
-            "round_id": self._round_id,
-            "state": state,
-            "fraction": float(progress.fraction),
-            "loss": progress.loss,
-            "metrics": progress.metrics,
-            "reason": reason,
-        }
         try:
-            return require_map(self._session.post("/api/progress", message), _ANSWER, "answer to progress")
+            report = ProgressReport(self._round_id, state, progress.fraction, progress.loss, progress.metrics, reason)
+            return require_map(self._session.post("/api/progress", report.to_map()), _ANSWER, "answer to progress")
         except SealedRefusal as refusal:
             if refusal.code == "log-inconsistent":
                 raise

@@ -16,10 +16,10 @@ from edge_client.handshaking import UnvouchedRefusal
 from edge_client.http import Http, ServerUnreachable
 from edge_client.identity_keeper import IdentityKeeper
 from edge_client.model_download import ModelDownload
-from edge_client.progress import ProgressReport
+from edge_client.progress import ProgressReporter
 from edge_client.qkd import OFF, QkdSettings
 from edge_client.session import DeviceSession
-from edge_client.tensor_files import map_tensor_file, write_tensor_file
+from edge_client.tensor_files import map_tensor_file
 from edge_client.trainer import TrainingFailed, TrainingOutcome, TrainingStopped
 from edge_client.training import Training, TrainingTask
 from edge_client.training_folder import KeptTraining
@@ -123,8 +123,8 @@ class RoundWorker:
     def _trained(self, assignment: Assignment) -> KeptTraining | None:
         """Train for a round; None where that failed, which the server is told, or nobody waits for it any more."""
         self._folder.begin()
-        write_tensor_file(self._folder.base, self._download.fetch(assignment))
-        report = ProgressReport(self._session, assignment.round_id)
+        self._download.fetch(assignment, self._folder.base)
+        report = ProgressReporter(self._session, assignment.round_id)
         task = TrainingTask(assignment.trainer_parameters, assignment.round_number)
         started = time.monotonic()
         try:
