@@ -1,5 +1,6 @@
 """The signed result of a round, and the digest of its roster."""
 
+from dataclasses import replace
 from typing import Any
 
 from qflare_protocol.carried_rows import CarriedRow, carried_digest
@@ -16,10 +17,13 @@ from qflare_protocol.round_result import (
     sign_result,
     verify_result,
 )
+from qflare_protocol.staleness import OlderBase
 from tests.vectors.parties import FEDERATION_ID, ROUND_ID, new_signer, signer_values, verifier_of
 from tests.vectors.vector_file import Case, Receiver, Refused, VectorFile
 
 NAME = "three accepted, two rejected"
+STALE = "two of the accepted to older models"
+OLDER = (OlderBase(bytes([1]) * 32, 1), OlderBase(bytes([4]) * 32, 4))
 CARRIED = [
     CarriedRow("centre", bytes(range(32)), bytes(range(32, 64))),
     CarriedRow("momentum", bytes(range(32)), bytes(32)),
@@ -30,23 +34,35 @@ DEVICES = [bytes([number]) * 16 for number in range(1, 6)]
 def make() -> VectorFile:
     """Make the file."""
     signer = new_signer()
-    roster = [RosterEntry(device, signer.verifier) for device in DEVICES]  # one key for all keeps the file small
+    result = _result(roster_digest(_roster(signer)))
+    ages = [0, 1, 4, 0, 0]
+    verdicts = tuple(replace(one, staleness=age) for one, age in zip(result.verdicts, ages, strict=True))
+    stale = replace(result, verdicts=verdicts, older_bases=OLDER)
+    cases = [_case(NAME, signer, result), _case(STALE, signer, stale)]
+    purpose = (
+        "A round's result as the enclave signs it, with its verdicts, and the digests of its roster and carried rows."
+    )
+    return VectorFile(purpose, "12 Round results", cases, _refusals(result, stale, signer))
+
+
+def _roster(signer: Signer) -> list[RosterEntry]:
+    return [RosterEntry(device, signer.verifier) for device in DEVICES]  # one key for all keeps the file small
+
+
+def _case(name: str, signer: Signer, result: RoundResult) -> Case:
+    roster = _roster(signer)
     rows = sorted([entry.device_id, entry.verifier.algorithm, entry.verifier.fingerprint] for entry in roster)
     carried = [[row.name, row.enclave_key_id, row.digest] for row in CARRIED]
-    result = _result(roster_digest(roster))
     values: dict[str, Any] = {"signature_algorithm": signer.algorithm, **signer_values("result", signer)}
     values |= {"roster": encode(rows), "carried": encode(carried)}
     values |= {"devices": DEVICES, "payload": encode(result.to_map()), "result": sign_result(result, signer)}
-    case = Case(NAME, values)
+    case = Case(name, values)
     case.step("digest", "roster_digest", label="round roster", inputs=["roster"])
     case.step("digest", "carried_digest", label="carried rows", inputs=["carried"])
     signed = {"label": "round result", "algorithm": signer.algorithm, "key": "result_public"}
     case.step("sign1", structure="result", **signed)
     case.step("digest", "result_digest", label="signed round result", inputs=["result"])
-    purpose = (
-        "A round's result as the enclave signs it, with its verdicts, and the digests of its roster and carried rows."
-    )
-    return VectorFile(purpose, "12 Round results", [case], _refusals(result, signer))
+    return case
 
 
 def _result(roster: bytes) -> RoundResult:
@@ -66,8 +82,8 @@ def _result(roster: bytes) -> RoundResult:
     )  # fmt: skip
 
 
-def _refusals(result: RoundResult, signer: Signer) -> list[Refused]:
-    payload, stranger = result.to_map(), new_signer()
+def _refusals(result: RoundResult, stale: RoundResult, signer: Signer) -> list[Refused]:
+    payload, stranger, bases = result.to_map(), new_signer(), stale.to_map()["older_bases"]
 
     def signed(key: Signer = signer, **changes: Any) -> dict[str, Any]:
         return {"result": sign1(key, payload | changes, purpose="round result")}
@@ -79,6 +95,7 @@ def _refusals(result: RoundResult, signer: Signer) -> list[Refused]:
          {"result": sign1(signer, payload, purpose="update manifest")}),
         ("no samples", "malformed-message", signed(sample_total=0)),
         ("a rejection without a reason", "malformed-message", signed(verdicts=without_reason)),
+        ("an older model of no age", "malformed-message", signed(older_bases=[[bases[0][0], 0]])),
     ]  # fmt: skip
     return [Refused(name, "device reads the result", code, row, of=NAME) for name, code, row in rows]
 
