@@ -23,7 +23,7 @@ from tests.edge.trainers import SmallTrainer
 from tests.enclave_core.form_rounds import Process
 from tests.open_rounds import make_federation, started
 from tests.people import Person
-from training.models import Update
+from training.models import Federation, Update
 
 MODEL = {"a": np.zeros(3000, dtype=np.float32), "body": np.ones(2000, dtype=np.float32)}
 PLAIN = Stage("none")
@@ -61,6 +61,15 @@ def test_an_update_beyond_the_policys_limit_is_not_even_written(
         worker_of(alice, DriftingTrainer).work_once()
     assert refused.value.code == "update-too-large"
     assert not list(DeviceStateFile(alice.home).outbox.home.glob("outbox.*"))
+
+
+def test_a_federation_of_parameters_that_its_model_has_not_is_refused(db: None) -> None:
+    with pytest.raises(Refusal) as refused:
+        make_federation(
+            "adapters", policy=AggregationPolicy(parameters=("lora.*",)), initial_model=encode_tensors(MODEL)
+        )
+    assert refused.value.code == "policy-refused"
+    assert not Federation.objects.exists()
 
 
 def sealing_of(form: str, model: dict[str, Any]) -> tuple[UpdateShape, RangeSealing, Any]:

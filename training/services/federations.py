@@ -18,7 +18,8 @@ from keyring import envelope
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.chunked import KEY_BYTES, ChunkCipher, ChunkWriter
 from qflare_protocol.errors import Refusal
-from qflare_protocol.tensors import decode_tensors
+from qflare_protocol.tensors import decode_tensors, parse_header
+from qflare_protocol.update_shape import update_columns
 from training import privacy
 from training.blobs import BlobWriter, StoredBlob
 from training.models import Federation, FederationState, ModelVersion, PrivacyRelease, RoundState
@@ -48,11 +49,13 @@ def create_federation(
     """Create a federation whose version 0 is the given safetensors file.
 
     Raises `Refusal`: "invalid-tensors" for the model, "policy-refused" for a pipeline that does not
-    hold what the policy claims, for larger updates than the site takes, a privacy budget or terms that
-    do not fit the policy, "conflict" when the name is taken.
+    hold what the policy claims, for parameters that the model does not have, for larger updates than
+    the site takes, a privacy budget or terms that do not fit the policy, "conflict" when the name is
+    taken.
     """
     decode_tensors(initial_model)
     Pipeline.of(policy)
+    update_columns(policy, parse_header(initial_model).layout)
     terms.check_against(policy)
     privacy.check_terms(policy, privacy_budget_epsilon, privacy_delta)
     if policy.maximum_update_bytes > settings.QFLARE_MAX_UPDATE_BYTES:
