@@ -15,7 +15,10 @@ from audit.retention import archive_disclosures
 from audit.services import erase_disclosures, record_event, sequence_log
 from qflare_site.checks import check_database_role
 from qflare_site.database_roles import COLUMN_UPDATES, GRANTEES, GRANTS, RolesError, role_names, tables_of_models
+from tests.audit.conftest import first_keys_are_not_told
 from tests.database.roles import acting_as
+
+__all__ = ["first_keys_are_not_told"]
 
 pytestmark = pytest.mark.django_db
 
