@@ -20,7 +20,7 @@ def test_a_trainer_is_found_by_name_and_given_its_parameters_and_options() -> No
     [
         ("tests.edge.trainers", "no colon"),
         ("tests.edge.nowhere:SmallTrainer", "cannot be imported"),
-        ("tests.edge.trainers:Nobody", "no class Nobody"),
+        ("tests.edge.trainers:Nobody", "no Nobody"),
         ("tests.edge.trainers:NotATrainer", "not a subclass"),
     ],
 )

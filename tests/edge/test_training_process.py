@@ -167,7 +167,7 @@ process.train(task, TrainingFolder(Path(sys.argv[1])), lambda progress: None)
 
 
 def test_code_that_is_not_there_is_refused_before_any_round(folder: TrainingFolder) -> None:
-    with pytest.raises(Refusal, match="has no class Nobody"):
+    with pytest.raises(Refusal, match="has no Nobody"):
         TrainingProcess("tests.edge.troubled_trainers:Nobody", {}).open()
 
 

@@ -51,7 +51,7 @@ def test_a_version_that_a_worker_evaluates_is_not_due_until_its_lease_is_over(se
         ("FailingTrainer", "no data here"),
         ("DivergedTrainer", "finite metrics"),
         ("SilentTrainer", "one line of JSON"),
-        ("Missing", "no class Missing"),
+        ("Missing", "no Missing"),
     ],
 )
 def test_an_evaluator_that_fails_is_reported_and_not_tried_for_ever(trainer: str, complaint: str) -> None:

@@ -1,7 +1,7 @@
 """Updates that come late, rounds that take older bases, and rounds that are buffers."""
 
+from dataclasses import replace
 from datetime import timedelta
-from types import SimpleNamespace
 
 import pytest
 from django.db import IntegrityError, transaction
@@ -13,7 +13,6 @@ from tests.factories import make_completed_round
 from tests.open_rounds import Submission, make_federation, send_submission, started
 from tests.people import OPERATOR, assert_refused, nothing_changed
 from training.models import Federation, ModelVersion, Round, RoundState
-from training.services import late_updates
 from training.services.federations import pause_federation
 from training.services.late_updates import older_bases_of
 from training.services.rounds import cancel_round, close_round
@@ -32,12 +31,6 @@ def run_tick(now):
 
 
 @pytest.fixture
-def stale_by_two(monkeypatch):
-    """Let policies take updates that are two versions behind."""
-    monkeypatch.setattr(late_updates, "maximum_staleness", lambda policy: 2)
-
-
-@pytest.fixture
 def fourth_version(federation, alice, carol, dave, enclave_here):
     """A federation whose training has come to version 3."""
     for _ in range(3):
@@ -47,6 +40,14 @@ def fourth_version(federation, alice, carol, dave, enclave_here):
         ModelVersion.objects.filter(id=latest.id).update(digest=bytes([latest.number]) * 32)
     federation.refresh_from_db()
     return federation
+
+
+@pytest.fixture
+def stale_by_two(federation):
+    """Let the federation, and its rounds so far, take updates that are two versions behind."""
+    policy = replace(federation.aggregation_policy(), maximum_staleness=2).to_map()
+    Federation.objects.update(policy=policy)
+    Round.objects.update(policy=policy)
 
 
 @pytest.mark.django_db
@@ -63,9 +64,11 @@ class TestLateUpdates:
         problem = assert_refused(send_submission(line, body), "round-closed")
         assert problem["late_update"] == "kept-for-next-round"
 
-    def test_the_policy_says_how_late(self):
-        assert late_updates.maximum_staleness(SimpleNamespace()) == 0
-        assert late_updates.maximum_staleness(SimpleNamespace(maximum_staleness=4)) == 4
+    def test_a_model_that_did_not_change_is_named_once(self, fourth_version, stale_by_two):
+        ModelVersion.objects.filter(number__in=(2, 3)).update(digest=bytes([3]) * 32)
+        fourth_version.refresh_from_db()
+        bases = older_bases_of(fourth_version, fourth_version.current_version)
+        assert [[number, staleness] for number, _, staleness in bases] == [[1, 2]]
 
 
 class nothing_after:
