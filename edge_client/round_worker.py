@@ -18,6 +18,7 @@ from edge_client.identity_keeper import IdentityKeeper
 from edge_client.model_download import ModelDownload
 from edge_client.progress import ProgressReporter
 from edge_client.qkd import OFF, QkdSettings
+from edge_client.rounding_rest import rest_was_delivered
 from edge_client.session import DeviceSession
 from edge_client.tensor_files import map_tensor_file
 from edge_client.trainer import TrainingFailed, TrainingOutcome, TrainingStopped
@@ -144,6 +145,8 @@ class RoundWorker:
         if not self._outgoing.hand_in():
             return False
         self._memory.remember(rounds_done=self._memory.state.rounds_done + 1)
+        if (kept := self._folder.kept()) is not None:
+            rest_was_delivered(self._memory.home, kept.federation_id)
         self._memory.outbox.drop()
         self._folder.drop()
         return True

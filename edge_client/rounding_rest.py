@@ -21,13 +21,14 @@ from qflare_protocol.update_codings import Coding
 class RoundingRest:
     """The rest of one federation; between `with` and `commit` a new one is written beside the old.
 
-    Begin one for each update that is made; only `commit`, after the update is kept, puts the new rest in the old one's
-    place, so that a crash before leaves both the update and its rest undone.
+    Begin one for each update that is made. `commit`, after the update is kept, keeps the new rest with it; only the
+    update's receipt puts it in the old one's place (`rest_was_delivered`). What is never acknowledged, or is sealed
+    once more to another enclave, takes the old rest along again.
     """
 
     def __init__(self, home: Path, federation_id: bytes, policy_digest: bytes, columns: int) -> None:
-        self._path = home / f"rounding-rest.{federation_id.hex()}"
-        self._draft = self._path.with_name(f".{self._path.name}.draft")
+        self._path = _rest_of(home, federation_id)
+        self._draft, self._pending = self._path.with_name(f".{self._path.name}.draft"), _pending(self._path)
         layout = TensorLayout((Tensor(f"rest {policy_digest.hex()}", "F32", (columns,)),))
         self._header, self._size = encode_header(layout), layout.container_bytes
 
@@ -57,10 +58,10 @@ class RoundingRest:
         return coded
 
     def commit(self) -> None:
-        """Put the new rest in the place of the old one, durably."""
+        """Keep the new rest until the update's receipt has come, durably."""
         self._new.flush()
         os.fsync(self._new.fileno())
-        self._draft.replace(self._path)
+        self._draft.replace(self._pending)
         sync_folder(self._path.parent)
 
     def _opened(self) -> IO[bytes] | None:
@@ -79,3 +80,19 @@ class RoundingRest:
             return np.zeros(width, dtype=np.float32)
         rest = np.frombuffer(self._old.read(4 * width), dtype="<f4").astype(np.float32)
         return rest if np.isfinite(rest).all() else np.zeros(width, dtype=np.float32)
+
+
+def rest_was_delivered(home: Path, federation_id: bytes) -> None:
+    """Put the rest of the update that was acknowledged in the place of the one before; harmless where there is none."""
+    path = _rest_of(home, federation_id)
+    if _pending(path).exists():
+        _pending(path).replace(path)
+        sync_folder(home)
+
+
+def _rest_of(home: Path, federation_id: bytes) -> Path:
+    return home / f"rounding-rest.{federation_id.hex()}"
+
+
+def _pending(path: Path) -> Path:
+    return path.with_name(f"{path.name}.pending")

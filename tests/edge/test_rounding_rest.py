@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_client.rounding_rest import RoundingRest
+from edge_client.rounding_rest import RoundingRest, rest_was_delivered
 from edge_client.update_coding import coded_blocks
 from qflare_protocol.aggregation_policy import AggregationPolicy, Stage
 from qflare_protocol.errors import Refusal
@@ -35,7 +35,7 @@ def rest_of(home: Path, *, federation: bytes = FEDERATION, policy: bytes = POLIC
     return RoundingRest(home, federation, policy, SIZE)
 
 
-def sent(rest: RoundingRest, *, kept: bool = True) -> Float32Array:
+def made(rest: RoundingRest, *, kept: bool = True) -> Float32Array:
     with rest:
         coded = b"".join(coded_blocks(SHAPE, BASE, STEP, rest))
         if kept:
@@ -43,8 +43,15 @@ def sent(rest: RoundingRest, *, kept: bool = True) -> Float32Array:
     return decoded(coded)
 
 
+def sent(home: Path, *, federation: bytes = FEDERATION, policy: bytes = POLICY) -> Float32Array:
+    """Make an update and get its receipt."""
+    values = made(rest_of(home, federation=federation, policy=policy))
+    rest_was_delivered(home, federation)
+    return values
+
+
 def test_over_many_rounds_nothing_is_lost(tmp_path: Path) -> None:
-    total = sum(sent(rest_of(tmp_path)).astype(np.float64) for _ in range(50))
+    total = sum(sent(tmp_path).astype(np.float64) for _ in range(50))
     once = decoded(b"".join(coded_blocks(SHAPE, BASE, STEP)))
     with_rest, without = np.abs(total - 50 * STEP["w"]).max(), np.abs(50.0 * once - 50 * STEP["w"]).max()
     largest = np.abs(STEP["w"]).max()
@@ -52,32 +59,45 @@ def test_over_many_rounds_nothing_is_lost(tmp_path: Path) -> None:
 
 
 def test_a_crash_before_the_update_is_kept_leaves_the_rest_as_it_was(tmp_path: Path) -> None:
-    sent(rest_of(tmp_path))
+    sent(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    first = sent(rest_of(tmp_path), kept=False)
+    first = made(rest_of(tmp_path), kept=False)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    assert sent(rest_of(tmp_path)).tobytes() == first.tobytes()
+    assert sent(tmp_path).tobytes() == first.tobytes()
+
+
+def test_what_is_sealed_again_before_its_receipt_takes_the_same_rest_along(tmp_path: Path) -> None:
+    sent(tmp_path)
+    first, again = made(rest_of(tmp_path)), made(rest_of(tmp_path))
+    assert first.tobytes() == again.tobytes()
+    rest_was_delivered(tmp_path, FEDERATION)
+    assert made(rest_of(tmp_path)).tobytes() != first.tobytes()
+
+
+def test_a_receipt_without_a_rest_is_harmless(tmp_path: Path) -> None:
+    rest_was_delivered(tmp_path, FEDERATION)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("other", [{"federation": bytes(16)}, {"policy": b"p" * 64}], ids=["federation", "policy"])
 def test_the_rest_of_another_federation_or_policy_is_not_added(tmp_path: Path, other: dict[str, bytes]) -> None:
-    fresh = sent(rest_of(tmp_path))
-    assert sent(rest_of(tmp_path, **other)).tobytes() == fresh.tobytes()
-    assert sent(rest_of(tmp_path, **other)).tobytes() != fresh.tobytes()
+    fresh = sent(tmp_path)
+    assert sent(tmp_path, **other).tobytes() == fresh.tobytes()
+    assert sent(tmp_path, **other).tobytes() != fresh.tobytes()
 
 
 @pytest.mark.parametrize(
     "damage", [lambda data: data[:-1], lambda data: data[:-4] + b"\xff\xff\xff\x7f", lambda _: b""]
 )
 def test_a_damaged_rest_stops_no_device(tmp_path: Path, damage: object) -> None:
-    sent(rest_of(tmp_path))
+    sent(tmp_path)
     (path,) = tmp_path.iterdir()
     path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
-    assert np.isfinite(sent(rest_of(tmp_path))).all()
+    assert np.isfinite(sent(tmp_path)).all()
 
 
 def test_only_its_owner_reads_it_and_no_draft_is_left(tmp_path: Path) -> None:
-    sent(rest_of(tmp_path))
+    sent(tmp_path)
     (path,) = tmp_path.iterdir()
     assert (path.name, path.stat().st_mode & 0o777) == (f"rounding-rest.{FEDERATION.hex()}", 0o600)
 
