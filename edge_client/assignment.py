@@ -13,6 +13,7 @@ _ASSIGNMENT = frozenset(
 )  # fmt: skip
 
 
+_EVALUATION = frozenset({"federation_id", "version", "model_digest", "trainer_parameters"})
 _OPTIONAL = frozenset({"range_evidence", "older_bases"})
 MAX_OLDER_BASES = 64
 
@@ -23,6 +24,36 @@ class OlderBase:
 
     version: int
     model_digest: bytes
+
+
+@dataclass(frozen=True)
+class WantedModel:
+    """A version of a federation's model, by its 16-byte federation id, number and BLAKE3 digest."""
+
+    federation_id: bytes
+    version: int
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class EvaluationTask:
+    """A version that waits to be evaluated on this device's own data."""
+
+    model: WantedModel
+    trainer_parameters: dict[str, Any]
+
+    @classmethod
+    def from_wire(cls, value: Any) -> "EvaluationTask":
+        """Read a task. Raises `Refusal("malformed-message")`."""
+        members = require_map(value, _EVALUATION, "evaluation task")
+        if not isinstance(members["trainer_parameters"], dict):
+            raise Refusal("malformed-message", "The trainer parameters must be a map.")
+        model = WantedModel(
+            bytes_field(members, "federation_id", 16),
+            unsigned_field(members, "version"),
+            bytes_field(members, "model_digest", 32),
+        )
+        return cls(model, members["trainer_parameters"])
 
 
 @dataclass(frozen=True)
@@ -43,6 +74,11 @@ class Assignment:
     trainer_parameters: dict[str, Any]
     signature_key: bytes
     older_bases: tuple[OlderBase, ...] = ()
+
+    @property
+    def base(self) -> WantedModel:
+        """The model that the round starts from."""
+        return WantedModel(self.federation_id, self.base_version, self.base_model_digest)
 
     @classmethod
     def from_wire(cls, value: Any) -> "Assignment":

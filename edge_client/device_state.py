@@ -82,6 +82,7 @@ class DeviceStateFile:
         self.home = home
         self._path, self._incident = home / "state.json", home / "log-incident.json"
         self.outbox, self.training = Outbox(home), TrainingFolder(home)
+        self.evaluation = TrainingFolder(home, "evaluation")
         self.state = self._read()
 
     def remember(self, **changes: Any) -> None:

@@ -1,4 +1,4 @@
-"""Fetch the model that a round starts from, and check who made it."""
+"""Fetch a model version, to train from or to evaluate, and check who made it."""
 
 import os
 import uuid
@@ -8,7 +8,7 @@ from typing import Any
 
 import blake3
 
-from edge_client.assignment import Assignment
+from edge_client.assignment import WantedModel
 from edge_client.backoff import Asked, Backoff, retrying
 from edge_client.device_state import DeviceStateFile
 from edge_client.enclave_trust import EnclaveTrust
@@ -50,32 +50,32 @@ class ModelDownload:
         self._backoff, self._asked = backoff, asked
         self._home = memory.home
 
-    def fetch(self, assignment: Assignment, into: Path) -> None:
-        """Write the base model, checked to be what a trusted enclave made, into a file that can be mapped.
+    def fetch(self, wanted: WantedModel, into: Path) -> None:
+        """Write the model, checked to be what a trusted enclave made, into a file that can be mapped.
 
         Raises `Refusal`: "base-model-mismatch" for another version or an older one than was trained from,
         "digest-mismatch", "evidence-refused", "invalid-signature", "invalid-tensors".
         """
-        self._refuse_going_back(assignment)
-        federation = uuid.UUID(bytes=assignment.federation_id)
-        path = f"/api/global_model?federation={federation}&version={assignment.base_version}"
+        self._refuse_going_back(wanted)
+        federation = uuid.UUID(bytes=wanted.federation_id)
+        path = f"/api/global_model?federation={federation}&version={wanted.version}"
         answer = self._asked(lambda: self._session.get(path), "global model")
         members = require_map(answer, _MODEL, "global model")
-        if (members["version"], members["digest"]) != (assignment.base_version, assignment.base_model_digest):
-            raise Refusal("base-model-mismatch", "The server names another base model than the round's.")
+        if (members["version"], members["digest"]) != (wanted.version, wanted.digest):
+            raise Refusal("base-model-mismatch", "The server names another model than it asked to work on.")
         blob = retrying(lambda: self._download_blob(members), backoff=self._backoff, what="model blob")
-        _open_model(blob, into, bytes_field(members, "content_key", 32), assignment.base_model_digest)
+        _open_model(blob, into, bytes_field(members, "content_key", 32), wanted.digest)
         map_tensor_file(into)
-        self._check_provenance(members, assignment)
-        newest = self._memory.state.newest_versions | {assignment.federation_id.hex(): assignment.base_version}
+        self._check_provenance(members, wanted)
+        newest = self._memory.state.newest_versions | {wanted.federation_id.hex(): wanted.version}
         self._memory.remember(newest_versions=newest)
         blob.unlink()
 
-    def _refuse_going_back(self, assignment: Assignment) -> None:
+    def _refuse_going_back(self, wanted: WantedModel) -> None:
         """Refuse an older version than one already trained from: whoever serves it hides the newer ones."""
-        newest = self._memory.state.newest_versions.get(assignment.federation_id.hex(), 0)
-        if assignment.base_version < newest:
-            detail = f"The round starts from version {assignment.base_version}, but version {newest} has been seen."
+        newest = self._memory.state.newest_versions.get(wanted.federation_id.hex(), 0)
+        if wanted.version < newest:
+            detail = f"The server names version {wanted.version}, but version {newest} has been seen."
             raise Refusal("base-model-mismatch", detail)
 
     def _download_blob(self, members: Mapping[str, Any]) -> Path:
@@ -97,20 +97,20 @@ class ModelDownload:
             raise ServerUnreachable("The encrypted model arrived damaged.")
         return target
 
-    def _check_provenance(self, members: Mapping[str, Any], assignment: Assignment) -> None:
+    def _check_provenance(self, members: Mapping[str, Any], wanted: WantedModel) -> None:
         """Check that a trusted enclave made this model; the first version is the operator's own."""
         if unsigned_field(members, "version") == 0:
             return
         appraisal = self._trust.appraise_maker(
             bytes_field(members, "evidence"),
             round_id=bytes_field(members, "round_id", 16),
-            federation_id=assignment.federation_id,
+            federation_id=wanted.federation_id,
             now=self._session.server_time(),
-            first_model=assignment.federation_id.hex() not in self._memory.state.newest_versions,
+            first_model=wanted.federation_id.hex() not in self._memory.state.newest_versions,
         )
         verifier = Verifier(SIGNATURE_ALGORITHM, appraisal.claims.result_public_key)
         result = verify_result(bytes_field(members, "provenance", maximum=1 << 26), verifier)
-        if result.model_digest != assignment.base_model_digest or result.federation_id != assignment.federation_id:
+        if result.model_digest != wanted.digest or result.federation_id != wanted.federation_id:
             raise Refusal("digest-mismatch", "The enclave signed another model than the server delivers.")
 
 

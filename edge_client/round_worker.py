@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from edge_client.assignment import Assignment
+from edge_client.assignment import Assignment, EvaluationTask
 from edge_client.backoff import Backoff, retrying
 from edge_client.device_state import DeviceStateFile
 from edge_client.enclave_trust import EnclaveTrust
@@ -21,11 +21,12 @@ from edge_client.qkd import OFF, QkdSettings
 from edge_client.rounding_rest import rest_was_delivered
 from edge_client.session import DeviceSession
 from edge_client.tensor_files import map_tensor_file
-from edge_client.trainer import TrainingFailed, TrainingOutcome, TrainingStopped
+from edge_client.trainer import EvaluationOutcome, TrainingFailed, TrainingOutcome, TrainingStopped
 from edge_client.training import Training, TrainingTask
 from edge_client.training_folder import KeptTraining
 from edge_client.update_sealing import seal_into_outbox
 from qflare_protocol.attestation.evidence import EnclaveClaims
+from qflare_protocol.device_evaluation import DeviceEvaluation
 from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import unsigned_field
 
@@ -81,6 +82,8 @@ class RoundWorker:
         """Ask for work and do it; return whether an update was handed in, and when to ask again, seconds."""
         answer = self._asked(lambda: self._session.post("/api/work", {}), "ask for work")
         if answer.get("round") is None:
+            if "evaluation" in answer:
+                self._evaluate(EvaluationTask.from_wire(answer["evaluation"]))
             return False, float(unsigned_field(answer, "ask_again_seconds", 3600))
         assignment = Assignment.from_wire(answer["round"])
         if not self._make_update(assignment):
@@ -124,7 +127,7 @@ class RoundWorker:
     def _trained(self, assignment: Assignment) -> KeptTraining | None:
         """Train for a round; None where that failed, which the server is told, or nobody waits for it any more."""
         self._folder.begin()
-        self._download.fetch(assignment, self._folder.base)
+        self._download.fetch(assignment.base, self._folder.base)
         report = ProgressReporter(self._session, assignment.round_id)
         task = TrainingTask(assignment.trainer_parameters, assignment.round_number)
         started = time.monotonic()
@@ -140,6 +143,24 @@ class RoundWorker:
         seconds = round(time.monotonic() - started, 2)
         log.info("trained", round=assignment.round_number, seconds=seconds, **trained.metrics)
         return self._folder.keep(assignment, trained.sample_count, trained.metrics)
+
+    def _evaluate(self, task: EvaluationTask) -> None:
+        """Evaluate a version on what this device holds out, and report it; nothing is reported as no samples."""
+        folder = self._memory.evaluation
+        folder.begin()
+        self._download.fetch(task.model, folder.base)
+        try:
+            outcome = self._training.evaluate(TrainingTask(task.trainer_parameters, 0), folder)
+        except TrainingFailed as failure:
+            log.error("evaluation_failed", version=task.model.version, reason=str(failure))
+            outcome = None
+        outcome = outcome or EvaluationOutcome(0, {})
+        log.info("evaluated", version=task.model.version, samples=outcome.sample_count, **outcome.metrics)
+        report = DeviceEvaluation(
+            task.model.federation_id, task.model.version, outcome.sample_count, dict(outcome.metrics)
+        )
+        self._asked(lambda: self._session.post("/api/evaluation", report.to_map()), "evaluation")
+        folder.drop()
 
     def _hand_in(self) -> bool:
         if not self._outgoing.hand_in():

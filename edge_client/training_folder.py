@@ -33,10 +33,10 @@ class KeptTraining:
 
 
 class TrainingFolder:
-    """`training/` in the device's home."""
+    """`training/` in the device's home, or another folder there."""
 
-    def __init__(self, home: Path) -> None:
-        self._folder = home / "training"
+    def __init__(self, home: Path, name: str = "training") -> None:
+        self._folder = home / name
         self.base, self.trained = self._folder / "base.safetensors", self._folder / "trained.safetensors"
         self._facts = self._folder / "training.json"
 

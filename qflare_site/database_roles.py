@@ -50,6 +50,7 @@ GRANTS: dict[str, tuple[str, str, str]] = {
     "training_round": ("SIU", "SIU", ""),
     "training_participation": ("SIU", "SIU", ""),
     "training_update": ("SI", "SD", ""),  # worker: a round that begins anew asks for them again
+    "training_versionevaluation": ("SI", "S", ""),
     "training_upload": ("SIUD", "SD", ""),
     "training_privacyrelease": ("S", "SIU", ""),
     "training_carriedrow": ("SD", "SIUD", ""),

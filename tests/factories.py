@@ -40,6 +40,7 @@ from training.models import (
     RoundState,
     RoundStep,
     Update,
+    VersionEvaluation,
 )
 from training.services.federations import create_federation, seal_model, store_version
 from training.services.rounds import open_round
@@ -235,6 +236,9 @@ def populate(*, devices: int = 4, now: datetime = NOW) -> PopulatedSite:
     token = issue_token(actor=ACTOR, now=now, device_name="edge-new")
     session, enclave = make_session(fleet[0]), make_enclave(running.id)
     server_signer("identity")
+    VersionEvaluation.objects.create(
+        version=federation.current_version, device=fleet[0], sample_count=10, metrics={"accuracy": 0.9}, reported_at=now
+    )
     WitnessSighting.objects.create(device_name="edge-0", size=1, root=b"r" * 32, seen_at=now)
     WitnessCosignature.objects.create(
         device_name="edge-0", key_fingerprint=b"f" * 32, algorithm="ML-DSA-44", public_key=b"k", size=1,

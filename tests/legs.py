@@ -43,7 +43,7 @@ ON_SERVICES = [
     "tests/sessions/test_sweep_and_races.py", "tests/site/test_ratelimit_cache.py", "tests/training/test_rounds.py",
     "tests/training/test_progress.py", "tests/training/test_model_release.py",
     "tests/training/test_privacy_ledger.py", "tests/training/test_round_steps.py", "tests/training/test_tick.py",
-    "tests/monitor/test_races.py",
+    "tests/monitor/test_races.py", "tests/training/test_device_evaluation.py",
 ]  # fmt: skip
 """What depends on locks, transactions or the broker; `make test-all` runs everything on the services profile too."""
 

@@ -14,7 +14,16 @@ from operator_admin.forms import ReasonForm
 from operator_admin.operations import DANGER, Answers, Operation, on_one
 from training.dispatch import start_round
 from training.forms import ExtensionForm, RollBackForm
-from training.models import Federation, ModelVersion, Participation, PrivacyRelease, Round, RoundStep, Update
+from training.models import (
+    Federation,
+    ModelVersion,
+    Participation,
+    PrivacyRelease,
+    Round,
+    RoundStep,
+    Update,
+    VersionEvaluation,
+)
 from training.privacy import OUTSIDE_THE_GUARANTEE
 from training.services.federations import pause_federation, resume_federation
 from training.services.model_release import release_version, roll_back
@@ -237,16 +246,41 @@ class ModelVersionAdmin(ReadOnlyAdmin):
     date_hierarchy = "created_at"
     fields = (
         "federation", "number", "short_digest", "size_bytes", "blob_digest", "blob_bytes",
-        "privacy_epsilon", "privacy_delta", "metrics", "reported_metrics", "evaluated_at", "evaluation_error",
+        "privacy_epsilon", "privacy_delta", "metrics", "reported_metrics", "device_metrics", "evaluations",
+        "evaluated_at", "evaluation_error",
         "released_at", "created_at",
     )  # fmt: skip
-    readonly_fields = ("short_digest",)
+    readonly_fields = ("short_digest", "device_metrics")
+
+    @display(description="Mean over the devices' own data, by samples")
+    def device_metrics(self, version: ModelVersion) -> str:
+        """The metrics that devices measured on what they hold out."""
+        return ", ".join(f"{name} {value:.4g}" for name, value in version.device_metrics.items()) or "-"
 
     @display(description="Accuracy")
     def accuracy(self, version: ModelVersion) -> str:
         """The held-out accuracy, where the evaluator gives one."""
         value = version.metrics.get("accuracy")
         return "-" if value is None else f"{value:.3f}"
+
+
+@admin.register(VersionEvaluation)
+class VersionEvaluationAdmin(ReadOnlyAdmin):
+    """What each device says of each version, measured on the data that it holds out."""
+
+    ordering = ("-reported_at",)
+    list_display = ("device", "version", "sample_count", "metrics", "reported_at")
+    list_filter = ("version__federation",)
+    list_select_related = ("device", "version__federation")
+    search_fields = ("device__name", "version__federation__name")
+    date_hierarchy = "reported_at"
+    fields = ("device", "version", "sample_count", "metrics", "outside_the_guarantee", "reported_at")
+    readonly_fields = ("outside_the_guarantee",)
+
+    @display(description="Outside the guarantee")
+    def outside_the_guarantee(self, evaluation: VersionEvaluation) -> str:
+        """What operators see without noise."""
+        return OUTSIDE_THE_GUARANTEE
 
 
 @admin.register(PrivacyRelease)

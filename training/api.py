@@ -1,4 +1,4 @@
-"""What a device calls inside its session: `work`, `progress`, `global_model`, `submit_model`; and the blobs."""
+"""What a device calls inside its session, from `work` to `submit_model` and the uploads; and the blobs."""
 
 import os
 import uuid
@@ -12,6 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from qflare_protocol.device_evaluation import DeviceEvaluation
 from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import bytes_field, require_map
 from qflare_protocol.progress import ProgressReport
@@ -19,6 +20,7 @@ from sessions.sealed_views import SealedView, opened_cbor
 from training.blobs import blob_path, open_blob
 from training.byte_ranges import pieces_between, requested_range
 from training.models import ModelVersion
+from training.services.device_evaluation import record_evaluation
 from training.services.participation import (
     MAX_MANIFEST_BYTES,
     SubmittedUpdate,
@@ -61,6 +63,16 @@ class ProgressView(SealedView):
     def post(self, request: Request) -> Response:
         report = ProgressReport.from_map(opened_cbor(request))
         return Response(report_progress(request.user, report, now=timezone.now()))
+
+
+class EvaluationView(SealedView):
+    """`POST /api/evaluation`: what a version is worth on the data that the device holds out."""
+
+    rate_limit_scope = "work"
+
+    def post(self, request: Request) -> Response:
+        report = DeviceEvaluation.from_map(opened_cbor(request))
+        return Response({"recorded": record_evaluation(request.user, report, now=timezone.now())})
 
 
 class GlobalModelView(SealedView):

@@ -109,6 +109,10 @@ class ModelVersion(models.Model):
     reported_metrics = models.JSONField(
         default=dict, blank=True, help_text="Medians of what the accepted devices reported of their training."
     )
+    evaluations = models.PositiveIntegerField(default=0, help_text="Devices that evaluated it on their own data.")
+    evaluation_sums = models.JSONField(
+        default=dict, blank=True, help_text="Of each metric of theirs: the sum weighted by samples, and the samples."
+    )
     released_at = models.DateTimeField(null=True, blank=True, help_text="Since when it is the released version.")
     evaluated_at = models.DateTimeField(null=True, blank=True)
     evaluation_lease_expires_at = models.DateTimeField(null=True, blank=True)
@@ -133,6 +137,11 @@ class ModelVersion(models.Model):
 
     def __str__(self) -> str:
         return f"{self.federation} v{self.number}"
+
+    @property
+    def device_metrics(self) -> dict[str, float]:
+        """The mean of each metric over the devices that reported it, weighted by their samples."""
+        return {name: weighted / samples for name, (weighted, samples) in sorted(self.evaluation_sums.items())}
 
     @staticmethod
     def envelope(federation_id: uuid.UUID, number: int) -> dict[str, Any]:
@@ -402,6 +411,23 @@ class Upload(models.Model):
 
     def __str__(self) -> str:
         return f"upload of {self.participation}"
+
+
+class VersionEvaluation(models.Model):
+    """What one device says of one model version, measured on the data that it holds out."""
+
+    version = models.ForeignKey(ModelVersion, on_delete=models.CASCADE, related_name="device_evaluations")
+    device = models.ForeignKey(Device, on_delete=models.PROTECT, related_name="evaluations")
+    sample_count = models.PositiveBigIntegerField(help_text="0: it holds no data out.")
+    metrics = models.JSONField(default=dict)
+    reported_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        ordering = ("-reported_at",)
+        constraints = (models.UniqueConstraint(fields=("device", "version"), name="a_device_evaluates_a_version_once"),)
+
+    def __str__(self) -> str:
+        return f"{self.version} on the data of {self.device}"
 
 
 class CarriedRow(models.Model):

@@ -70,6 +70,9 @@ class RoundTerms(models.Model):
         default=0, help_text="How long a deadline is put off while devices still train. 0: never."
     )
     maximum_extensions = models.PositiveIntegerField(default=0, help_text="How often at most, in one round.")
+    evaluated_by_devices = models.BooleanField(
+        default=False, help_text="Each device is asked what each version is worth on the data that it holds out."
+    )
     stop_metric = models.CharField(max_length=64, blank=True, help_text="Training ends by this metric. Empty: by none.")
     stop_direction = models.CharField(max_length=20, choices=Direction.choices, default=Direction.MAXIMISE)
     stop_goal = models.FloatField(null=True, blank=True, help_text="Training ends when the metric is this good.")
@@ -125,6 +128,7 @@ class Terms:
     over_selection: float = 1.0
     extension_seconds: int = 0
     maximum_extensions: int = 0
+    evaluated_by_devices: bool = False
     stop_metric: str = ""
     stop_direction: str = Direction.MAXIMISE.value
     stop_goal: float | None = None

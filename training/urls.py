@@ -2,6 +2,7 @@ from django.urls import path
 
 from training.api import (
     BlobView,
+    EvaluationView,
     GlobalModelView,
     ProgressView,
     SubmitModelView,
@@ -12,6 +13,7 @@ from training.api import (
 
 urlpatterns = [
     path("work", WorkView.as_view(), name="work"),
+    path("evaluation", EvaluationView.as_view(), name="evaluation"),
     path("progress", ProgressView.as_view(), name="progress"),
     path("global_model", GlobalModelView.as_view(), name="global-model"),
     path("submit_model", SubmitModelView.as_view(), name="submit-model"),

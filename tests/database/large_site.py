@@ -12,7 +12,7 @@ LARGE = {
     "device_sessions_keyrotationattempt", "device_sessions_reservedqkdkey", "enrollment_enrolmenttoken",
     "enrollment_enrolmentattempt", "enclave_enclaveinstance", "training_round", "training_modelversion",
     "training_participation", "training_update", "training_roundstep", "training_privacyrelease", "audit_event",
-    "audit_entry", "audit_checkpoint", "audit_witnesssighting", "training_rangestep",
+    "audit_entry", "audit_checkpoint", "audit_witnesssighting", "training_rangestep", "training_versionevaluation",
 }  # fmt: skip
 
 _UUID = "md5('{}' || n)::uuid"
@@ -82,6 +82,7 @@ _FILL: dict[str, dict[str, str]] = {
         "federation_id": _ANY_FEDERATION, "number": "n + 1000", "digest": "''", "size_bytes": "1",
         "blob_digest": "md5('blob' || n)", "blob_bytes": "1", "wrapped_content_key": "''", "metrics": "'{}'",
         "reported_metrics": "'{}'", "evaluation_error": "''", "created_at": _WHEN, "evaluated_at": _WHEN,
+        "evaluations": "0", "evaluation_sums": "'{}'",
     },
     "training_round": {
         "id": _uuid("round"), "federation_id": _ANY_FEDERATION, "number": "n + 1000", "state": "'failed'",
@@ -99,6 +100,10 @@ _FILL: dict[str, dict[str, str]] = {
         "participation_id": "(SELECT max(id) FROM training_participation) + 1 - n", "manifest": "''",
         "manifest_digest": _bytes("manifest", 64), "sample_count": "1", "metrics": "'{}'",
         "blob_digest": "md5('update' || n)", "blob_bytes": "1", "receipt": "''", "received_at": _WHEN,
+    },
+    "training_versionevaluation": {
+        "version_id": "(SELECT max(id) FROM training_modelversion) + 1 - n", "device_id": _uuid("device"),
+        "sample_count": "1", "metrics": "'{}'", "reported_at": _WHEN,
     },
     "training_roundstep": {"round_id": _uuid("round"), "name": "'aggregate'", "started_at": _WHEN, "seconds": "1"},
     "training_rangestep": {

@@ -20,10 +20,11 @@ from django.urls import reverse
 
 from edge_client.enrolment import enroll_device
 from enrollment.services import issue_token
+from qflare_protocol.device_evaluation import DeviceEvaluation
 from qflare_protocol.progress import ProgressReport
 from tests.open_rounds import Submission, send_submission
 from tests.people import OPERATOR, SERVER, DjangoHttp, Line, Person, cbor, third_message
-from training.models import Round
+from training.models import Federation, Round
 
 BASELINE = Path(__file__).with_name("query_counts.json")
 HOW_TO = "if this is meant, see the head of tests/database/test_query_counts.py for how to write the baseline anew"
@@ -100,6 +101,12 @@ def device_life(counts: Counts, running: Round, person: Person) -> None:
         assert send_submission(line, body).message == receipt
     with counts.of("POST /api/work, nothing waits"):
         assert line.ask("/api/work").message["round"] is None
+    Federation.objects.update(evaluated_by_devices=True)
+    with counts.of("POST /api/work, an evaluation waits"):
+        asked = line.ask("/api/work").message["evaluation"]
+    evaluation = DeviceEvaluation(asked["federation_id"], asked["version"], 1, {"accuracy": 0.5})
+    with counts.of("POST /api/evaluation"):
+        assert line.ask("/api/evaluation", evaluation.to_map()).message["recorded"]
     request = line.seal("/api/work")
     line.send(request)
     with counts.of("POST /api/work, a retry"):

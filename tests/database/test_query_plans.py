@@ -20,6 +20,7 @@ from audit.services import sequence_log
 from enclave import services as enclave
 from enclave.services import destroy_retired_keys
 from enrollment.services import delete_expired_attempts
+from qflare_protocol.device_evaluation import DeviceEvaluation
 from qflare_protocol.progress import ProgressReport
 from sessions.archiving import sessions_to_archive
 from sessions.services import sweep_sessions
@@ -85,6 +86,7 @@ def test_a_scan_would_be_found(large: LargeSite) -> None:
 
 def test_no_request_of_a_device_reads_a_whole_table(large: LargeSite) -> None:
     federation = large.running.federation_id
+    Federation.objects.update(evaluated_by_devices=True)
     with acting_as("web"), scans_of(LARGE) as found:
         newcomer = enrol("newcomer", large.home / "newcomer")
         line = large.alice.line()
@@ -93,7 +95,9 @@ def test_no_request_of_a_device_reads_a_whole_table(large: LargeSite) -> None:
         report = ProgressReport(large.running.id.bytes, "training", 0.5, 1.0)
         assert line.ask("/api/progress", report.to_map()).message["continue"]
         assert Submission(large.running, large.alice).hand_in(line).status == 200
-        line.ask("/api/work")
+        asked = line.ask("/api/work").message["evaluation"]
+        evaluation = DeviceEvaluation(asked["federation_id"], asked["version"], 1, {"accuracy": 0.5})
+        assert line.ask("/api/evaluation", evaluation.to_map()).message["recorded"]
         session = large.carol.session()
         session.rekey()
         session.rotate_keys()

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.django_db
 OF_ONE_DEVICE = {
     "devices_device", "devices_devicekey", "device_sessions_session", "device_sessions_exchange",
     "device_sessions_keyrotationattempt", "device_sessions_reservedqkdkey", "training_participation",
-    "training_update", "training_upload",
+    "training_update", "training_upload", "training_versionevaluation",
 }  # fmt: skip
 
 

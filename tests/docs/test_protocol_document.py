@@ -22,6 +22,7 @@ from qflare_protocol.attestation.pins import REQUIRED_REGISTERS, PlatformPin
 from qflare_protocol.attestation.roots import AMD_ROOTS, AWS_ROOTS, INTEL_ROOTS
 from qflare_protocol.attestation.trust_vector import TrustVector
 from qflare_protocol.cose import key_fingerprint
+from qflare_protocol.device_evaluation import DeviceEvaluation
 from qflare_protocol.encoding import digest, encode, frame, label
 from qflare_protocol.epochs import EpochChain
 from qflare_protocol.errors import CATALOGUE, TYPE_PREFIX
@@ -113,6 +114,7 @@ def test_refusals_named_anywhere_are_in_the_catalogue():
         ("6.2 M2", handshake._M2),
         ("9.1", assignment._ASSIGNMENT),
         ("9.2", model_download._MODEL),
+        ("9.6", assignment._EVALUATION),
         ("9.5", {field.name for field in fields(ProgressReport)}),
         ("10.1", evidence._MEMBERS),
         ("10.2", {field.name for field in fields(AggregationPolicy)}),
@@ -122,6 +124,11 @@ def test_refusals_named_anywhere_are_in_the_catalogue():
 )
 def test_a_structure_has_the_documented_members(heading, expected):
     assert members(section(heading)) == set(expected)
+
+
+def test_a_report_of_an_evaluation_has_the_documented_members():
+    tables = section("9.6").split("and reports:")[1]
+    assert members(tables) == {field.name for field in fields(DeviceEvaluation)}
 
 
 @pytest.mark.parametrize(

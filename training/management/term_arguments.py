@@ -31,6 +31,9 @@ def add_term_arguments(parser: CommandParser) -> None:
         "--extension-seconds", type=int, default=0, help="put a deadline off by this while devices still train"
     )
     terms.add_argument("--maximum-extensions", type=int, default=0, help="how often at most, in one round")
+    terms.add_argument(
+        "--evaluated-by-devices", action="store_true", help="ask each device what each version is worth on its own data"
+    )
     terms.add_argument("--stop-metric", default="", metavar="NAME", help="end the federation by this metric")
     terms.add_argument("--stop-goal", type=float, help="when it is this good")
     terms.add_argument("--stop-patience", type=int, metavar="VERSIONS", help="when it did not improve for so many")
@@ -50,6 +53,7 @@ def terms_from(options: dict[str, Any]) -> Terms:
         over_selection=options["over_selection"],
         extension_seconds=options["extension_seconds"],
         maximum_extensions=options["maximum_extensions"],
+        evaluated_by_devices=options["evaluated_by_devices"],
         stop_metric=options["stop_metric"],
         stop_direction=options["stop_direction"],
         stop_goal=options["stop_goal"],

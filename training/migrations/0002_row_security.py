@@ -5,6 +5,7 @@ from django.db import migrations
 from devices.row_security import row_policies
 
 POLICIES = {
+    "training_versionevaluation": "device_id",
     "training_participation": "device_id",
     "training_update": "(SELECT device_id FROM training_participation WHERE id = participation_id)",
     "training_upload": "(SELECT device_id FROM training_participation WHERE id = participation_id)",

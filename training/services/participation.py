@@ -29,6 +29,7 @@ from training.models import (
     RoundState,
     Update,
 )
+from training.services.device_evaluation import evaluation_for
 from training.services.late_updates import bases_on_the_wire, round_closed, takes_base
 from training.services.rounds import event_payload
 from training.terms import Mode
@@ -53,23 +54,36 @@ def work_for(device: Device, *, now: datetime) -> dict[str, Any]:
         .first()
     )
     if part is None:
-        return {"round": None, "ask_again_seconds": _ask_again(device, now)}
+        return _nothing_to_train(device, now)
     return {"round": _assignment(part), "ask_again_seconds": 0}
 
 
-def _ask_again(device: Device, now: datetime) -> int:
-    """A sixtieth of the shortest round a device may be in: often enough to join, rarely enough for a large fleet."""
-    federations = Federation.objects.filter(Q(group="") | Q(group=device.group), state=FederationState.ACTIVE)
+def _nothing_to_train(device: Device, now: datetime) -> dict[str, Any]:
+    """Return when to ask again, and the version that waits for the device's evaluation, where one does.
+
+    The time is a sixtieth of the shortest round it may be in: often enough to join, rarely enough for a large fleet.
+    """
+    federations = Federation.objects.filter(Q(group="") | Q(group=device.group))
+    active = Q(state=FederationState.ACTIVE)
     at_work = Round.objects.filter(federation=OuterRef("pk"), state__in=LEASED)
     just_published = Q(current_version__created_at__gte=now - BETWEEN_BUFFERS)
     between_buffers = Q(Exists(at_work) | just_published, mode=Mode.ASYNCHRONOUS)
-    found = federations.aggregate(seconds=Min("round_seconds"), gaps=Count("id", filter=between_buffers))
-    if found["gaps"]:  # the next buffer opens as soon as the last one is aggregated
+    found = federations.aggregate(
+        seconds=Min("round_seconds", filter=active),
+        gaps=Count("id", filter=active & between_buffers),
+        evaluated=Count("id", filter=Q(evaluated_by_devices=True)),
+    )
+    waits = {"round": None, "ask_again_seconds": _ask_again(found["seconds"], bool(found["gaps"]))}
+    evaluation = evaluation_for(device) if found["evaluated"] else None
+    return waits | ({"evaluation": evaluation} if evaluation else {})
+
+
+def _ask_again(shortest_round: int | None, between_buffers: bool) -> int:
+    if between_buffers:  # the next buffer opens as soon as the last one is aggregated
         return GAP_ASK_AGAIN_SECONDS
-    shortest = found["seconds"]
-    if shortest is None:
+    if shortest_round is None:
         return LONGEST_ASK_AGAIN_SECONDS
-    return int(min(max(shortest // ASKS_PER_ROUND, SHORTEST_ASK_AGAIN_SECONDS), LONGEST_ASK_AGAIN_SECONDS))
+    return int(min(max(shortest_round // ASKS_PER_ROUND, SHORTEST_ASK_AGAIN_SECONDS), LONGEST_ASK_AGAIN_SECONDS))
 
 
 def _assignment(part: Participation) -> dict[str, Any]:
