@@ -7,7 +7,7 @@ STAMP := .venv/.installed-requirements
 DEV_STAMP := .venv/.installed-requirements-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all lint bench bench-aggregate bench-attacks bench-audit bench-database bench-fleet vectors clean
+.PHONY: help demo serve test test-all lint bench bench-aggregate bench-attacks bench-audit bench-database bench-fleet bench-compare vectors clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -67,6 +67,9 @@ bench-database: $(STAMP) ## Key storage, session lookup, audit insert and clean-
 
 bench-fleet: $(DEV_STAMP) ## 100, 1,000 and 5,000 virtual devices against the whole site; half an hour (ARGS="--sizes 100")
 	$(BIN)/python -m bench.fleet --output docs/benchmarks/fleet.md $(ARGS)
+
+bench-compare: $(DEV_STAMP) ## The same training in Flower's deployment engine and in QFLARE; ten minutes
+	$(BIN)/python -m bench.compare --output docs/benchmarks/compare.md $(ARGS)
 
 bench: $(STAMP) ## Cryptography, sealing and handshake beside their references (ARGS="--json"); on an idle machine
 	@$(BIN)/python -m bench.crypto $(ARGS)

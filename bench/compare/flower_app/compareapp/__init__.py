@@ -1,0 +1,1 @@
+"""The digits of `edge_client.examples` in Flower."""

@@ -1,0 +1,147 @@
+"""QFLARE: all processes of a site on the embedded profile and one `qflare-edge` per device."""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench.compare.counting_proxy import CountingProxy
+from bench.compare.task import TRAINER, Figures, Task
+from bench.fleet.meter import Meter, family
+
+OPERATOR = "operator:bench"
+FEDERATION = "digits"
+LIMIT_SECONDS = 900
+
+
+def run(task: Task) -> Figures:
+    """Set a site up in this process's Django, train, and return the figures."""
+    with tempfile.TemporaryDirectory(prefix="qflare-compare-") as folder:
+        os.environ |= _environment(Path(folder), task)
+        import django
+
+        django.setup()
+        from qflare_site.processes import ProcessGroup, free_address
+
+        started = time.perf_counter()
+        group = ProcessGroup(free_address(), log_dir=Path(folder) / "log")
+        group.start()
+        devices: list[subprocess.Popen[bytes]] = []
+        host, port = group.bind.split(":")
+        meter = Meter(
+            {
+                "server": lambda: [process for pid in group.pids().values() for process in family(pid)],
+                "devices": lambda: [process for device in devices for process in family(device.pid)],
+                "one": lambda: family(devices[0].pid) if devices else [],
+            },
+            lambda: 0,
+        )
+        before = sum(_cpu(process) for pid in group.pids().values() for process in family(pid))
+        try:
+            with CountingProxy((host, int(port))) as proxy, meter.window() as window:
+                devices += _start_devices(task, f"http://127.0.0.1:{proxy.port}", Path(folder))
+                figures = _trained(task, Path(folder))
+        finally:
+            for device in devices:
+                device.terminate()
+            for device in devices:
+                device.wait(30)
+            group.stop()
+    figures.total_seconds = time.perf_counter() - started
+    figures.cpu_seconds = before + window.cpu_seconds["server"] + window.cpu_seconds["devices"]
+    figures.peak_bytes = window.peak_bytes["server"] + window.peak_bytes["devices"]
+    figures.peak_device_bytes = window.peak_bytes["one"]
+    figures.wire_bytes = proxy.total_bytes
+    return figures
+
+
+def _environment(folder: Path, task: Task) -> dict[str, str]:
+    rates = ("ENROLMENT", "CHALLENGE", "SUBMISSION", "DOWNLOAD", "WORK")
+    return {
+        "DJANGO_SETTINGS_MODULE": "qflare_site.settings",
+        "QFLARE_DATA_DIR": str(folder / "site"),
+        "SECRET_KEY": secrets.token_urlsafe(50),
+        "QFLARE_INSECURE_HTTP": "1",
+        "QFLARE_ACKNOWLEDGE_FILE_KEK": "1",
+        "DATABASE_URL": "",
+        "REDIS_URL": "",
+        **{f"QFLARE_RATE_{name}": f"{600 * task.devices}/m" for name in rates},
+    }
+
+
+def _cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _start_devices(task: Task, server: str, folder: Path) -> list[subprocess.Popen[bytes]]:
+    from django.utils import timezone
+
+    from enrollment.services import issue_token
+
+    started = []
+    for number in range(task.devices):
+        home = folder / f"device-{number}"
+        home.mkdir()
+        (home / "token").write_text(issue_token(actor=OPERATOR, now=timezone.now(), device_name=f"d-{number}").text)
+        command = [
+            *(sys.executable, "-m", "edge_client", "--home", str(home), "--key-file", str(home / "key"), "run"),
+            *("--server", server, "--name", f"d-{number}", "--token-file", str(home / "token"), "--trainer", TRAINER),
+            *("--option", f"shard={number}"),
+        ]
+        environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        with (home / "log").open("wb") as log:
+            started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))  # noqa: S603
+    return started
+
+
+def _trained(task: Task, folder: Path) -> Figures:
+    """Let the schedule open rounds as soon as the one before is over, and wait for the last."""
+    from django.utils import timezone
+
+    from devices.models import Device
+    from qflare_protocol.aggregation_policy import AggregationPolicy
+    from training.models import Round
+    from training.services.federations import create_federation
+    from training.services.schedules import schedule_rounds
+
+    model = folder / "initial"
+    command = [sys.executable, "-m", "edge_client", "initial-model", "--trainer", TRAINER, "--output", str(model)]
+    subprocess.run([*command, "--parameters", json.dumps(task.parameters)], check=True)  # noqa: S603
+    _wait(lambda: Device.objects.count() == task.devices, "the enrolment")
+    federation = create_federation(
+        FEDERATION,
+        initial_model=model.read_bytes(),
+        trainer=TRAINER,
+        evaluator=TRAINER,
+        policy=AggregationPolicy(maximum_sample_count=10_000),
+        trainer_parameters=task.parameters,
+        round_time=timedelta(seconds=60),
+        planned_rounds=task.rounds,
+        actor=OPERATOR,
+        now=timezone.now(),
+    )
+    schedule_rounds(federation, every=timedelta(seconds=1), actor=OPERATOR)
+    versions = federation.versions.filter(number__gt=0, evaluated_at__isnull=False)
+    _wait(lambda: versions.count() == task.rounds, "the training")
+    figures = Figures("QFLARE")
+    for round_ in Round.objects.filter(state="completed").select_related("resulting_version").order_by("number"):
+        figures.round_seconds.append((round_.finished_at - round_.created_at).total_seconds())
+        figures.accuracies.append(round_.resulting_version.metrics["accuracy"])
+    return figures
+
+
+def _wait(done: Any, what: str) -> None:
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while not done():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{what} did not end in {LIMIT_SECONDS} s")
+        time.sleep(0.2)
