@@ -14,6 +14,7 @@ from qflare_protocol.attestation.pins import parse_pins
 from qflare_protocol.errors import Refusal
 from qflare_protocol.pqc.registry import parse_engines
 from qflare_protocol.suites import DEFAULT_SUITE, DEFAULT_SUITES
+from training.blob_store.location import parse_location
 
 DEFAULTS: dict[str, Any] = {
     # Profile: both URLs or neither.
@@ -22,6 +23,8 @@ DEFAULTS: dict[str, Any] = {
     "BLOB_URL": "",
     # The path of the internal location from which nginx sends blobs (deploy/nginx.conf); empty: the web sends them.
     "QFLARE_BLOB_ACCEL": "",
+    # Whether devices are sent to the blob store itself, with presigned addresses; only an S3 store has these.
+    "QFLARE_BLOB_REDIRECT": True,
     # Where things are kept.
     "QFLARE_DATA_DIR": "var",
     "QFLARE_KEK_FILE": "",
@@ -136,6 +139,8 @@ def _mistakes_between(values: dict[str, Any]) -> dict[str, list[str]]:
         mistakes[absent] = ["The services profile needs DATABASE_URL and REDIS_URL; the embedded profile has neither."]
     if values["DATABASE_URL"] and not values["SECRET_KEY"]:
         mistakes["SECRET_KEY"] = ["The services profile needs one secret key that all hosts share."]
+    if values["QFLARE_BLOB_ACCEL"] and values["BLOB_URL"].startswith("s3://"):
+        mistakes["QFLARE_BLOB_ACCEL"] = ["nginx sends blobs of a folder only; with S3 devices go to the store itself."]
     return mistakes
 
 
@@ -152,9 +157,11 @@ def _url_of(*schemes: str) -> Callable[[str], None]:
     return validate
 
 
-def _blob_folder(url: str) -> None:
-    if url and not (url.startswith("file:///") or url.startswith("/")):
-        raise ValidationError("Must be an absolute folder path or a file:/// URL.")
+def _blob_location(url: str) -> None:
+    try:
+        parse_location(url or "/")
+    except ValueError as error:
+        raise ValidationError(str(error)) from error
 
 
 def _internal_path(path: str) -> None:
@@ -242,7 +249,7 @@ def _between(low: int, high: int) -> Callable[[int], None]:
 _VALIDATORS: dict[str, Callable[[Any], None]] = {
     "DATABASE_URL": _url_of("postgres", "postgresql"),
     "REDIS_URL": _url_of("redis", "rediss", "unix"),
-    "BLOB_URL": _blob_folder,
+    "BLOB_URL": _blob_location,
     "QFLARE_BLOB_ACCEL": _internal_path,
     "QFLARE_KEK_PROVIDER": _kek_provider,
     "QFLARE_PKCS11_KEY": _kek_label,

@@ -17,8 +17,10 @@ from keyring.envelope import EnvelopeError
 from keyring.kek import KekError
 from qflare_protocol.errors import Refusal
 from qflare_site.throttling import rate_limited, within_limit
+from training.blob_store.contract import BlobStoreUnavailable
 
 CONTENT_TYPE = "application/problem+json"
+BLOB_STORE_RETRY_SECONDS = 10
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +73,9 @@ def as_refusal(error: Exception) -> Refusal | None:
         return rate_limited(max(1, math.ceil(error.wait or 1)))
     if isinstance(error, exceptions.ValidationError):
         return Refusal("malformed-message", "Some fields are not acceptable; see errors.", errors=error.detail)
+    if isinstance(error, BlobStoreUnavailable):
+        detail = "The blob store is not available; ask again in a few seconds."
+        return Refusal("service-unavailable", detail, retry_after_seconds=BLOB_STORE_RETRY_SECONDS)
     for kind, code, detail in _REFUSALS:
         if isinstance(error, kind):
             return Refusal(code, detail)

@@ -12,6 +12,7 @@ from qflare_site.data_dir import make_private_folder, read_or_create_secret
 from qflare_site.environment import read_environment
 from qflare_site.logs import logging_config
 from qflare_site.stores import (
+    blob_folder,
     embedded_caches,
     filesystem_broker_options,
     postgres_database,
@@ -31,7 +32,9 @@ QFLARE_DATA_DIR = make_private_folder(BASE_DIR / ENVIRONMENT["QFLARE_DATA_DIR"])
 QFLARE_LOG_DIR = QFLARE_DATA_DIR / "log"
 QFLARE_BROKER_DIR = QFLARE_DATA_DIR / "broker"
 QFLARE_BLOB_ACCEL = ENVIRONMENT["QFLARE_BLOB_ACCEL"]
-QFLARE_BLOB_DIR = Path(ENVIRONMENT["BLOB_URL"].removeprefix("file://") or QFLARE_DATA_DIR / "blobs")
+QFLARE_BLOB_REDIRECT = ENVIRONMENT["QFLARE_BLOB_REDIRECT"]
+QFLARE_BLOB_URL = ENVIRONMENT["BLOB_URL"]
+QFLARE_BLOB_DIR = blob_folder(QFLARE_BLOB_URL, default=QFLARE_DATA_DIR / "blobs")
 QFLARE_KEK_FILE = Path(ENVIRONMENT["QFLARE_KEK_FILE"] or QFLARE_DATA_DIR / "keys" / "kek")
 QFLARE_KEK_PROVIDER = ENVIRONMENT["QFLARE_KEK_PROVIDER"]
 QFLARE_ACKNOWLEDGE_FILE_KEK = ENVIRONMENT["QFLARE_ACKNOWLEDGE_FILE_KEK"]

@@ -4,6 +4,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from training.blob_store.location import parse_location
+
+
+def blob_folder(url: str, *, default: Path) -> Path:
+    """Return the folder that a BLOB_URL names; `default` where it is empty or names a bucket."""
+    location = parse_location(url) if url else default
+    return location if isinstance(location, Path) else default
+
 
 def sqlite_database(file: Path) -> dict[str, Any]:
     """Return the embedded database: WAL so that readers do not block, FULL so that a commit survives power loss.

@@ -16,7 +16,6 @@ from typing import Any
 import httpx
 import pytest
 from django.apps import apps
-from django.conf import settings as site_settings
 from django.test import Client
 from django.utils import timezone
 
@@ -49,6 +48,8 @@ from qflare_protocol.sealed_request import (
 )
 from qflare_protocol.suites import DEFAULT_SUITE
 from sessions.services import revoke_device
+from training.blob_store.configured import blob_store
+from training.blob_store.folder import FolderStore
 
 OPERATOR = "operator:root"
 SERVER = "http://testserver"
@@ -252,8 +253,11 @@ def _rows() -> dict[str, list[Any]]:
     return {model.__name__: list(model.objects.order_by("pk").values_list()) for model in models}
 
 
-def _blobs() -> set[Path]:
-    return {path for path in Path(site_settings.QFLARE_BLOB_DIR).rglob("*") if path.is_file()}
+def _blobs() -> set[str]:
+    store = blob_store()
+    if isinstance(store, FolderStore):
+        return {str(path) for path in store.folder.rglob("*") if path.is_file()}
+    return {seen.name for seen in store.bucket.listed("")}  # type: ignore[attr-defined]
 
 
 def enrol(name: str, home: Path, *, group: str = "") -> Person:

@@ -1,11 +1,10 @@
 """What a device calls inside its session, from `work` to `submit_model` and the uploads; and the blobs."""
 
-import os
 import uuid
 from typing import IO
 
 from django.conf import settings
-from django.http import HttpResponse, StreamingHttpResponse
+from django.http import HttpResponse, HttpResponseRedirect, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.utils import timezone
 from rest_framework.request import Request
@@ -17,8 +16,9 @@ from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import bytes_field, require_map
 from qflare_protocol.progress import ProgressReport
 from sessions.sealed_views import SealedView, opened_cbor
-from training.blobs import blob_path, open_blob
-from training.byte_ranges import pieces_between, requested_range
+from training.blob_store.configured import blob_store
+from training.blob_store.contract import absent, checked_name
+from training.byte_ranges import requested_range
 from training.models import ModelVersion
 from training.services.device_evaluation import record_evaluation
 from training.services.participation import (
@@ -119,13 +119,21 @@ class UploadsView(SealedView):
     max_body_bytes = MAX_MANIFEST_BYTES + 64
 
     def post(self, request: Request) -> Response:
-        members = require_map(opened_cbor(request), frozenset({"manifest"}), "upload request")
+        members = opened_cbor(request)
+        direct = isinstance(members, dict) and "direct" in members
+        expected = frozenset({"manifest", "direct"} if direct else {"manifest"})
+        members = require_map(members, expected, "upload request")
+        if direct and members["direct"] is not True:
+            raise Refusal("malformed-message", "The member direct of an upload request is true or not there.")
         manifest = bytes_field(members, "manifest", maximum=MAX_MANIFEST_BYTES)
-        return Response(begin_upload(request.user, manifest, now=timezone.now()))
+        return Response(begin_upload(request.user, manifest, now=timezone.now(), direct=direct))
 
 
 class UploadView(SealedView):
-    """`PATCH /api/uploads/<upload_id>?offset=<n>` takes a piece; `GET` says how far the upload is."""
+    """`PATCH /api/uploads/<upload_id>?offset=<n>` takes a piece; `GET` says how far the upload is.
+
+    With `&stored=<length>` and no body the piece lies in the blob store, where the device has put it.
+    """
 
     rate_limit_scope = "upload"
 
@@ -135,20 +143,20 @@ class UploadView(SealedView):
         return piece_bytes()
 
     def prepare(self, request: Request) -> None:
-        """Put a piece on disk, which may take long, before the transaction."""
+        """Put a piece on stable storage, which may take long, before the transaction."""
         if request.method != "PATCH":
             return
-        target = request.auth.target
+        target, direct = request.auth.target, "stored" in request.query_params
         if target.content_type != PIECE_MEDIA_TYPE:
             raise Refusal("unsupported-media-type", f"A piece of an update travels as {PIECE_MEDIA_TYPE}.")
-        if not target.length:
-            raise Refusal("malformed-message", "A piece has at least one byte.")
+        if direct == bool(target.length):
+            raise Refusal("malformed-message", "A piece has at least one byte, and none here if it is stored.")
         self.piece = receive_piece(
             request.user,
             _uuid(self.kwargs["upload_id"]),
-            request.data,
-            offset=_offset_of(request),
-            length=target.length,
+            None if direct else request.data,
+            offset=_whole_parameter(request, "offset"),
+            length=_whole_parameter(request, "stored") if direct else target.length,
             now=timezone.now(),
         )
 
@@ -166,10 +174,10 @@ def _uuid(text: str) -> uuid.UUID:
         raise Refusal("not-found", "There is no such upload; begin it again with its manifest.") from error
 
 
-def _offset_of(request: Request) -> int:
-    text = request.query_params.get("offset", "")
+def _whole_parameter(request: Request, name: str) -> int:
+    text = request.query_params.get(name, "")
     if not (text.isascii() and text.isdigit() and len(text) <= 15):
-        raise Refusal("malformed-message", "The query parameter offset must be a whole number.")
+        raise Refusal("malformed-message", f"The query parameter {name} must be a whole number.")
     return int(text)
 
 
@@ -195,16 +203,22 @@ def _uuid_of(request: Request, name: str) -> uuid.UUID:
 
 
 class BlobView(APIView):
-    """`GET /api/blobs/<digest>`: an encrypted model, or a range of it; useless without the content key of a session."""
+    """`GET /api/blobs/<digest>`: an encrypted model, or a range of it; useless without the content key of a session.
+
+    Where the blob store has addresses of its own, the device is sent there.
+    """
 
     authentication_classes = ()
     permission_classes = ()
     rate_limit_scope = "download"
 
     def get(self, request: Request, digest: str) -> HttpResponseBase:
-        blob_path(digest)  # refuses what is no digest before the database sees it
+        checked_name(digest)  # refuses what is no digest before the database sees it
         if not ModelVersion.objects.filter(blob_digest=digest).exists():
-            raise Refusal("not-found", "There is no blob of that name.")
+            raise absent()
+        address = blob_store().download_address(digest) if settings.QFLARE_BLOB_REDIRECT else None
+        if address is not None:
+            return _by_store(address)
         etag = f'"{digest}"'
         if settings.QFLARE_BLOB_ACCEL:
             response: HttpResponseBase = _by_proxy(digest)
@@ -216,6 +230,13 @@ class BlobView(APIView):
         return response
 
 
+def _by_store(address: str) -> HttpResponse:
+    """Send the device to the store; the address works for a short time only, so nobody keeps this answer."""
+    response = HttpResponseRedirect(address, preserve_request=True)
+    response["Cache-Control"] = "no-store"
+    return response
+
+
 def _by_proxy(digest: str) -> HttpResponse:
     """Leave bytes and ranges to nginx, which reads the blob itself (`X-Accel-Redirect`)."""
     response = HttpResponse(content_type=BLOB_MEDIA_TYPE)
@@ -224,16 +245,15 @@ def _by_proxy(digest: str) -> HttpResponse:
 
 
 def _from_store(digest: str, range_header: str) -> StreamingHttpResponse:
-    blob = open_blob(digest)
-    size = os.fstat(blob.fileno()).st_size
-    try:
-        positions = requested_range(range_header, size)
-    except Refusal:
-        blob.close()
-        raise
+    size = blob_store().size_of(digest)
+    if size is None:
+        raise absent()
+    positions = requested_range(range_header, size)
     sent = range(size) if positions is None else positions
     response = StreamingHttpResponse(
-        pieces_between(blob, sent), status=200 if positions is None else 206, content_type=BLOB_MEDIA_TYPE
+        blob_store().pieces_between(digest, sent),
+        status=200 if positions is None else 206,
+        content_type=BLOB_MEDIA_TYPE,
     )
     if positions is not None:
         response["Content-Range"] = f"bytes {positions.start}-{positions.stop - 1}/{size}"

@@ -39,6 +39,7 @@ class TrainingConfig(AppConfig):
         from audit.exporters import register_exporter
         from audit.kinds import register_kind
         from keyring.columns import Scope, register_wrapped_column
+        from training import checks  # noqa: F401 - registers them
         from training.models import ModelVersion
         from training.provenance_export import export_results
 

@@ -21,7 +21,9 @@ from qflare_site.backup import files, rows
 from qflare_site.backup.archive import ArchiveWriter, BackupError, read_archive, written_archive
 from sessions.models import Session, SessionState
 from sessions.services import end_session
-from training.blobs import blob_path, open_blob, pieces_of, store_blob
+from training.blob_store.configured import blob_store
+from training.blob_store.contract import absent, pieces_of
+from training.blobs import open_blob, store_blob
 from training.services.blob_sweep import referenced_digests
 
 FORMAT = 1
@@ -133,8 +135,11 @@ def _add_rows(archive: ArchiveWriter, progress: Progress) -> int:
 
 def _add_blob(archive: ArchiveWriter, digest: str) -> None:
     try:
+        size = blob_store().size_of(digest)
+        if size is None:
+            raise absent()
         with open_blob(digest) as blob:
-            archive.add_file(f"{_BLOBS}{digest}", blob, blob_path(digest).stat().st_size)
+            archive.add_file(f"{_BLOBS}{digest}", blob, size)
     except Refusal as refusal:
         raise BackupError(f"The blob {digest} is missing; see whether a clean-up runs, and try again.") from refusal
 

@@ -9,6 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 from enclave.core.attesters.choice import ATTESTERS
 from qflare_site import environment
 from qflare_site.environment import DEFAULTS, read_environment
+from training.blob_store.location import S3Location, parse_location
 
 ROOT = Path(__file__).resolve().parents[2]
 URLS = {"DATABASE_URL": "postgres://alice@db/qflare", "REDIS_URL": "redis://cache/0"}
@@ -86,10 +87,34 @@ def test_a_rate_that_says_nothing_is_refused(monkeypatch, rate):
         read_environment()
 
 
-@pytest.mark.parametrize("url", ["s3://bucket", "blobs", "file://blobs"])
-def test_blobs_live_in_an_absolute_folder(monkeypatch, url):
+@pytest.mark.parametrize(
+    "url",
+    ["blobs", "file://blobs", "s3://", "s3://key:secret@bucket", "s3://bucket/../up", "s3://bucket/a b",
+     "s3://bucket?secret=x", "s3://bucket?endpoint=minio:9000", "s3://bucket?addressing=dns", "s3://bucket#x"],
+)  # fmt: skip
+def test_blobs_live_in_an_absolute_folder_or_a_bucket(monkeypatch, url):
     monkeypatch.setenv("BLOB_URL", url)
     with pytest.raises(ImproperlyConfigured, match="BLOB_URL"):
+        read_environment()
+
+
+@pytest.mark.parametrize(
+    ("url", "location"),
+    [
+        ("s3://models", S3Location("models")),
+        ("s3://models/site/a?region=eu-central-1", S3Location("models", "site/a", region="eu-central-1")),
+        ("s3://models?endpoint=https://minio:9000", S3Location("models", "", "https://minio:9000", None, "path")),
+    ],
+)
+def test_a_bucket_is_named_by_a_url(monkeypatch, url, location):
+    monkeypatch.setenv("BLOB_URL", url)
+    assert parse_location(read_environment()["BLOB_URL"]) == location
+
+
+def test_nginx_cannot_send_what_lies_in_a_bucket(monkeypatch):
+    monkeypatch.setenv("BLOB_URL", "s3://models")
+    monkeypatch.setenv("QFLARE_BLOB_ACCEL", "/internal-blobs/")
+    with pytest.raises(ImproperlyConfigured, match="QFLARE_BLOB_ACCEL"):
         read_environment()
 
 

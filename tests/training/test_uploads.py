@@ -6,7 +6,6 @@ import uuid
 from dataclasses import replace
 from datetime import timedelta
 
-import blake3
 import pytest
 from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
@@ -19,16 +18,18 @@ from qflare_protocol.cose import verify1
 from qflare_protocol.encoding import frame
 from qflare_protocol.errors import Refusal
 from qflare_protocol.manifest import manifest_digest
+from tests.bucket import bucket, each_store, new_bucket, object_store, stored_names
 from tests.open_rounds import SEALED, Submission, send_submission
 from tests.people import OPERATOR, assert_refused, nothing_changed
-from training.blobs import blob_path
+from training.blob_store.configured import blob_store
+from training.blobs import open_blob
 from training.models import Participation, Round, Update, Upload
 from training.services import uploads
 from training.services.blob_sweep import sweep_blobs
 from training.services.rounds import cancel_round
-from training.upload_files import UPLOAD_PREFIX, append_piece, upload_path
 
-pytestmark = pytest.mark.django_db
+__all__ = ["bucket", "each_store", "new_bucket", "object_store"]
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("each_store")]
 
 PIECE = "application/vnd.qflare.update-piece"
 HALF = len(SEALED) // 2
@@ -36,7 +37,6 @@ HALF = len(SEALED) // 2
 
 @pytest.fixture
 def line(running, alice):
-    blob_path(blake3.blake3(SEALED).hexdigest()).unlink(missing_ok=True)  # another test's, of the same bytes
     return alice.line()
 
 
@@ -53,6 +53,22 @@ def manifest(honest):
 @pytest.fixture
 def begun(line, manifest):
     return begin(line, manifest).message["upload_id"]
+
+
+def content(digest):
+    with open_blob(digest) as blob:
+        return blob.read()
+
+
+def has_bytes(upload_id):
+    return any(upload_id.hex() in name for name in stored_names())
+
+
+def lose_all_but(upload_id, present):
+    """Let the store forget an upload's bytes, as a restored backup would."""
+    store, owner = blob_store(), uuid.UUID(bytes=upload_id)
+    store.discard_upload(owner)
+    store.append_piece(owner, io.BytesIO(present), offset=0, length=len(present), present_offset=lambda: 0)
 
 
 def begin(line, manifest):
@@ -78,11 +94,11 @@ def test_an_update_in_pieces_is_counted_with_its_last(alice, line, manifest, run
     receipt = verify1(alice.identity.identity, answer["receipt"], purpose="update receipt")
     update = Update.objects.get()
     assert receipt["manifest_digest"] == bytes(update.manifest_digest) == manifest_digest(manifest)
-    assert blob_path(update.blob_digest).read_bytes() == SEALED
+    assert content(update.blob_digest) == SEALED
     assert Round.objects.get().submissions == 1
     assert Event.objects.filter(kind="update.received").count() == 1
     assert not Upload.objects.exists()
-    assert not upload_path(uuid.UUID(bytes=begun["upload_id"])).exists()
+    assert not has_bytes(begun["upload_id"])
 
 
 def test_an_upload_begun_again_goes_on_where_it_ends(alice, line, manifest, begun):
@@ -97,7 +113,7 @@ def test_a_piece_that_was_stored_is_answered_with_the_present_offset(line, begun
     send(line, begun, 0, SEALED[:HALF])
     with_more = send(line, begun, 0, b"x" * HALF)
     assert with_more.message == {"offset": HALF}
-    assert upload_path(uuid.UUID(bytes=begun)).read_bytes() == SEALED[:HALF]
+    assert "receipt" in send(line, begun, HALF, SEALED[HALF:]).message
 
 
 def test_a_piece_beyond_the_end_is_refused_with_the_offset(line, begun):
@@ -127,7 +143,7 @@ def test_an_update_sealed_anew_takes_the_place_of_the_first(
         other = begin(line, replace(honest, claims={"sample_count": 99}).manifest()).message
     assert other["offset"] == 0
     assert other["upload_id"] != begun
-    assert not upload_path(uuid.UUID(bytes=begun)).exists()
+    assert not has_bytes(begun)
     assert_refused(send(line, begun, HALF, SEALED[HALF:]), "not-found")
 
 
@@ -202,23 +218,22 @@ def test_a_beginning_out_of_form_is_refused(line, message):
 
 def test_other_bytes_than_the_manifest_names_are_thrown_away_and_may_be_sent_again(line, manifest, begun):
     assert_refused(send(line, begun, 0, b"x" * len(SEALED)), "digest-mismatch")
-    assert not upload_path(uuid.UUID(bytes=begun)).exists()
+    assert not has_bytes(begun)
     assert begin(line, manifest).message["offset"] == 0
     assert "receipt" in send(line, begun, 0, SEALED).message
 
 
 def test_bytes_that_were_lost_are_asked_for_again(line, manifest, begun):
     send(line, begun, 0, SEALED[:HALF])
-    upload_path(uuid.UUID(bytes=begun)).write_bytes(SEALED[:7])
-    with nothing_changed():
-        problem = assert_refused(send(line, begun, HALF, SEALED[HALF:]), "upload-offset-mismatch")
+    lose_all_but(begun, SEALED[:7])
+    problem = assert_refused(send(line, begun, HALF, SEALED[HALF:]), "upload-offset-mismatch")
     assert problem["offset"] == 7
     assert begin(line, manifest).message["offset"] == 7
     assert "receipt" in send(line, begun, 7, SEALED[7:]).message
 
 
 def test_bytes_on_disk_that_were_not_acknowledged_are_written_over(line, manifest, begun):
-    upload_path(uuid.UUID(bytes=begun)).write_bytes(b"of a request that was cut off" * 100)
+    lose_all_but(begun, b"of a request that was cut off")
     assert begin(line, manifest).message["offset"] == 0
     assert "receipt" in send(line, begun, 0, SEALED).message
 
@@ -250,10 +265,11 @@ def test_of_two_requests_with_the_same_piece_one_moves_the_offset(alice, begun):
 
 def test_a_late_writer_cuts_off_nothing_that_was_acknowledged(line, begun):
     send(line, begun, 0, SEALED[:HALF])
-    upload_id = uuid.UUID(bytes=begun)
-    written = append_piece(upload_id, io.BytesIO(b"late"), offset=0, present_offset=lambda: HALF)
+    written = blob_store().append_piece(
+        uuid.UUID(bytes=begun), io.BytesIO(b"late"), offset=0, length=4, present_offset=lambda: HALF
+    )
     assert not written
-    assert upload_path(upload_id).read_bytes() == SEALED[:HALF]
+    assert "receipt" in send(line, begun, HALF, SEALED[HALF:]).message
 
 
 def test_two_last_pieces_count_one_update_and_get_one_receipt(alice, line, begun, monkeypatch):
@@ -276,26 +292,24 @@ def test_an_upload_that_is_whole_is_no_row_of_its_own(begun):
 
 def test_uploads_of_rounds_that_are_over_are_collected(line, honest, begun):
     send(line, begun, 0, SEALED[:HALF])
-    path, later = upload_path(uuid.UUID(bytes=begun)), timezone.now() + timedelta(hours=2)
+    later = timezone.now() + timedelta(hours=2)
     Round.objects.update(deadline_at=later + timedelta(hours=1))
     sweep_blobs(now=later)
-    assert path.exists()
+    assert has_bytes(begun)
     assert Upload.objects.exists()
     cancel_round(honest.round.id, reason="wrong data", actor=OPERATOR, now=timezone.now())
     sweep_blobs(now=later)
-    assert not path.exists()
+    assert not has_bytes(begun)
     assert not Upload.objects.exists()
 
 
-def test_a_file_that_no_upload_owns_is_collected_once_it_is_old(line, begun):
-    orphan = upload_path(uuid.uuid4())
-    orphan.parent.mkdir(parents=True, exist_ok=True)
-    orphan.write_bytes(b"left over")
-    assert orphan.name.startswith(UPLOAD_PREFIX)
+def test_bytes_that_no_upload_owns_are_collected_once_they_are_old(line, begun):
+    orphan = uuid.uuid4()
+    lose_all_but(orphan.bytes, b"left over")
     sweep_blobs(now=timezone.now())
-    assert orphan.exists()
+    assert has_bytes(orphan.bytes)
     sweep_blobs(now=timezone.now() + timedelta(hours=2))
-    assert not orphan.exists()
+    assert not has_bytes(orphan.bytes)
 
 
 @given(st.lists(st.tuples(st.integers(0, len(SEALED)), st.integers(1, 80)), max_size=12))
@@ -326,7 +340,7 @@ def test_pieces_in_any_order_and_size_make_the_update_or_are_refused(alice, runn
     else:
         end = Upload.objects.get(id=upload_id).offset_bytes
         assert "receipt" in deliver(end, len(SEALED) - end)
-    assert blob_path(Update.objects.get().blob_digest).read_bytes() == SEALED
+    assert content(Update.objects.get().blob_digest) == SEALED
     Update.objects.all().delete()
     Participation.objects.filter(device=device).update(state="invited")
 
@@ -369,4 +383,4 @@ def test_devices_threads_that_race_count_one_update(running, alice):
         "upload-offset-mismatch",
     }
     assert Round.objects.get().submissions == 1
-    assert blob_path(Update.objects.get().blob_digest).read_bytes() == SEALED
+    assert content(Update.objects.get().blob_digest) == SEALED

@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from training.blobs import delete_unreferenced_blobs
+from training.blob_store.configured import blob_store
 from training.models import UNFINISHED, CarriedRow, ModelVersion, RangeOutput, Update
 from training.services.uploads import sweep_uploads
 
@@ -27,4 +27,6 @@ def sweep_blobs(*, now: datetime) -> int:
     """Delete the others and abandoned uploads, once they have lain for long, and return how many."""
     seconds = UNREFERENCED_FOR.total_seconds()
     abandoned = sweep_uploads(older_than_seconds=seconds, now=now)
-    return abandoned + delete_unreferenced_blobs(referenced_digests(), older_than_seconds=seconds, now=now.timestamp())
+    return abandoned + blob_store().delete_unreferenced(
+        referenced_digests(), older_than_seconds=seconds, now=now.timestamp()
+    )

@@ -21,7 +21,7 @@ from qflare_protocol.errors import Refusal
 from qflare_protocol.tensors import decode_tensors, parse_header
 from qflare_protocol.update_shape import update_columns
 from training import privacy
-from training.blobs import BlobWriter, StoredBlob
+from training.blobs import StoredBlob, new_blob
 from training.models import Federation, FederationState, ModelVersion, PrivacyRelease, RoundState
 from training.terms import Terms
 
@@ -114,7 +114,7 @@ class ModelSealing:
         self._federation_id, self._number = federation_id, number
         self._hasher, self._size_bytes = blake3.blake3(), 0
         self._content_key = secrets.token_bytes(KEY_BYTES)
-        self._blob = BlobWriter()
+        self._blob = new_blob()
 
     def __enter__(self) -> Self:
         self._blob.__enter__()
@@ -133,7 +133,7 @@ class ModelSealing:
     def seal(self) -> SealedModel:
         """Put the model, which is complete now, on stable storage."""
         self._chunks.finish()
-        blob = self._blob.finish()
+        blob = self._blob.publish()
         wrapped = envelope.wrap(self._content_key, **ModelVersion.envelope(self._federation_id, self._number))
         return SealedModel(self._number, self._hasher.digest(), self._size_bytes, blob, wrapped)
 

@@ -1,7 +1,8 @@
 """Updates that arrive in pieces: an upload is begun with its manifest, grows, and is counted with its last piece.
 
-The pieces' bytes go to disk before the transaction that acknowledges them (`receive_piece`, then
-`record_piece`); the row's offset decides what is there, and moves on by a conditional UPDATE.
+The pieces' bytes are durable before the transaction that acknowledges them (`receive_piece`, then
+`record_piece`); the row's offset decides what is there, and moves on by a conditional UPDATE. Where the
+blob store has addresses for it, a device may put a piece there itself and only tell of it.
 """
 
 import uuid
@@ -15,28 +16,32 @@ from django.db import transaction
 from devices.models import Device
 from qflare_protocol.errors import Refusal
 from qflare_protocol.manifest import manifest_digest
-from training.blobs import blob_exists, keep_blob_fresh
+from training.blob_store.configured import blob_store
 from training.models import RoundState, Upload
 from training.services.participation import CheckedManifest, ReceivedUpdate, check_manifest, record_update
-from training.upload_files import append_piece, delete_abandoned_files, discard_upload, publish_upload, stored_bytes
 
 
 @dataclass(frozen=True)
 class ReceivedPiece:
-    """A piece that is on disk, not yet acknowledged; `end` is None where it was there before."""
+    """A piece that is durable, not yet acknowledged; `end` is None where it was there before.
+
+    `direct` says that the device put it into the blob store itself, as it will the next one.
+    """
 
     upload_id: uuid.UUID
     offset: int
     end: int | None
     update: ReceivedUpdate | None
+    direct: bool = False
 
 
 @transaction.atomic
-def begin_upload(device: Device, signed: bytes, *, now: datetime) -> dict[str, Any]:
+def begin_upload(device: Device, signed: bytes, *, now: datetime, direct: bool = False) -> dict[str, Any]:
     """Begin the upload of the manifest's update, or find it; a receipt where the server has the update already.
 
-    Where bytes were lost since, as with a restored backup, the upload goes back to those that are there.
-    Raises what `participation.check_manifest` raises.
+    `direct` asks for an address at the blob store for the next piece. Where bytes were lost since, as with a
+    restored backup, the upload goes back to those that are there. Raises what `participation.check_manifest`
+    raises.
     """
     checked = check_manifest(device, signed, now=now)
     if checked.earlier is not None:
@@ -46,7 +51,7 @@ def begin_upload(device: Device, signed: bytes, *, now: datetime) -> dict[str, A
     if other is not None:  # sealed anew meanwhile: a device has one upload in a round
         other_id = other.id
         other.delete()
-        transaction.on_commit(lambda: discard_upload(other_id))
+        transaction.on_commit(lambda: blob_store().discard_upload(other_id), robust=True)
     upload, _ = Upload.objects.get_or_create(
         participation=checked.part,
         defaults={
@@ -58,21 +63,36 @@ def begin_upload(device: Device, signed: bytes, *, now: datetime) -> dict[str, A
     )
     if bytes(upload.manifest_digest) != digest:
         raise Refusal("conflict", "Another upload of this device into the round begins at this moment; begin again.")
-    present = stored_bytes(upload.id)
-    if present < upload.offset_bytes and not blob_exists(checked.manifest.ciphertext_digest.hex()):
-        Upload.objects.filter(id=upload.id, offset_bytes=upload.offset_bytes).update(offset_bytes=present)
+    if upload.offset_bytes:
+        _go_back_to_stored_bytes(upload, checked.manifest.ciphertext_digest.hex())
+    return upload_status(upload, direct=direct)
+
+
+def _go_back_to_stored_bytes(upload: Upload, blob_digest: str) -> None:
+    store, acknowledged = blob_store(), upload.offset_bytes
+    present = store.stored_bytes(upload.id, at_most=acknowledged)
+    if present < acknowledged and store.size_of(blob_digest) is None:
+        Upload.objects.filter(id=upload.id, offset_bytes=acknowledged).update(offset_bytes=present)
         upload.offset_bytes = present
-    return upload_status(upload)
 
 
-def upload_status(upload: Upload) -> dict[str, Any]:
-    """Return what a device is told of its unfinished upload."""
-    return {
+def upload_status(upload: Upload, *, direct: bool = False) -> dict[str, Any]:
+    """Return what a device is told of its unfinished upload; with `direct`, where it puts the next piece itself."""
+    status = {
         "upload_id": upload.id.bytes,
         "offset": upload.offset_bytes,
         "piece_bytes": piece_bytes(),
         "expires_at": int(upload.participation.round.deadline_at.timestamp()),
     }
+    return status | _address_of_next_piece(upload) if direct else status
+
+
+def _address_of_next_piece(upload: Upload) -> dict[str, Any]:
+    if not settings.QFLARE_BLOB_REDIRECT:
+        return {}
+    length = min(piece_bytes(), upload.total_bytes - upload.offset_bytes)
+    address = blob_store().piece_address(upload.id, offset=upload.offset_bytes, length=length)
+    return {} if address is None else {"put_url": address, "put_bytes": length}
 
 
 def piece_bytes() -> int:
@@ -90,39 +110,52 @@ def upload_of(device: Device, upload_id: uuid.UUID) -> Upload:
 
 
 def receive_piece(
-    device: Device, upload_id: uuid.UUID, piece: IO[bytes], *, offset: int, length: int, now: datetime
+    device: Device, upload_id: uuid.UUID, piece: IO[bytes] | None, *, offset: int, length: int, now: datetime
 ) -> ReceivedPiece:
     """Put a piece of `length` bytes on stable storage, and with the last one the update; changes no row.
 
+    None for the piece: the device has put it into the blob store itself, which is asked whether it is there.
     A piece that begins before the upload's end was stored before, and nothing is done. Raises `Refusal`:
     "not-found", "upload-offset-mismatch" (its extension `offset` says where the upload ends),
-    "malformed-message", "digest-mismatch", and what `participation.check_manifest` raises.
+    "malformed-message", "digest-mismatch", and what `participation.check_manifest` raises; and
+    `BlobStoreUnavailable`.
     """
-    upload = upload_of(device, upload_id)
+    upload, direct = upload_of(device, upload_id), piece is None
     checked = check_manifest(device, bytes(upload.manifest), now=now)
     if offset < upload.offset_bytes:
-        return ReceivedPiece(upload.id, offset, None, None)
+        return ReceivedPiece(upload.id, offset, None, None, direct)
     if offset > upload.offset_bytes:
         raise _mismatch(upload.offset_bytes)
     end = offset + length
     if not offset < end <= upload.total_bytes:
         raise Refusal("malformed-message", f"A piece has bytes, and ends at {upload.total_bytes} at the latest.")
-    if not append_piece(upload.id, piece, offset=offset, present_offset=lambda: _present_offset(upload.id)):
-        return _late_piece(upload, checked, offset)
+    if not _is_stored(upload, piece, offset=offset, length=length):
+        return _late_piece(upload, checked, offset, direct)
     if end < upload.total_bytes:
-        return ReceivedPiece(upload.id, offset, end, None)
-    publish_upload(upload.id, digest=checked.manifest.ciphertext_digest)
-    return ReceivedPiece(upload.id, offset, end, _received(checked))
+        return ReceivedPiece(upload.id, offset, end, None, direct)
+    digest = checked.manifest.ciphertext_digest
+    if not blob_store().publish_upload(upload.id, digest=digest, total_bytes=upload.total_bytes):
+        return _late_piece(upload, checked, offset, direct)
+    return ReceivedPiece(upload.id, offset, end, _received(checked), direct)
 
 
-def _late_piece(upload: Upload, checked: CheckedManifest, offset: int) -> ReceivedPiece:
-    """Say what became of an upload whose file is shorter than its row says, or that a faster request moved on."""
-    blob_digest = checked.manifest.ciphertext_digest.hex()
-    if keep_blob_fresh(blob_digest):  # published by a request that did not live to count it, or a faster one
-        return ReceivedPiece(upload.id, offset, upload.total_bytes, _received(checked))
+def _is_stored(upload: Upload, piece: IO[bytes] | None, *, offset: int, length: int) -> bool:
+    """Store a piece, or look for the one that the device has stored; return whether it is there now."""
+    if piece is None:
+        return blob_store().has_piece(upload.id, offset=offset, length=length)
+    return blob_store().append_piece(
+        upload.id, piece, offset=offset, length=length, present_offset=lambda: _present_offset(upload.id)
+    )
+
+
+def _late_piece(upload: Upload, checked: CheckedManifest, offset: int, direct: bool) -> ReceivedPiece:
+    """Say what became of an upload that lacks bytes its row names, or that a faster request moved on."""
+    if blob_store().refresh(checked.manifest.ciphertext_digest.hex()):
+        # published by a request that did not live to count it, or by a faster one
+        return ReceivedPiece(upload.id, offset, upload.total_bytes, _received(checked), direct)
     if offset < _present_offset(upload.id):
-        return ReceivedPiece(upload.id, offset, None, None)
-    raise _mismatch(stored_bytes(upload.id))
+        return ReceivedPiece(upload.id, offset, None, None, direct)
+    raise _mismatch(blob_store().stored_bytes(upload.id, at_most=upload.offset_bytes))
 
 
 def _present_offset(upload_id: uuid.UUID) -> int:
@@ -153,13 +186,14 @@ def record_piece(device: Device, piece: ReceivedPiece, *, now: datetime) -> dict
         return {"receipt": receipt}
     if piece.end is not None:
         Upload.objects.filter(id=piece.upload_id, offset_bytes=piece.offset).update(offset_bytes=piece.end)
-    return {"offset": upload_of(device, piece.upload_id).offset_bytes}
+    upload = upload_of(device, piece.upload_id)
+    return {"offset": upload.offset_bytes} | (_address_of_next_piece(upload) if piece.direct else {})
 
 
 def sweep_uploads(*, older_than_seconds: float, now: datetime) -> int:
-    """Forget uploads into rounds that take none any more, and delete files nobody owns; return how many."""
+    """Forget uploads into rounds that take none any more, and delete bytes nobody owns; return how many."""
     Upload.objects.exclude(
         participation__round__state=RoundState.OPEN, participation__round__deadline_at__gt=now
     ).delete()
     running = set(Upload.objects.values_list("id", flat=True))
-    return delete_abandoned_files(running, older_than_seconds=older_than_seconds, now=now.timestamp())
+    return blob_store().delete_abandoned_uploads(running, older_than_seconds=older_than_seconds, now=now.timestamp())
