@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -17,6 +18,7 @@ CBOR = "application/cbor"
 PROBLEM = "application/problem+json"
 MAX_ANSWER_BYTES = 65 << 20  # the largest sealed answer carries a round's result (docs/protocol.md, section 12)
 MAX_UNSEALED_BYTES = 7 << 20  # with the longest identity succession (section 4)
+SENT_ELSEWHERE = frozenset({302, 307})
 RETRY_STATUSES = frozenset({429, 500, 502, 503, 504})
 
 
@@ -95,6 +97,33 @@ class Http:
         except httpx.TransportError as error:
             raise ServerUnreachable(f"{type(error).__name__}: {error}") from error
 
+    @contextmanager
+    def _opened_blob(self, path: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+        """Open a blob, at the server's blob store where the server sends there; what it is its digest shows."""
+        with self.opened(path, headers) as response:
+            if response.status_code not in SENT_ELSEWHERE:
+                yield response
+                return
+            address = self.checked_address(response.headers.get("Location", ""))
+        # A blob store knows another tag than ours; the name of a blob is its digest.
+        with self.opened(address, {name: text for name, text in headers.items() if name != "If-Range"}) as response:
+            yield response
+
+    def checked_address(self, address: str) -> str:
+        """Return an address at the server's blob store: https, or http where the server itself is spoken to so.
+
+        Raises `ServerUnreachable`, as it would for a server that does not answer.
+        """
+        allowed = {"https", self._client.base_url.scheme}
+        try:
+            parts = urlsplit(address)
+            fits = parts.scheme in allowed and bool(parts.hostname)
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ServerUnreachable("The server names an address of a blob store where this device does not go.")
+        return address
+
     def download_into(self, target: Path, path: str, *, size_bytes: int, etag: str) -> None:
         """Make `target` the `size_bytes` bytes of a body, going on behind those that an earlier attempt left there.
 
@@ -106,7 +135,7 @@ class Http:
             return
         resume = 0 < present < size_bytes
         headers = {"Range": f"bytes={present}-", "If-Range": etag} if resume else {}
-        with self.opened(path, headers) as response:
+        with self._opened_blob(path, headers) as response:
             if not response.is_success:
                 content_type = response.headers.get("Content-Type", "")
                 raise_for_problem(response.status_code, content_type, self._bounded_body(response), response.headers)

@@ -77,7 +77,13 @@ class DjangoHttp(Http):
 
     @contextmanager
     def opened(self, path: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
-        yield self.send("GET", path, b"", headers)
+        if path.startswith("http"):  # at the blob store, which is a server of its own
+            yield httpx.get(path, headers=dict(headers))
+        else:
+            yield self.send("GET", path, b"", headers)
+
+    def checked_address(self, address: str) -> str:
+        return address
 
 
 @dataclass

@@ -120,6 +120,7 @@ def required(file):
         ("For tests and checks", "requirements-dev.txt"),
         ("For benchmarks", "requirements-bench.txt"),
         ("For an anchor on a chain", "requirements-anchors.txt"),
+        ("For blobs in S3", "requirements-s3.txt"),
     ],
 )
 def test_every_requirement_has_its_reason_and_no_other_does(heading, file):

@@ -303,3 +303,60 @@ def test_a_refused_download_costs_nothing_of_what_is_there(tmp_path):
         http.download_into(target, "/blob", size_bytes=len(BLOB), etag=TAG)
     assert unreachable.value.retry_after_seconds == 7
     assert target.read_bytes() == BLOB[:10]
+
+
+def sent_elsewhere(seen, status=307, server="http://server", location="http://store/blob?signed=1"):
+    """Return a client whose server sends it to a blob store that knows no tag of ours."""
+
+    def answer(request):
+        seen.append((str(request.url), {name: request.headers.get(name) for name in ("range", "if-range")}))
+        if request.url.host == "server":
+            return httpx.Response(status, headers={"Location": location})
+        request.headers["If-Range"] = TAG  # to the store every range is one of this blob
+        return ranged(request)
+
+    http = client(answer)
+    http._client.base_url = server
+    return http
+
+
+@pytest.mark.parametrize("status", [302, 307])
+def test_a_blob_is_fetched_where_the_server_sends_for_it(status):
+    seen = []
+    assert download(sent_elsewhere(seen, status), len(BLOB)) == BLOB
+    assert [url for url, _ in seen] == ["http://server/blob", "http://store/blob?signed=1"]
+
+
+def test_what_is_there_of_a_blob_is_kept_at_another_address_and_the_servers_tag_stays_here(tmp_path):
+    seen, target, there = [], tmp_path / "blob", b"x" * 100
+    target.write_bytes(there)
+    http = sent_elsewhere(seen)
+    http.download_into(target, "/blob", size_bytes=len(BLOB), etag=TAG)
+    assert target.read_bytes() == there + BLOB[100:]
+    assert seen[0][1] == {"range": "bytes=100-", "if-range": TAG}
+    assert seen[1][1] == {"range": "bytes=100-", "if-range": None}
+
+
+@pytest.mark.parametrize(
+    "location", ["", "/blob", "http://store/blob", "ftp://store/blob", "https:///blob", "https://[", "file:///etc/x"]
+)
+def test_from_a_server_behind_tls_nobody_is_sent_to_a_place_without_it(location):
+    seen = []
+    with pytest.raises(ServerUnreachable, match="does not go"):
+        download(sent_elsewhere(seen, server="https://server", location=location), len(BLOB))
+    assert len(seen) == 1
+
+
+def test_nobody_is_sent_further_than_once():
+    http = client(lambda request: httpx.Response(307, headers={"Location": "http://store/blob"}))
+    with pytest.raises(ServerUnreachable, match="307"):
+        download(http, len(BLOB))
+
+
+def test_no_other_request_is_sent_elsewhere():
+    seen = []
+    http = sent_elsewhere(seen)
+    with pytest.raises(ServerUnreachable):
+        http.post_cbor("/api/x", {})
+    assert http.send("GET", "/health").status_code == 307
+    assert all(url.startswith("http://server/") for url, _ in seen)
