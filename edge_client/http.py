@@ -124,6 +124,12 @@ class Http:
             raise ServerUnreachable("The server names an address of a blob store where this device does not go.")
         return address
 
+    def put_at_store(self, address: str, piece: bytes) -> None:
+        """Put a piece at the server's blob store. Raises `ServerUnreachable` where it is not taken, for any reason."""
+        answer = self.send("PUT", self.checked_address(address), piece)
+        if not answer.is_success:
+            raise ServerUnreachable(f"The blob store answered status {answer.status_code}.")
+
     def download_into(self, target: Path, path: str, *, size_bytes: int, etag: str) -> None:
         """Make `target` the `size_bytes` bytes of a body, going on behind those that an earlier attempt left there.
 

@@ -91,6 +91,10 @@ class DeviceSession:
         """Send a sealed GET and return the answered map. Raises `Refusal`, `ServerUnreachable`."""
         return self.request("GET", path, b"", "")
 
+    def put_at_store(self, address: str, piece: bytes) -> None:
+        """Put a piece, which is sealed to the enclave, at the blob store. Raises `ServerUnreachable`, once."""
+        self._http.put_at_store(address, piece)
+
     def request(self, method: str, path: str, body: bytes, content_type: str) -> dict[str, Any]:
         """Send one sealed request; a session that ended meanwhile is renewed once, keys that are due are rotated.
 

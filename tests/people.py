@@ -23,7 +23,7 @@ from audit.models import Event
 from devices.models import Device
 from edge_client.device_state import DeviceStateFile
 from edge_client.enrolment import enroll_device
-from edge_client.http import CBOR, PROBLEM, Http
+from edge_client.http import CBOR, PROBLEM, Http, ServerUnreachable
 from edge_client.identity_keeper import IdentityKeeper
 from edge_client.key_store import DeviceIdentity
 from edge_client.session import DeviceSession
@@ -84,6 +84,10 @@ class DjangoHttp(Http):
 
     def checked_address(self, address: str) -> str:
         return address
+
+    def put_at_store(self, address: str, piece: bytes) -> None:
+        if not httpx.put(address, content=piece).is_success:
+            raise ServerUnreachable("The blob store does not take it.")
 
 
 @dataclass

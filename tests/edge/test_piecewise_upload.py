@@ -15,14 +15,16 @@ from edge_client.round_worker import RoundWorker
 from edge_client.session import SealedRefusal
 from enclave.models import EnclaveInstance
 from qflare_protocol.errors import Refusal
+from tests.bucket import bucket, new_bucket, object_store
 from tests.edge.trainers import SmallTrainer
 from tests.open_rounds import Submission, make_federation, started
 from tests.people import DjangoHttp, Person
 from tests.policies import screened
-from training.blobs import blob_path
+from training.blobs import blob_path, open_blob
 from training.models import Round, Update, Upload
 from training.services.rounds import close_round
 
+__all__ = ["bucket", "new_bucket", "object_store"]
 PIECE = 4096
 SEALED = os.urandom(10 * PIECE + 100)
 
@@ -41,7 +43,7 @@ class CutLine(DjangoHttp):
         if self.plan.get(self.sent) == "request":
             raise ServerUnreachable("the request was lost")
         if method == "PATCH":
-            self.offsets.append(int(path.rpartition("=")[2]))
+            self.offsets.append(int(path.partition("offset=")[2].partition("&")[0]))
         answer = super().send(method, path, body, headers)
         if self.plan.get(self.sent) == "answer":
             raise ServerUnreachable("the answer was lost")
@@ -209,3 +211,54 @@ def test_an_update_larger_than_a_sessions_allowance_arrives(large: Round, alice:
     line = CutLine({20: "answer", 30: "request"})
     assert worker_of(alice, line)._hand_in()
     assert blob_path(Update.objects.get().blob_digest).stat().st_size == len(sealed) > 256 << 20
+
+
+class CountingStore(CutLine):
+    """Counts what is put into the blob store; from a piece on nobody reaches it, or it loses what it has."""
+
+    def __init__(self, fails_from: int = 1000, loses_from: int = 1000) -> None:
+        super().__init__({})
+        self.fails_from, self.loses_from, self.put = fails_from, loses_from, 0
+
+    def put_at_store(self, address: str, piece: bytes) -> None:
+        self.put += 1
+        if self.put >= self.fails_from:
+            raise ServerUnreachable("no way there")
+        if self.put < self.loses_from:
+            super().put_at_store(address, piece)
+
+
+@pytest.fixture
+def in_bucket(bucket: Any, large: Round, alice: Person) -> Round:
+    """The server keeps its blobs in a bucket, and the device has an update of eleven pieces."""
+    kept_by(alice, large)
+    return large
+
+
+def assert_counted(round_: Round, line: CutLine) -> None:
+    with open_blob(Update.objects.get().blob_digest) as blob:
+        assert blob.read() == SEALED
+    round_.refresh_from_db()
+    assert round_.submissions == 1
+    assert sorted(set(line.offsets)) == list(range(0, len(SEALED), PIECE))
+
+
+def test_pieces_go_to_the_servers_blob_store_where_it_names_an_address(in_bucket: Round, alice: Person) -> None:
+    line = CountingStore()
+    assert worker_of(alice, line)._hand_in()
+    assert line.put == len(line.offsets) == 11
+    assert_counted(in_bucket, line)
+
+
+def test_from_the_first_failure_of_the_store_on_pieces_go_through_the_session(in_bucket: Round, alice: Person) -> None:
+    line = CountingStore(fails_from=4)
+    assert worker_of(alice, line)._hand_in()
+    assert line.put == 4
+    assert_counted(in_bucket, line)
+
+
+def test_a_piece_that_the_store_lost_is_sent_through_the_session(in_bucket: Round, alice: Person) -> None:
+    line = CountingStore(loses_from=3)
+    assert worker_of(alice, line)._hand_in()
+    assert line.put == 3
+    assert_counted(in_bucket, line)

@@ -22,8 +22,10 @@ from qflare_site.backup.archive import BackupError, read_archive, written_archiv
 from qflare_site.backup.files import put_back
 from qflare_site.backup.services import SUMMARY, check_backup, restore_backup, take_backup
 from sessions.models import Session, SessionState
+from tests.bucket import new_bucket, object_store
 from tests.factories import populate
-from training.blobs import blob_path, store_blob
+from training.blob_store.configured import blob_store
+from training.blobs import blob_path, open_blob, store_blob
 from training.models import ModelVersion
 
 PRIVATE, PUBLIC = make_custodian_key()
@@ -35,6 +37,9 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 def silent(_):
     pass
+
+
+__all__ = ["new_bucket", "object_store"]
 
 
 def take(path, recipients=(ADA,)):
@@ -104,6 +109,35 @@ def test_a_restored_site_has_every_row_blob_and_key(site, empty, tmp_path):
     assert set(before["audit.Event"]) <= set(after["audit.Event"])
     assert all(blob_path(digest).exists() for digest in blobs)
     assert server_signer("log").fingerprint == signer
+
+
+@pytest.mark.parametrize("old", ["folder", "s3"])
+def test_blobs_are_restored_into_a_bucket_from_a_folder_or_another_bucket(old, request, host, new_bucket, tmp_path):
+    if old == "s3":
+        new_bucket()
+    request.getfixturevalue("site")
+    blobs = {digest: content_of(digest) for digest in ModelVersion.objects.values_list("blob_digest", flat=True)}
+    take(tmp_path / "backup.qfb")
+    request.getfixturevalue("empty")()
+    new_bucket()
+    assert not any(blob_store().size_of(digest) for digest in blobs)
+    restore(tmp_path / "backup.qfb")
+    assert {digest: content_of(digest) for digest in blobs} == blobs
+
+
+def test_a_blob_that_a_bucket_lost_is_named(request, host, new_bucket, tmp_path):
+    new_bucket()
+    request.getfixturevalue("site")
+    digest = ModelVersion.objects.first().blob_digest
+    blob_store().bucket.delete(f"blobs/{digest[:2]}/{digest}")
+    with pytest.raises(BackupError, match=digest):
+        take(tmp_path / "backup.qfb")
+    assert not (tmp_path / "backup.qfb").exists()
+
+
+def content_of(digest):
+    with open_blob(digest) as blob:
+        return blob.read()
 
 
 def test_the_log_goes_on_where_it_was(site, empty, tmp_path):
