@@ -22,16 +22,20 @@ export class Http {
   }
 
   /** One exchange. `service-unavailable` where no answer comes, `message-too-large` for one above the bound. */
-  async exchange(method, path, { headers = {}, body, maximumBytes = UNSEALED_BYTES } = {}) {
+  async exchange(method, path, options = {}) {
+    return this.exchangeAt(this.server + path, method, options);
+  }
+
+  async exchangeAt(address, method, { headers = {}, body, maximumBytes = UNSEALED_BYTES, redirect = 'error' }) {
     const signal = AbortSignal.timeout(TIMEOUT_MILLISECONDS);
     const sent = body === undefined || body.length === 0 ? undefined : body;
     try {
-      const answer = await fetch(this.server + path, { method, headers, body: sent, redirect: 'error', signal });
+      const answer = await fetch(address, { method, headers, body: sent, redirect, signal });
       return { status: answer.status, headers: answer.headers, body: await bounded(answer, maximumBytes) };
     } catch (error) {
       if (error instanceof Refusal) throw error;
       const reason = error.cause?.code ?? error.name;
-      throw new Refusal('service-unavailable', `No answer from ${this.server}: ${reason}`, { status: 503 });
+      throw new Refusal('service-unavailable', `No answer from ${new URL(address).origin}: ${reason}`, { status: 503 });
     }
   }
 
@@ -47,10 +51,25 @@ export class Http {
     return decode(accepted(answer).body);
   }
 
-  /** Fetch a blob of a known size. */
+  /** Fetch a blob of a known size, from the server's blob store where it sends there (section 9.3). */
   async download(path, sizeBytes) {
-    const answer = await this.retrying(() => this.exchange('GET', path, { maximumBytes: sizeBytes }).then(accepted));
+    const answer = await this.retrying(async () => {
+      const options = { maximumBytes: sizeBytes, redirect: 'manual' };
+      const first = await this.exchange('GET', path, options);
+      if (first.status !== 307) return accepted(first);
+      const address = this.storeAddress(first.headers.get('Location') ?? '');
+      return accepted(await this.exchangeAt(address, 'GET', { maximumBytes: sizeBytes }));
+    });
     return answer.body;
+  }
+
+  /** An address with TLS, or without where the server itself is spoken to so; `service-unavailable` for others. */
+  storeAddress(location) {
+    const { protocol } = URL.canParse(location) ? new URL(location) : {};
+    if (protocol === 'https:' || (protocol === 'http:' && this.server.startsWith('http:'))) return location;
+    throw new Refusal('service-unavailable', 'The server sends to a place where this client does not go.', {
+      status: 503,
+    });
   }
 
   /** Try again what may pass, after Retry-After or with exponential backoff, and random jitter. */
