@@ -13,6 +13,7 @@ from django.utils import timezone
 from audit.services import sequence_log
 from bench.measuring import Stopwatch
 from devices.media_types import CBOR_MEDIA_TYPE
+from devices.row_security import confined_transaction
 from devices.services import register_device
 from keyring.services import server_signer
 from qflare_protocol import pqc
@@ -109,8 +110,8 @@ def _pair(pair: pqc.KeyPair) -> tuple[bytes, bytes]:
 def _serve(authorization: Authorization, target: Target, sealed: bytes, now: datetime) -> None:
     """Do what `sessions.sealed_views` does around a view."""
     opened = open_request(authorization, target, io.BytesIO(sealed), now=now)
-    with transaction.atomic():
-        accept_request(opened, now=now)
+    with confined_transaction() as confine:
+        accept_request(opened, now=now, confine=confine)
         store_answer(opened, opened.seal(200, CBOR_MEDIA_TYPE, bytes(REQUEST_BYTES)))
 
 

@@ -2,10 +2,11 @@
 
 On PostgreSQL policies on every table that holds rows of one device compare them with the setting
 `qflare.device_id` of the connection. Unset, as in workers, the admin and the handshake, they let every row
-through; `confined_to` sets it around a device's request. It stops a view that forgets to ask for the device.
+through; a device's request sets it: for its transaction (`confined_transaction`), and around what it does before
+(`confined_to`). It stops a view that forgets to ask for the device.
 It does not stop somebody who can send SQL of their own: a connection may change its settings.
 
-On SQLite there are no policies, and `confined_to` does nothing.
+On SQLite there are no policies, and both do nothing.
 """
 
 import uuid
@@ -15,12 +16,15 @@ from contextvars import ContextVar
 from typing import Any
 
 from django.apps.registry import Apps
-from django.db import DatabaseError, OperationalError, connection, migrations
+from django.db import DatabaseError, OperationalError, connection, migrations, transaction
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
 SETTING = "qflare.device_id"
 DEVICE = f"(SELECT nullif(current_setting('{SETTING}', true), '')::uuid)"
 """The device that the connection is confined to; null where it is not. A subquery runs once for a statement."""
+
+CONFINING = f"set_config('{SETTING}', {{device}}::text, true)"
+"""What a statement of a `confined_transaction` may return to confine the rest of it: it saves one of its own."""
 
 _confined: ContextVar[uuid.UUID | None] = ContextVar("confined_to", default=None)
 
@@ -48,6 +52,30 @@ def confined_to(device_id: uuid.UUID) -> Iterator[None]:
     finally:
         _confined.reset(token)
         _release(held)
+
+
+@contextmanager
+def confined_transaction() -> Iterator[Callable[[uuid.UUID], None]]:
+    """Open a transaction that is to be confined, and give what does that where no statement returns `CONFINING`.
+
+    The setting goes with the transaction, and with it what could be forgotten. Inside another transaction, as in a
+    test, it is taken back after a success; a failure rolls it back.
+    """
+    nested = connection.in_atomic_block
+    with transaction.atomic():
+        yield _confine_transaction
+    if nested and connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(f"RESET {SETTING}")
+
+
+def _confine_transaction(device_id: uuid.UUID) -> None:
+    if connection.vendor != "postgresql":
+        return
+    if not connection.in_atomic_block:
+        raise RuntimeError("a setting of a transaction outside of one confines nothing")
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT set_config(%s, %s, true)", [SETTING, str(device_id)])
 
 
 def _only_on(held: Any) -> Callable[..., Any]:

@@ -11,6 +11,7 @@ from django.db.models import F, Max, Q
 from audit.services import record_event
 from devices.labels import checked_labels
 from devices.models import Device, DeviceKey, DeviceState, KeyPurpose, KeySet
+from devices.prepared_statements import database_value, prepared_cursor
 from qflare_protocol.cose import key_fingerprint
 from qflare_protocol.device_keys import RegisteredKeys
 from qflare_protocol.errors import Refusal
@@ -18,6 +19,7 @@ from qflare_protocol.suites import suite_by_name
 
 MOST_SETS_IN_OVERLAP = 2
 SEEN_RESOLUTION = timedelta(seconds=30)
+_SEEN = f"UPDATE {Device._meta.db_table} SET last_seen_at = %s WHERE id = %s"  # noqa: S608 - our own name
 
 
 def register_device(name: str, group: str, keys: RegisteredKeys, *, now: datetime) -> Device:
@@ -267,4 +269,6 @@ def set_device_labels(device_id: uuid.UUID, labels: dict[str, str], *, actor: st
 def note_device_seen(device: Device, *, now: datetime) -> None:
     """Remember that the device was heard, to half a minute; not an audited change."""
     if device.last_seen_at is None or now - device.last_seen_at >= SEEN_RESOLUTION:
-        Device.objects.filter(id=device.id).update(last_seen_at=now)
+        seen = database_value(Device._meta.get_field("last_seen_at"), now)
+        with prepared_cursor() as cursor:
+            cursor.execute(_SEEN, [seen, database_value(Device._meta.pk, device.id)])

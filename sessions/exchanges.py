@@ -6,24 +6,28 @@ answered in one transaction, so that a crash between them leaves nothing and a r
 
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import IO
 
 from devices.models import Device
-from qflare_protocol.epochs import bucket_of, receive_epoch
+from devices.prepared_statements import database_value, prepared_cursor, quoted
+from qflare_protocol.epochs import EpochChain, bucket_of, receive_epoch
 from qflare_protocol.errors import Refusal
 from qflare_protocol.sealed_request import (
     SEQUENCE_WINDOW,
     Authorization,
+    MessageNumber,
     RequestOpener,
     SealedAnswer,
     Target,
     seal_answer,
 )
 from qflare_protocol.server_time import request_reference
+from sessions.acceptance import take_number
 from sessions.models import Exchange, Session
 from sessions.server_time import with_server_time
 from sessions.services import load_chain, session_limits, store_chain
@@ -31,18 +35,24 @@ from sessions.session_lookup import live_session
 
 PIECE_BYTES = 1 << 20
 SPOOL_BYTES = 1 << 20
+FORGOTTEN_EVERY = 16
 
 
 @dataclass(frozen=True)
 class OpenedRequest:
     """A request that opened under its session: who sent it and what it said."""
 
-    device: Device
+    session: Session = field(repr=False)
     authorization: Authorization
     target: Target
     traffic_key: bytes = field(repr=False)
     request_digest: bytes
     body: IO[bytes] = field(repr=False)
+
+    @property
+    def device(self) -> Device:
+        """The device that sent it."""
+        return self.session.device
 
     @property
     def session_id(self) -> uuid.UUID:
@@ -76,7 +86,7 @@ def open_request(authorization: Authorization, target: Target, stream: IO[bytes]
         if refusal.code == "request-not-authentic":
             refusal.with_event("request.refused", actor="stranger", device=session.device.name, reason=refusal.code)
         raise
-    return OpenedRequest(session.device, authorization, target, traffic_key, opener.request_digest, body)
+    return OpenedRequest(session, authorization, target, traffic_key, opener.request_digest, body)
 
 
 def _opened_body(opener: RequestOpener, stream: IO[bytes], length: int) -> IO[bytes]:
@@ -107,9 +117,12 @@ def _pieces(stream: IO[bytes], length: int) -> Iterator[bytes]:
         yield piece
 
 
-def accept_request(opened: OpenedRequest, *, now: datetime, renews_keys: bool = False) -> SealedAnswer | None:
-    """Accept the request's sequence number, inside the caller's transaction, which locks the session's row.
+def accept_request(
+    opened: OpenedRequest, *, now: datetime, confine: Callable[[uuid.UUID], None], renews_keys: bool = False
+) -> SealedAnswer | None:
+    """Accept the request's sequence number, inside the caller's transaction, which holds the session's row then.
 
+    From here on the transaction is confined to the device's rows, by `confine` where no statement of ours does it.
     A request that `renews_keys` is taken for one bucket more and counts for nothing: it is the way out of
     a used-up allowance.
 
@@ -117,26 +130,52 @@ def accept_request(opened: OpenedRequest, *, now: datetime, renews_keys: bool = 
     `store_answer`. Raises `Refusal`: "session-expired", "session-limit-reached", "sequence-reused",
     "sequence-too-old".
     """
+    number = opened.authorization.number
+    usual = not renews_keys and _chain_stays(opened, now)
+    if usual and take_number(opened.session, number, opened.target.length, limits=session_limits(), now=now):
+        _forget_answers(opened.session_id, opened.session.highest_sequence, number.sequence)
+        return None
+    confine(opened.device.id)
+    return _accept_unusual(opened, now, renews_keys=renews_keys)
+
+
+def _chain_stays(opened: OpenedRequest, now: datetime) -> bool:
+    """Say whether the chain with which the request was opened has nothing to move on to, nor to forget."""
+    chain, number = load_chain(opened.session), opened.authorization.number
+    return chain.advance(_epoch_of(chain, number, now), now=now.timestamp()) == chain
+
+
+def _epoch_of(chain: EpochChain, number: MessageNumber, now: datetime) -> int:
+    # The message's epoch was judged when its header came: a long body must not make it late.
+    return max(chain.epoch, bucket_of(now.timestamp()), number.epoch)
+
+
+def _accept_unusual(opened: OpenedRequest, now: datetime, *, renews_keys: bool) -> SealedAnswer | None:
+    """Lock the session's row and judge by it: retries, numbers out of order, a chain that moves on, a race."""
     session = Session.objects.live(now).select_for_update(of=("self",)).filter(id=opened.session_id).first()
     if session is None:
         raise Refusal("session-expired", "The session has ended; start a new handshake.")
-    number = opened.authorization.number
+    number, highest = opened.authorization.number, session.highest_sequence
+    if number.sequence + SEQUENCE_WINDOW <= highest:
+        raise _replayed(Refusal("sequence-too-old", "The sequence number is behind the window of 64."), opened)
     earlier = session.exchanges.filter(sequence=number.sequence).first()
     if earlier is not None:
         return _answer_of(earlier, opened)
-    if number.sequence + SEQUENCE_WINDOW <= session.highest_sequence:
-        raise _replayed(Refusal("sequence-too-old", "The sequence number is behind the window of 64."), opened)
     _use_allowance(session, opened, renews_keys=renews_keys)
-    # The message's epoch was judged when its header came: a long body must not make it late.
     chain = load_chain(session)
-    epoch = max(chain.epoch, bucket_of(now.timestamp()), number.epoch)
-    store_chain(session, chain.advance(epoch, now=now.timestamp()))
-    session.highest_sequence = max(session.highest_sequence, number.sequence)
+    store_chain(session, chain.advance(_epoch_of(chain, number, now), now=now.timestamp()))
+    session.highest_sequence = max(highest, number.sequence)
     session.save(
         update_fields=("wrapped_secret", "epoch", "past_until", "highest_sequence", "requests", "transfer_bytes")
     )
-    session.exchanges.filter(sequence__lte=session.highest_sequence - SEQUENCE_WINDOW).delete()
+    _forget_answers(session.id, highest, session.highest_sequence)
     return None
+
+
+def _forget_answers(session_id: uuid.UUID, before: int, highest: int) -> None:
+    """Delete answers behind the window, once in `FORGOTTEN_EVERY` numbers: a retry from there is refused anyway."""
+    if highest > SEQUENCE_WINDOW and highest // FORGOTTEN_EVERY > before // FORGOTTEN_EVERY:
+        Exchange.objects.filter(session_id=session_id, sequence__lte=highest - SEQUENCE_WINDOW).delete()
 
 
 def _answer_of(earlier: Exchange, opened: OpenedRequest) -> SealedAnswer:
@@ -172,12 +211,22 @@ def store_answer(opened: OpenedRequest, answer: SealedAnswer) -> None:
 
     That transaction holds the session's row, so nobody else has taken the number meanwhile.
     """
-    Exchange.objects.create(
-        session_id=opened.session_id,
-        sequence=opened.authorization.number.sequence,
-        request_digest=opened.request_digest,
-        status=answer.status,
-        content_type=answer.content_type,
-        salt=answer.salt,
-        answer=answer.body,
-    )
+    values = {
+        "session": opened.session_id,
+        "sequence": opened.authorization.number.sequence,
+        "request_digest": opened.request_digest,
+        "status": answer.status,
+        "content_type": answer.content_type,
+        "salt": answer.salt,
+        "answer": answer.body,
+    }
+    fields = [(Exchange._meta.get_field(name), value) for name, value in values.items()]
+    with prepared_cursor() as cursor:
+        cursor.execute(_insertion(tuple(values)), [database_value(field, value) for field, value in fields])
+
+
+@cache
+def _insertion(names: tuple[str, ...]) -> str:
+    columns = ", ".join(quoted(str(Exchange._meta.get_field(name).column)) for name in names)
+    places = ", ".join(["%s"] * len(names))
+    return f"INSERT INTO {quoted(Exchange._meta.db_table)} ({columns}) VALUES ({places})"  # noqa: S608 - our own names

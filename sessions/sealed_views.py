@@ -6,7 +6,6 @@ import json
 from datetime import datetime
 from typing import IO, Any
 
-from django.db import transaction
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.utils import timezone
@@ -22,7 +21,7 @@ from rest_framework.views import APIView
 
 from devices.media_types import CBOR_MEDIA_TYPE, DEFAULT_MAX_BODY_BYTES, stated_length
 from devices.models import Device
-from devices.row_security import confined_to
+from devices.row_security import confined_to, confined_transaction
 from devices.services import note_device_seen
 from qflare_protocol.encoding import decode, encode
 from qflare_protocol.errors import Refusal
@@ -117,8 +116,7 @@ class SealedView(APIView):
         self.request, self.headers = drf_request, self.default_response_headers
         try:
             self.initial(drf_request, *args, **kwargs)
-            with confined_to(drf_request.auth.device.id):
-                response = self._exchange(drf_request)
+            response = self._exchange(drf_request)
         except Exception as error:  # noqa: BLE001 - as in APIView.dispatch: handle_exception re-raises the unknown
             response = self._sealed_problem(drf_request, self.handle_exception(error))
         finally:
@@ -131,9 +129,11 @@ class SealedView(APIView):
         if request.method.lower() not in self.http_method_names or not hasattr(self, request.method.lower()):
             self.http_method_not_allowed(request)
         now = timezone.now()
-        self.prepare(request)
-        with transaction.atomic():
-            answer = accept_request(opened, now=now, renews_keys=self.renews_keys)
+        if self.prepares:
+            with confined_to(opened.device.id):
+                self.prepare(request)
+        with confined_transaction() as confine:
+            answer = accept_request(opened, now=now, confine=confine, renews_keys=self.renews_keys)
             if answer is None:
                 self._require_current_keys(opened.device, now)
                 response = getattr(self, request.method.lower())(request, *self.args, **self.kwargs)
@@ -149,6 +149,11 @@ class SealedView(APIView):
             raise Refusal(
                 "key-rotation-required", "The device's keys are due; register new ones (POST /api/keys/rotate)."
             )
+
+    @property
+    def prepares(self) -> bool:
+        """Whether the view does anything before its transaction."""
+        return type(self).prepare is not SealedView.prepare
 
     def prepare(self, request: Request) -> None:
         """Do what takes long before the transaction begins; it must be harmless to do again."""

@@ -1,10 +1,7 @@
-"""The lookup with which every sealed request begins: its session and device by one statement that is built once.
-
-The object mapper takes four times as long to build and compile this query as the database takes to answer it.
-"""
+"""The lookup with which every sealed request begins: its session and device by one prepared statement."""
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any, TypeVar
@@ -13,10 +10,10 @@ from django.db import connection
 from django.db.models import Model
 
 from devices.models import Device, DeviceState
+from devices.prepared_statements import Converter, converters, database_value, prepared_cursor, quoted
 from sessions.models import Session, SessionState
 
 _Row = TypeVar("_Row", bound=Model)
-Converter = Callable[[Any], Any]
 
 _STATEMENT = (
     "SELECT {columns} FROM {sessions} s JOIN {devices} d ON d.id = s.device_id "
@@ -26,9 +23,9 @@ _STATEMENT = (
 
 def live_session(session_id: uuid.UUID, now: datetime) -> Session | None:
     """Return what `Session.objects.live(now)` has under that id, its device read along; None where it has nothing."""
-    moment = Session._meta.get_field("expires_at").get_db_prep_value(now, connection)
-    key = Session._meta.pk.get_db_prep_value(session_id, connection)
-    with connection.cursor() as cursor:
+    moment = database_value(Session._meta.get_field("expires_at"), now)
+    key = database_value(Session._meta.pk, session_id)
+    with prepared_cursor() as cursor:
         cursor.execute(_statement(), [key, SessionState.ACTIVE.value, moment, DeviceState.ACTIVE.value])
         row = cursor.fetchone()
     if row is None:
@@ -41,10 +38,9 @@ def live_session(session_id: uuid.UUID, now: datetime) -> Session | None:
 
 @cache
 def _statement() -> str:
-    quote = connection.ops.quote_name
-    columns = [f"s.{quote(field.column)}" for field in Session._meta.concrete_fields]
-    columns += [f"d.{quote(field.column)}" for field in Device._meta.concrete_fields]
-    tables = {"sessions": quote(Session._meta.db_table), "devices": quote(Device._meta.db_table)}
+    columns = [f"s.{quoted(field.column)}" for field in Session._meta.concrete_fields]
+    columns += [f"d.{quoted(field.column)}" for field in Device._meta.concrete_fields]
+    tables = {"sessions": quoted(Session._meta.db_table), "devices": quoted(Device._meta.db_table)}
     return _STATEMENT.format(columns=", ".join(columns), **tables)
 
 
@@ -55,17 +51,4 @@ def _from_row(model: type[_Row], row: Sequence[Any]) -> _Row:
 
 @cache
 def _converters(model: type[Model]) -> list[Converter]:
-    """Return what makes a field's value of each column's, as the database gives it."""
-    return [_converter(field) for field in model._meta.concrete_fields]
-
-
-def _converter(field: Any) -> Converter:
-    column = field.get_col(field.model._meta.db_table)
-    steps = [*connection.ops.get_db_converters(column), *column.get_db_converters(connection)]
-
-    def convert(value: Any) -> Any:
-        for step in steps:
-            value = step(value, column, connection)
-        return value
-
-    return convert
+    return converters(model._meta.concrete_fields)

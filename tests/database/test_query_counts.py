@@ -28,7 +28,7 @@ from training.models import Federation, Round
 
 BASELINE = Path(__file__).with_name("query_counts.json")
 HOW_TO = "if this is meant, see the head of tests/database/test_query_counts.py for how to write the baseline anew"
-_OF_TRANSACTIONS = ("SAVEPOINT", "RELEASE", "ROLLBACK", "BEGIN")  # inside a test there is one more around each
+_OF_TRANSACTIONS = ("SAVEPOINT", "RELEASE", "ROLLBACK", "BEGIN", "RESET")  # inside a test there is one more around each
 pytestmark = pytest.mark.django_db
 
 

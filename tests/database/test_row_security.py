@@ -112,6 +112,19 @@ def test_a_broken_view_gets_no_session_update_or_key_of_another_device(
 
 
 @override_settings(ROOT_URLCONF=__name__)
+def test_it_gets_none_either_by_a_request_that_is_accepted_the_long_way(
+    roles: Any, running: Round, alice: Person, carol: Person
+) -> None:
+    Submission(running, carol).hand_in(carol.line())
+    line = alice.line()
+    with acting_as("web"):
+        line.ask("/api/broken", sequence=9)
+        seen = line.ask("/api/broken", sequence=3).message
+    assert seen["own"] == [1, 2, 1, 1, 0]
+    assert (seen["sessions"], seen["updates"], seen["devices"], seen["changed"]) == ([], [], [], 0)
+
+
+@override_settings(ROOT_URLCONF=__name__)
 def test_without_the_policies_that_view_would_get_everything(
     roles: Any, running: Round, alice: Person, carol: Person
 ) -> None:

@@ -13,7 +13,7 @@ def test_a_postgres_url_is_taken_apart():
     assert database["USER"] == "us@er"
     assert database["PASSWORD"] == "p/w"
     assert (database["HOST"], database["PORT"], database["NAME"]) == ("db.example", "6543", "qflare")
-    assert database["OPTIONS"] == {"sslmode": "verify-full"}
+    assert database["OPTIONS"] == {"sslmode": "verify-full", "prepare_threshold": 1}
 
 
 def test_the_embedded_database_waits_its_turn_and_survives_power_loss(tmp_path):

@@ -36,9 +36,9 @@ def older_bases_of(federation: Federation, base: ModelVersion) -> list[list[Any]
     return bases
 
 
-def bases_on_the_wire(round_: Round) -> list[list[Any]]:
-    """Return them as an assignment names them, digests as bytes."""
-    return [[number, bytes.fromhex(digest), staleness] for number, digest, staleness in round_.older_bases]
+def bases_on_the_wire(older_bases: list[list[Any]]) -> list[list[Any]]:
+    """Return a round's older bases as an assignment names them, digests as bytes."""
+    return [[number, bytes.fromhex(digest), staleness] for number, digest, staleness in older_bases]
 
 
 def bases_of(round_: Round) -> tuple[OlderBase, ...]:

@@ -2,11 +2,11 @@
 
 import uuid
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import IO, Any
 
 from django.db import transaction
-from django.db.models import Count, Exists, F, Min, OuterRef, Q
+from django.db.models import F
 
 from audit.services import record_event
 from devices.models import Device
@@ -18,10 +18,8 @@ from qflare_protocol.errors import Refusal
 from qflare_protocol.manifest import Manifest, manifest_digest, unverified_manifest, verify_manifest
 from training.blobs import pieces_of, store_blob
 from training.models import (
-    LEASED,
     WAITING,
     Federation,
-    FederationState,
     ModelVersion,
     Participation,
     ParticipationState,
@@ -32,78 +30,57 @@ from training.models import (
 from training.services.device_evaluation import evaluation_for
 from training.services.late_updates import bases_on_the_wire, round_closed, takes_base
 from training.services.rounds import event_payload
-from training.terms import Mode
+from training.services.waiting_round import NothingWaits, WaitingRound, waiting_round
 
 MAX_MANIFEST_BYTES = 1 << 16
 RECEIPT = "update receipt"
 REPORTED_FAILED = "The device has reported that its training failed in this round; ask for work."
 SHORTEST_ASK_AGAIN_SECONDS, LONGEST_ASK_AGAIN_SECONDS = 1, 30
 GAP_ASK_AGAIN_SECONDS = 2
-BETWEEN_BUFFERS = timedelta(seconds=10)
 ASKS_PER_ROUND = 60
 
 
 def work_for(device: Device, *, now: datetime) -> dict[str, Any]:
     """Return the round that waits for this device, or in how many seconds to ask again."""
-    part = (
-        Participation.objects.filter(device=device, round__state=RoundState.OPEN, round__deadline_at__gt=now)
-        .filter(state__in=WAITING)
-        .filter(Q(signature_key__valid_until=None) | Q(signature_key__valid_until__gt=now))
-        .select_related("round__federation", "round__base_version", "signature_key")
-        .order_by("round__opened_at")
-        .first()
-    )
-    if part is None:
-        return _nothing_to_train(device, now)
-    return {"round": _assignment(part), "ask_again_seconds": 0}
+    found = waiting_round(device, now=now)
+    if isinstance(found, NothingWaits):
+        return _nothing_to_train(device, found)
+    return {"round": _assignment(found), "ask_again_seconds": 0}
 
 
-def _nothing_to_train(device: Device, now: datetime) -> dict[str, Any]:
-    """Return when to ask again, and the version that waits for the device's evaluation, where one does.
-
-    The time is a sixtieth of the shortest round it may be in: often enough to join, rarely enough for a large fleet.
-    """
-    federations = Federation.objects.filter(Q(group="") | Q(group=device.group))
-    active = Q(state=FederationState.ACTIVE)
-    at_work = Round.objects.filter(federation=OuterRef("pk"), state__in=LEASED)
-    just_published = Q(current_version__created_at__gte=now - BETWEEN_BUFFERS)
-    between_buffers = Q(Exists(at_work) | just_published, mode=Mode.ASYNCHRONOUS)
-    found = federations.aggregate(
-        seconds=Min("round_seconds", filter=active),
-        gaps=Count("id", filter=active & between_buffers),
-        evaluated=Count("id", filter=Q(evaluated_by_devices=True)),
-    )
-    waits = {"round": None, "ask_again_seconds": _ask_again(found["seconds"], bool(found["gaps"]))}
-    evaluation = evaluation_for(device) if found["evaluated"] else None
+def _nothing_to_train(device: Device, nothing: NothingWaits) -> dict[str, Any]:
+    """Return when to ask again, and the version that waits for the device's evaluation, where one does."""
+    evaluation = evaluation_for(device) if nothing.evaluations_asked else None
+    waits = {"round": None, "ask_again_seconds": _ask_again(nothing)}
     return waits | ({"evaluation": evaluation} if evaluation else {})
 
 
-def _ask_again(shortest_round: int | None, between_buffers: bool) -> int:
-    if between_buffers:  # the next buffer opens as soon as the last one is aggregated
+def _ask_again(nothing: NothingWaits) -> int:
+    """A sixtieth of the shortest round a device may be in: often enough to join, rarely enough for a large fleet."""
+    if nothing.between_buffers:  # the next buffer opens as soon as the last one is aggregated
         return GAP_ASK_AGAIN_SECONDS
-    if shortest_round is None:
+    if nothing.shortest_seconds is None:
         return LONGEST_ASK_AGAIN_SECONDS
-    return int(min(max(shortest_round // ASKS_PER_ROUND, SHORTEST_ASK_AGAIN_SECONDS), LONGEST_ASK_AGAIN_SECONDS))
+    seconds = nothing.shortest_seconds // ASKS_PER_ROUND
+    return min(max(seconds, SHORTEST_ASK_AGAIN_SECONDS), LONGEST_ASK_AGAIN_SECONDS)
 
 
-def _assignment(part: Participation) -> dict[str, Any]:
-    round_ = part.round
-    federation, base = round_.federation, round_.base_version
-    evidence, *further = [bytes(instance.evidence) for instance in live_instances(round_.id)]
+def _assignment(waiting: WaitingRound) -> dict[str, Any]:
+    evidence, *further = [bytes(instance.evidence) for instance in live_instances(waiting.round_id)]
     return {
-        "round_id": round_.id.bytes,
-        "round_number": round_.number,
-        "federation_id": federation.id.bytes,
-        "federation": federation.name,
-        "base_version": base.number,
-        "base_model_digest": bytes(base.digest),
+        "round_id": waiting.round_id.bytes,
+        "round_number": waiting.round_number,
+        "federation_id": waiting.federation_id.bytes,
+        "federation": waiting.federation,
+        "base_version": waiting.base_version,
+        "base_model_digest": waiting.base_digest,
         "evidence": evidence,
         **({"range_evidence": further} if further else {}),
-        **({"older_bases": bases_on_the_wire(round_)} if round_.older_bases else {}),
-        "trainer": federation.trainer,
-        "trainer_parameters": federation.trainer_parameters,
-        "deadline": int(round_.deadline_at.timestamp()),
-        "signature_key": bytes(part.signature_key.fingerprint),
+        **({"older_bases": bases_on_the_wire(waiting.older_bases)} if waiting.older_bases else {}),
+        "trainer": waiting.trainer,
+        "trainer_parameters": waiting.trainer_parameters,
+        "deadline": int(waiting.deadline_at.timestamp()),
+        "signature_key": waiting.signature_key,
     }
 
 
