@@ -17,6 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", default="100,1000,5000", help="devices of each fleet (default: %(default)s)")
     parser.add_argument("--generators", type=int, default=2, help="processes of virtual devices (default: %(default)s)")
+    parser.add_argument("--bare-posts", type=int, default=2000, help="posts to the bare view, before and after")
     parser.add_argument("--server", default=DEFAULT_SERVER, help="a superuser's URL of PostgreSQL")
     parser.add_argument("--broker", default="redis://127.0.0.1:6379/14", help="an empty Redis database, emptied again")
     parser.add_argument("--output", type=Path, help="write the page there instead of printing it")
@@ -24,14 +25,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     sizes = [int(size) for size in options.sizes.split(",")]
     with site_under_load(options.server, options.broker) as bench:
-        bare = bench.bare_view(2000, options.generators)
+        bare = [bench.bare_view(options.bare_posts, options.generators)]
         fleets = []
         for size in sizes:
             fleets.append(bench.fleet(size, options.generators))
             sys.stderr.write(f"{size} devices: {fleets[-1].accepted} updates in the model\n")
+        bare.append(bench.bare_view(options.bare_posts, options.generators))  # the machine may have changed meanwhile
     text = page(bare, fleets)
     if options.json:
-        options.json.write_text(json.dumps({"bare": asdict(bare), "fleets": [asdict(one) for one in fleets]}))
+        options.json.write_text(
+            json.dumps({"bare": [asdict(one) for one in bare], "fleets": [asdict(one) for one in fleets]})
+        )
     if options.output:
         options.output.write_text(text)
     else:

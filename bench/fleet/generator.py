@@ -108,7 +108,8 @@ class Generator:
         return self._each(lambda device: device._session.open())
 
     def _ask(self, command: dict[str, Any]) -> Iterable[int]:
-        return self._each(lambda device: device._session.post("/api/work", {}))
+        asked = [self._each(lambda device: device._session.post("/api/work", {})) for _ in range(command["times"])]
+        return [sum(counts) for counts in asked]
 
     def _round(self, command: dict[str, Any]) -> Iterable[int]:
         return self._each(RoundWorker.work_once, counted=lambda worked: int(worked[0]))

@@ -1,5 +1,6 @@
 """What the processes of a site take while something runs: processor time, memory, and how long its queues grow."""
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +28,7 @@ class Meter:
 
     def __init__(self, groups: Mapping[str, Processes], queue_length: Callable[[], int]) -> None:
         self._groups, self._queue_length = groups, queue_length
-        self._cpu: dict[str, dict[int, float]] = {name: {} for name in groups}
+        self._cpu: dict[str, dict[tuple[int, float], float]] = {name: {} for name in groups}
 
     @contextmanager
     def window(self) -> Iterator[Window]:
@@ -61,7 +62,8 @@ class Meter:
             for process in processes():
                 try:
                     times = process.cpu_times()
-                    self._cpu[name][process.pid] = times.user + times.system
+                    # Ids of processes are used again: one that ended keeps what it took.
+                    self._cpu[name][process.pid, process.create_time()] = times.user + times.system
                     memory += process.memory_full_info().pss
                 except psutil.Error:
                     continue
@@ -77,10 +79,48 @@ def family(pid: int) -> list[psutil.Process]:
         return []
 
 
-def postgres_backends(database: str) -> list[psutil.Process]:
-    """Return the server's processes for connections to one database: their titles name it."""
+def postgres_backends(database: str) -> dict[int, psutil.Process]:
+    """Return the server's processes for connections over TCP to one database, by their client's port.
+
+    Their titles name both: `postgres: user database 127.0.0.1(54321) idle`.
+    """
+    found = {}
+    for process in psutil.process_iter(["name", "cmdline"]):
+        if process.info["name"] == "postgres":
+            title = " ".join(process.info["cmdline"] or [])
+            port = re.search(rf" {re.escape(database)} [^ ]*\((\d+)\)", title)
+            if port:
+                found[int(port[1])] = process
+    return found
+
+
+def backends_of(clients: list[psutil.Process], database: str) -> list[psutil.Process]:
+    """Return the server's processes that serve these clients' connections to a database."""
+    backends = postgres_backends(database)
+    return [backends[port] for port in _local_ports(clients) if port in backends]
+
+
+def backends_of_others(clients: list[psutil.Process], database: str) -> list[psutil.Process]:
+    """Return the server's processes that serve anybody else's connections to it: workers, beat, this process."""
+    own = _local_ports(clients)
+    return [backend for port, backend in postgres_backends(database).items() if port not in own]
+
+
+def postgres_background() -> list[psutil.Process]:
+    """Return the server's processes that serve no connection, such as the checkpointer: those of all its databases."""
     found = []
     for process in psutil.process_iter(["name", "cmdline"]):
-        if process.info["name"] == "postgres" and f" {database} " in f"{' '.join(process.info['cmdline'] or [])} ":
+        title = " ".join(process.info["cmdline"] or [])
+        if process.info["name"] == "postgres" and re.search(r"(checkpointer|writer|autovacuum|walwriter)", title):
             found.append(process)
     return found
+
+
+def _local_ports(processes: list[psutil.Process]) -> set[int]:
+    ports = set()
+    for process in processes:
+        try:
+            ports |= {connection.laddr.port for connection in process.net_connections("tcp") if connection.laddr}
+        except psutil.Error:
+            continue
+    return ports

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
+from statistics import fmean
 
 from bench.fleet.run import FleetFigures, Stage
 
@@ -14,7 +15,7 @@ STAGES = {
 }
 
 
-def page(bare: Stage, fleets: Sequence[FleetFigures]) -> str:
+def page(bare: Sequence[Stage], fleets: Sequence[FleetFigures]) -> str:
     """Return the page in Markdown."""
     parts = [HEAD.format(cores=os.cpu_count()), *_costs(bare, fleets), *_latencies(fleets), *_processes(fleets)]
     return "\n".join(parts) + "\n"
@@ -39,10 +40,11 @@ device is the figure to plan with ([scaling](../scaling.md)).
 """
 
 
-def _costs(bare: Stage, fleets: Sequence[FleetFigures]) -> list[str]:
+def _costs(bare: Sequence[Stage], fleets: Sequence[FleetFigures]) -> list[str]:
     rows = [
         "## Processor time per device, milliseconds\n",
-        "Web and PostgreSQL; in brackets the generator's, which is what devices themselves spend.\n",
+        "The web processes and PostgreSQL's processes for their connections; in brackets the generator's, which is "
+        "what devices themselves spend. Workers and PostgreSQL's checkpoints are in the last table.\n",
         "| | " + " | ".join(f"{fleet.size} devices" for fleet in fleets) + " |",
         "|---|" + "---:|" * len(fleets),
     ]
@@ -53,11 +55,13 @@ def _costs(bare: Stage, fleets: Sequence[FleetFigures]) -> list[str]:
             own = stage.generator_cpu_seconds / max(stage.done, 1)
             cells.append(f"{server_cpu(stage) * 1e3:.1f} ({own * 1e3:.1f})")
         rows.append(f"| {title} | " + " | ".join(cells) + " |")
-    asks = [server_cpu(bare) / server_cpu(_stage(fleet, "ask")) for fleet in fleets]
+    reference = fmean(server_cpu(stage) for stage in bare)
+    asks = [reference / server_cpu(_stage(fleet, "ask")) for fleet in fleets]
     rows += [
         "",
-        f"A bare Django REST framework view with one select and one insert, same web server and database: "
-        f"{server_cpu(bare) * 1e3:.2f} ms a request. On the same processors a sealed POST therefore reaches "
+        "A bare Django REST framework view with one select and one insert, same web server and database: "
+        + " and ".join(f"{server_cpu(stage) * 1e3:.2f}" for stage in bare)
+        + " ms a request, before and after the fleets. On the same processors a sealed POST therefore reaches "
         + ", ".join(f"{ratio:.2f}" for ratio in asks)
         + " of its rate, in the order of the columns (target: 0.5).\n",
     ]
@@ -90,6 +94,9 @@ def _processes(fleets: Sequence[FleetFigures]) -> list[str]:
     rows.append(f"| seconds from the last update to the new model | {seconds} |")
     longest = " | ".join(str(max(stage.window.longest_queue for stage in fleet.stages)) for fleet in fleets)
     rows.append(f"| longest queue, messages | {longest} |")
+    for name in rounds[0].window.cpu_seconds:
+        seconds = " | ".join(f"{stage.window.cpu_seconds[name]:.1f}" for stage in rounds)
+        rows.append(f"| processor seconds of {name}, while devices hand in | {seconds} |")
     for name in rounds[0].window.peak_bytes:
         peaks = " | ".join(f"{stage.window.peak_bytes[name] / 1e6:.0f}" for stage in rounds)
         rows.append(f"| most memory of {name}, MB (PSS) | {peaks} |")

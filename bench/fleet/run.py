@@ -17,13 +17,14 @@ import psycopg
 import redis
 from psycopg import sql
 
-from bench.fleet.meter import Meter, Window, family, postgres_backends
+from bench.fleet.meter import Meter, Window, backends_of, backends_of_others, family, postgres_background
 
 OPERATOR = "operator:bench"
 UNLIMITED = "1000000/m"
 THREADS = 4
 MODEL_COLUMNS = 5_000
 ROUND_SECONDS = 3600
+ASKS = 5  # of each device, one after the other: what it costs to ask is small beside what a stage costs around it
 
 
 @dataclass
@@ -98,11 +99,15 @@ class FleetBench:
         self._group, self._bare, self._folder = group, bare, folder
         pids = group.pids()
         groups = {name: lambda pid=pid: family(pid) for name, pid in pids.items()}
-        groups |= {"postgres": lambda: postgres_backends(database)}
+        groups |= {
+            "postgres": lambda: backends_of(family(pids["web"]), database),
+            "postgres of the workers": lambda: backends_of_others(family(pids["web"]), database),
+            "postgres itself": postgres_background,
+        }
         self._meter = Meter(groups, lambda: sum(broker.llen(queue) for queue in ("default", "audit", "enclave")))
         bare_groups = {
             "web": lambda: family(bare.pids()["web"]),
-            "postgres": lambda: postgres_backends(f"{database}_bare"),
+            "postgres": lambda: backends_of(family(bare.pids()["web"]), f"{database}_bare"),
         }
         self._bare_meter = Meter(bare_groups, lambda: 0)
 
@@ -110,6 +115,8 @@ class FleetBench:
         """Post to the bare view so many times."""
         running = Generators(self._bare.url, generators, self._folder)
         try:
+            warm = {"do": "bare", "times": 16 * THREADS}  # every thread of the web server has its connection then
+            running.obey([warm] * generators)
             return _stage(
                 "bare", running, [{"do": "bare", "times": times // generators}] * generators, self._bare_meter
             )
@@ -125,8 +132,8 @@ class FleetBench:
             share = [tokens[number::generators] for number in range(generators)]
             commands = [{"do": "enrol", "tokens": part} for part in share]
             figures.stages.append(_stage("enrol", running, commands, self._meter))
-            for name in ("session", "ask"):
-                figures.stages.append(_stage(name, running, [{"do": name}] * generators, self._meter))
+            for name, times in (("session", 1), ("ask", ASKS)):
+                figures.stages.append(_stage(name, running, [{"do": name, "times": times}] * generators, self._meter))
             round_ = _open_round(size)
             figures.stages.append(_stage("round", running, [{"do": "round"}] * generators, self._meter))
             figures.accepted, figures.aggregate_seconds = _end_of(round_)
