@@ -32,6 +32,13 @@ def prepared_cursor() -> Iterator[CursorWrapper]:
         yield prepared
 
 
+@contextmanager
+def writing_cursor() -> Iterator[CursorWrapper]:
+    """Give the same for a statement that changes rows: by this name the tests know the verbs that do."""
+    with prepared_cursor() as cursor:
+        yield cursor
+
+
 def database_value(field: Any, value: Any) -> Any:
     """Return a field's value as the database takes it for a parameter."""
     return field.get_db_prep_value(value, connection)

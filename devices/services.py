@@ -11,7 +11,7 @@ from django.db.models import F, Max, Q
 from audit.services import record_event
 from devices.labels import checked_labels
 from devices.models import Device, DeviceKey, DeviceState, KeyPurpose, KeySet
-from devices.prepared_statements import database_value, prepared_cursor
+from devices.prepared_statements import database_value, writing_cursor
 from qflare_protocol.cose import key_fingerprint
 from qflare_protocol.device_keys import RegisteredKeys
 from qflare_protocol.errors import Refusal
@@ -270,5 +270,5 @@ def note_device_seen(device: Device, *, now: datetime) -> None:
     """Remember that the device was heard, to half a minute; not an audited change."""
     if device.last_seen_at is None or now - device.last_seen_at >= SEEN_RESOLUTION:
         seen = database_value(Device._meta.get_field("last_seen_at"), now)
-        with prepared_cursor() as cursor:
+        with writing_cursor() as cursor:
             cursor.execute(_SEEN, [seen, database_value(Device._meta.pk, device.id)])

@@ -12,7 +12,7 @@ from typing import Any
 from django.db import connection
 
 from devices.models import Device, DeviceState
-from devices.prepared_statements import database_value, prepared_cursor, quoted
+from devices.prepared_statements import database_value, quoted, writing_cursor
 from devices.row_security import CONFINING
 from qflare_protocol.epochs import SessionLimits
 from qflare_protocol.sealed_request import MessageNumber
@@ -45,7 +45,7 @@ def take_number(session: Session, number: MessageNumber, length: int, *, limits:
         session.generation, session.epoch, session.first_epoch,
         number.sequence, limits.requests, limits.transfer_bytes - length,
     ]  # fmt: skip
-    with prepared_cursor() as cursor:
+    with writing_cursor() as cursor:
         cursor.execute(_statement(), values)
         return cursor.fetchone() is not None
 

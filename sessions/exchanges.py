@@ -14,7 +14,7 @@ from functools import cache
 from typing import IO
 
 from devices.models import Device
-from devices.prepared_statements import database_value, prepared_cursor, quoted
+from devices.prepared_statements import database_value, quoted, writing_cursor
 from qflare_protocol.epochs import EpochChain, bucket_of, receive_epoch
 from qflare_protocol.errors import Refusal
 from qflare_protocol.sealed_request import (
@@ -221,7 +221,7 @@ def store_answer(opened: OpenedRequest, answer: SealedAnswer) -> None:
         "answer": answer.body,
     }
     fields = [(Exchange._meta.get_field(name), value) for name, value in values.items()]
-    with prepared_cursor() as cursor:
+    with writing_cursor() as cursor:
         cursor.execute(_insertion(tuple(values)), [database_value(field, value) for field, value in fields])
 
 

@@ -11,6 +11,7 @@ APPS = ("keyring", "audit", "devices", "enrollment", "sessions", "enclave", "tra
 ALWAYS_WRITES = frozenset(
     {"_raw_delete", "create", "bulk_create", "get_or_create", "update_or_create", "bulk_update", "save", "delete"}
 )
+WRITTEN_OUT = "writing_cursor"  # who sends a statement of its own that changes rows
 ANNOUNCES = "announce_made_key"  # the log is told in that transaction: whoever uses the key owes nothing for it
 RECORDS = frozenset({"record_event", "record_events", "with_event"})
 
@@ -125,7 +126,7 @@ def _is_queryset(value: ast.expr, rows: set[str]) -> bool:
 
 def _writes(call: ast.Call, rows: set[str]) -> bool:
     if not isinstance(call.func, ast.Attribute):
-        return False
+        return _last_name(call) == WRITTEN_OUT
     if call.func.attr in ALWAYS_WRITES:
         return True
     return call.func.attr == "update" and _is_queryset(call.func.value, rows)

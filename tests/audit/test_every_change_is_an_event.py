@@ -34,6 +34,7 @@ SILENT = {
     "qflare_site.services.record_heartbeat": BOOKKEEPING,
     "qflare_site.worker_heartbeat.HeartbeatStep.start": BOOKKEEPING,
     "qflare_site.worker_heartbeat.beat": BOOKKEEPING,
+    "sessions.acceptance.take_number": BOOKKEEPING,
     "sessions.exchanges.store_answer": BOOKKEEPING,
     "training.services.publication.time_step": BOOKKEEPING,
     "training.services.rounds.extend_lease": BOOKKEEPING,
