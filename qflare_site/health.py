@@ -68,12 +68,18 @@ def _worst(parts: dict[str, PartHealth]) -> Status:
     return "failed" if "failed" in present else "degraded" if "degraded" in present else "ok"
 
 
+_MAY_WRITE = {"postgresql": "SHOW transaction_read_only", "sqlite": "SELECT 1"}
+
+
 def _database() -> PartHealth:
     try:
         with connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
+            cursor.execute(_MAY_WRITE[connection.vendor])
+            read_only = cursor.fetchone() == ("on",)
     except DatabaseError as error:
         return {"status": "failed", "detail": f"The database does not answer ({type(error).__name__})."}
+    if read_only:
+        return {"status": "failed", "detail": f"{connection.display_name} answers, but takes no changes."}
     return {"status": "ok", "detail": f"{connection.display_name} answers."}
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import structlog
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
-from django.db import IntegrityError, OperationalError, transaction
+from django.db import DatabaseError, IntegrityError, InterfaceError, InternalError, OperationalError, transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.views import defaults
 from kombu.exceptions import OperationalError as BrokerError
@@ -16,11 +16,13 @@ from audit.services import record_event
 from keyring.envelope import EnvelopeError
 from keyring.kek import KekError
 from qflare_protocol.errors import Refusal
-from qflare_site.throttling import rate_limited, within_limit
+from qflare_site.throttling import RETRY_WHEN_UNAVAILABLE_SECONDS, rate_limited, within_limit
 from training.blob_store.contract import BlobStoreUnavailable
+from training.storage_room import is_out_of_room
 
 CONTENT_TYPE = "application/problem+json"
-BLOB_STORE_RETRY_SECONDS = 10
+READ_ONLY_TRANSACTION = "25006"
+"""PostgreSQL's SQLSTATE where a database takes no writes, as a standby does after a failover."""
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +41,7 @@ _REFUSALS: tuple[tuple[type[Exception], str, str], ...] = (
     (RequestDataTooBig, "message-too-large", "Send a smaller body."),
     (IntegrityError, "conflict", "The change conflicts with what is recorded; read the current state and try again."),
     (OperationalError, "service-unavailable", "The database is not available; ask again in a few seconds."),
+    (InterfaceError, "service-unavailable", "The database is not available; ask again in a few seconds."),
     (KekError, "service-unavailable", "The key that secrets rest under is out of reach; ask again in a minute."),
     (EnvelopeError, "service-unavailable", "A secret that this needs does not open at the server; tell its operator."),
     (BrokerError, "service-unavailable", "The task queue is not available; ask again in a few seconds."),
@@ -58,7 +61,12 @@ def handle_exception(error: Exception, context: dict[str, Any]) -> HttpResponse 
         # What a key at rest refused names rows and never secrets; the caller is not told.
         reason = str(error) if isinstance(error, EnvelopeError | KekError) else ""
         log.error("request.failed", code=refusal.code, error=type(error).__name__, reason=reason)
-    _record(refusal, context["request"])
+    try:
+        _record(refusal, context["request"])
+    except DatabaseError as unrecorded:
+        # What has to be in the log and cannot be is not answered as if it were.
+        refusal = as_refusal(unrecorded) or refusal
+        log.exception("event.not_recorded", code=refusal.code)
     answer = problem_response(refusal)
     if isinstance(error, exceptions.MethodNotAllowed):
         answer["Allow"] = ", ".join(context["view"].allowed_methods)
@@ -74,12 +82,19 @@ def as_refusal(error: Exception) -> Refusal | None:
     if isinstance(error, exceptions.ValidationError):
         return Refusal("malformed-message", "Some fields are not acceptable; see errors.", errors=error.detail)
     if isinstance(error, BlobStoreUnavailable):
-        detail = "The blob store is not available; ask again in a few seconds."
-        return Refusal("service-unavailable", detail, retry_after_seconds=BLOB_STORE_RETRY_SECONDS)
+        return _unavailable("The blob store is not available; ask again in a few seconds.")
+    if isinstance(error, InternalError) and getattr(error.__cause__, "sqlstate", "") == READ_ONLY_TRANSACTION:
+        return _unavailable("The database takes no changes at the moment; ask again in a few seconds.")
+    if isinstance(error, OSError) and is_out_of_room(error):
+        return _unavailable("The server has no room for this at the moment; ask again later.")
     for kind, code, detail in _REFUSALS:
         if isinstance(error, kind):
-            return Refusal(code, detail)
+            return _unavailable(detail) if code == "service-unavailable" else Refusal(code, detail)
     return None
+
+
+def _unavailable(detail: str) -> Refusal:
+    return Refusal("service-unavailable", detail, retry_after_seconds=RETRY_WHEN_UNAVAILABLE_SECONDS)
 
 
 class ProblemResponse(JsonResponse):

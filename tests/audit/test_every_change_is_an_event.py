@@ -39,6 +39,7 @@ SILENT = {
     "training.services.publication.time_step": BOOKKEEPING,
     "training.services.rounds.extend_lease": BOOKKEEPING,
     "training.services.rounds.release_lease": BOOKKEEPING,
+    "training.services.leases.postpone": BOOKKEEPING,
     "monitor.services.deliveries.announce": OF_AN_INCIDENT,
     "monitor.services.incidents.add_responses": OF_AN_INCIDENT,
     "monitor.services.incidents.tell": OF_AN_INCIDENT,

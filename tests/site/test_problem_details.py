@@ -1,14 +1,16 @@
 """Every refusal of the API is an RFC 9457 object with a stable type."""
 
+import errno
 import json
 
 import pytest
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
-from django.db import IntegrityError, OperationalError, transaction
+from django.db import IntegrityError, InterfaceError, InternalError, OperationalError, connection, transaction
 from django.http import Http404
 from django.test import override_settings
 from django.urls import path
+from django.utils import timezone
 from kombu.exceptions import OperationalError as BrokerError
 from rest_framework import exceptions
 from rest_framework.response import Response
@@ -16,10 +18,11 @@ from rest_framework.test import APIClient
 from rest_framework.views import APIView
 
 from audit.models import Event
+from devices.models import Device
 from keyring.envelope import EnvelopeError
 from keyring.kek import KekError
 from qflare_protocol.errors import CATALOGUE, Refusal
-from qflare_site import problem_details
+from qflare_site import health, problem_details
 from qflare_site.models import ProcessHeartbeat
 
 handler400 = "qflare_site.problem_details.bad_request"
@@ -113,6 +116,9 @@ def test_every_code_of_the_catalogue_arrives_with_its_status(client, code):
         (exceptions.NotAcceptable(), "not-acceptable"),
         (IntegrityError("UNIQUE constraint failed: devices_device.name"), "conflict"),
         (OperationalError("connection to 10.1.2.3 refused"), "service-unavailable"),
+        (InterfaceError("connection 10.1.2.3 already closed"), "service-unavailable"),
+        (OSError(errno.ENOSPC, "No space left on device", "devices/blob"), "service-unavailable"),
+        (OSError(errno.EROFS, "Read-only file system", "devices/blob"), "service-unavailable"),
         (BrokerError("redis://:hunter2@cache"), "service-unavailable"),
         (EnvelopeError("devices_x.column of 7 is damaged"), "service-unavailable"),
         (KekError("devices: the token cannot be used"), "service-unavailable"),
@@ -123,6 +129,43 @@ def test_what_django_and_drf_raise_is_translated(client, error, code):
     assert_problem(response, code)
     for inside in (b"devices", b"10.1.2.3", b"hunter2"):
         assert inside not in response.content
+
+
+@pytest.mark.parametrize("error", [OperationalError("gone"), OSError(errno.ENOSPC, "full"), BrokerError("gone")])
+def test_what_is_unavailable_says_when_to_ask_again(client, error):
+    response = answer_to(client, error)
+    assert assert_problem(response, "service-unavailable")["retry_after_seconds"] == 5
+    assert response["Retry-After"] == "5"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EPIPE])
+def test_another_failure_to_write_is_an_error_of_the_server(client, number):
+    assert_problem(answer_to(client, OSError(number, "not a matter of room")), "internal-error")
+
+
+@pytest.mark.services
+@pytest.mark.django_db
+class TestADatabaseThatTakesNoChanges:
+    @pytest.fixture(autouse=True)
+    def read_only(self, db):
+        if connection.vendor != "postgresql":
+            pytest.skip("PostgreSQL refuses by transaction")
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL transaction_read_only = on")
+
+    def test_a_change_is_refused_for_now(self, client):
+        with pytest.raises(InternalError) as refused, transaction.atomic():
+            Device.objects.filter(name="none").update(name="other")
+        assert_problem(answer_to(client, refused.value), "service-unavailable")
+
+    def test_a_refusal_whose_event_cannot_be_kept_is_one_for_now(self, client):
+        refusal = Refusal("invalid-signature", "A sentence.")
+        refusal.with_event("token.refused", actor="device:mallory", reason="token-used")
+        assert_problem(answer_to(client, refusal), "service-unavailable")
+
+    def test_health_says_so(self):
+        part = health.examine(timezone.now())["parts"]["database"]
+        assert part == {"status": "failed", "detail": "PostgreSQL answers, but takes no changes."}
 
 
 def test_validation_names_the_fields(client):

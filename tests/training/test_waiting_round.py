@@ -65,11 +65,11 @@ def test_the_shortest_round_of_the_federations_a_device_may_be_in(running: Round
     device, now = alice.device, timezone.now()
     Participation.objects.update(state=ParticipationState.SUBMITTED)
     Federation.objects.update(round_seconds=600)
-    assert waiting_round(device, now=now) == NothingWaits(600, between_buffers=False)
+    assert waiting_round(device, now=now) == NothingWaits(600, between_buffers=False, evaluations_asked=False)
     Federation.objects.update(group="another group")
-    assert waiting_round(device, now=now) == NothingWaits(None, between_buffers=False)
+    assert waiting_round(device, now=now) == NothingWaits(None, between_buffers=False, evaluations_asked=False)
     Federation.objects.update(group="", state=FederationState.PAUSED)
-    assert waiting_round(device, now=now) == NothingWaits(None, between_buffers=False)
+    assert waiting_round(device, now=now) == NothingWaits(None, between_buffers=False, evaluations_asked=False)
 
 
 def test_a_device_without_a_part_is_given_no_round(running: Round, bob: Person) -> None:

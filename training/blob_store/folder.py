@@ -147,8 +147,10 @@ class _FileDraft(BlobDraft):
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._file.close()
-        Path(self._file.name).unlink(missing_ok=True)
+        try:
+            self._file.close()  # on a full disk it fails once more, with what is still in its buffer
+        finally:
+            Path(self._file.name).unlink(missing_ok=True)
 
     def _keep(self, piece: bytes) -> None:
         self._file.write(piece)

@@ -5,8 +5,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
+import structlog
+from django.conf import settings
 from django.db import connection, transaction
+from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from qflare_protocol.errors import Refusal
@@ -14,10 +19,15 @@ from training.models import Round, RoundState
 from training.services.carried_rows import forget_carried_rows
 from training.services.publication import record_rejection
 from training.services.rounds import end_round, restart_round
+from training.storage_room import is_out_of_room, require_room
+
+log = structlog.get_logger(__name__)
 
 MAX_ATTEMPTS = 5
 KEY_LOST = "decryption-failed"  # the round's keys open under the code, policy and host that wrapped them, or never
 ROWS_LOST = "carried-rows-lost"  # so do the rows that the federation carries; the round's record names them
+SPARE_BYTES = 1 << 20
+"""What a step may write beside a model: keys, a decision record, rows of small models."""
 TRANSIENT = frozenset({"enclave-failed", "service-unavailable"})
 
 
@@ -49,6 +59,26 @@ def require_attempts(attempts: int) -> None:
 def passes(refusal: Refusal, attempts: int) -> bool:
     """Return whether a step that was refused is worth another attempt."""
     return refusal.code in TRANSIENT and attempts < MAX_ATTEMPTS
+
+
+def require_room_for_step(round_: Round) -> None:
+    """Raise `OSError` where this host has no room for what a step of the round writes.
+
+    It is asked before the step, so that a full disk costs neither an attempt nor a release of the privacy budget.
+    """
+    require_room(Path(settings.QFLARE_BLOB_DIR), 2 * round_.base_version.size_bytes + SPARE_BYTES)
+    require_room(Path(settings.QFLARE_ENCLAVE_DIR), SPARE_BYTES)
+
+
+def postpone(step: QuerySet[Any], error: OSError) -> None:
+    """Let a held step wait for the end of its lease without counting the attempt: the host has no room.
+
+    Raises the error again where it says something else.
+    """
+    if not is_out_of_room(error):
+        raise error
+    log.error("step_postponed", reason="no room", path=str(error.filename))
+    step.filter(attempts__gt=0).update(attempts=F("attempts") - 1)
 
 
 def refuse_round(round_: Round, holder: uuid.UUID, refusal: Refusal) -> None:

@@ -30,7 +30,14 @@ from qflare_protocol.errors import Refusal
 from training.blobs import StoredBlob, opener_of
 from training.models import RangeOutput, RangeStep, RangeStepKind, Round, RoundState
 from training.services.carried_rows import Outputs, carried_rows
-from training.services.leases import kept_lease, passes, refuse_round, require_attempts
+from training.services.leases import (
+    kept_lease,
+    passes,
+    postpone,
+    refuse_round,
+    require_attempts,
+    require_room_for_step,
+)
 from training.services.publication import LeaseLost
 from training.services.round_sources import given_of
 from training.services.rounds import release_lease, take_from_ranges
@@ -55,12 +62,16 @@ def run_range_step(step_id: int, *, now: datetime) -> bool:
     held = RangeStep.objects.filter(id=step_id, lease_holder=holder)
     try:
         require_attempts(step.attempts)
+        require_room_for_step(step.round)
         with kept_lease(lambda: held.update(lease_expires_at=timezone.now() + lease_time), lease_time):
             _keep(step, holder, *_work(step))
     except LeaseLost:
         return False
     except Refusal as refusal:
         _refused(step, holder, refusal)
+        return False
+    except OSError as error:
+        postpone(held, error)
         return False
     return True
 

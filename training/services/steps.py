@@ -23,7 +23,15 @@ from training.blobs import StoredBlob
 from training.models import Round, RoundState
 from training.services import range_steps
 from training.services.carried_rows import Outputs, carried_rows, replace_carried_rows
-from training.services.leases import MAX_ATTEMPTS, kept_lease, passes, refuse_round, require_attempts
+from training.services.leases import (
+    MAX_ATTEMPTS,
+    kept_lease,
+    passes,
+    postpone,
+    refuse_round,
+    require_attempts,
+    require_room_for_step,
+)
 from training.services.publication import LeaseLost, publish_result, time_step
 from training.services.releases import LeavingModel
 from training.services.round_sources import given_of, load_model, ranges_of
@@ -57,12 +65,16 @@ def _run_step(round_id: uuid.UUID, state: RoundState, step: Callable[[Round, uui
     round_ = Round.objects.select_related("federation", "base_version").get(id=round_id)
     try:
         require_attempts(round_.attempts)
+        require_room_for_step(round_)
         with kept_lease(lambda: _extend(round_id, holder, lease_time), lease_time):
             step(round_, holder)
     except LeaseLost:
         return False
     except Refusal as refusal:
         _step_refused(round_, holder, refusal)
+        return False
+    except OSError as error:
+        postpone(Round.objects.filter(id=round_id, lease_holder=holder), error)
         return False
     return True
 
