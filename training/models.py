@@ -273,6 +273,10 @@ class Round(models.Model):
         """Whether it waits until it is full, whatever its deadline says."""
         return bool(self.federation.mode == Mode.ASYNCHRONOUS)
 
+    def takes_updates_at(self, now: datetime) -> bool:
+        """Whether updates are taken: while it is open, of a buffer also past a deadline not yet put off."""
+        return self.state == RoundState.OPEN and (self.is_buffer or now < self.deadline_at)
+
     def aggregation_policy(self) -> AggregationPolicy:
         """Return the policy this round was opened under."""
         return AggregationPolicy.from_map(self.policy)

@@ -17,6 +17,7 @@ from training.services.federations import pause_federation
 from training.services.late_updates import older_bases_of
 from training.services.rounds import cancel_round, close_round
 from training.services.tick import Dispatch, tick
+from training.services.uploads import sweep_uploads
 from training.terms import Terms
 
 BUFFER = Terms(mode="asynchronous", target_updates=3)
@@ -173,6 +174,29 @@ class TestBuffers:
             assert buffer.deadline_at == now + timedelta(hours=1)
         assert Event.objects.filter(kind="round.extended").count() == 3
         assert alice.line().ask().message["round"]["round_id"] == buffer.id.bytes
+
+    def test_a_deadline_that_was_not_yet_put_off_costs_a_buffer_no_update(self, buffer, alice):
+        line, submission = alice.line(), Submission(buffer, alice)
+        report = {
+            "round_id": buffer.id.bytes,
+            "fraction": 0.5,
+            "loss": None,
+            "metrics": {},
+            "reason": "",
+            "state": "training",
+        }
+        Round.objects.update(deadline_at=timezone.now() - timedelta(minutes=1))
+        assert line.ask("/api/progress", report).message["continue"]
+        assert submission.hand_in(line).status == 200
+
+    def test_nor_what_has_arrived_of_one(self, buffer, alice):
+        line = alice.line()
+        begun = line.ask("/api/uploads", {"manifest": Submission(buffer, alice).manifest()}).message
+        Round.objects.update(deadline_at=timezone.now() - timedelta(minutes=1))
+        sweep_uploads(older_than_seconds=0, now=timezone.now())
+        assert (
+            line.ask(f"/api/uploads/{begun['upload_id'].hex()}", method="GET", body=b"", content_type="").status == 200
+        )
 
     def test_a_full_buffer_closes(self, buffer):
         Round.objects.update(submissions=3)

@@ -285,6 +285,17 @@ def test_two_last_pieces_count_one_update_and_get_one_receipt(alice, line, begun
     assert Round.objects.get().submissions == 1
 
 
+def test_a_last_piece_that_is_overtaken_between_writing_and_publishing_costs_nothing(line, begun):
+    store, upload_id, digest = blob_store(), uuid.UUID(bytes=begun), blake3.blake3(SEALED).digest()
+    for _ in ("the faster one", "the one that wrote before, and publishes after it"):
+        piece = io.BytesIO(SEALED)
+        store.append_piece(upload_id, piece, offset=0, length=len(SEALED), present_offset=lambda: 0)
+    for _ in range(2):
+        store.publish_upload(upload_id, digest=digest, total_bytes=len(SEALED))
+    assert store.open(digest.hex()).read() == SEALED
+    assert store.stored_bytes(upload_id, at_most=len(SEALED)) == 0
+
+
 def test_an_upload_that_is_whole_is_no_row_of_its_own(begun):
     with pytest.raises(IntegrityError), transaction.atomic():
         Upload.objects.update(offset_bytes=len(SEALED))

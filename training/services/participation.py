@@ -226,7 +226,7 @@ def _earlier_receipt(earlier: Update, manifest: bytes, device: Device) -> bytes:
 
 
 def _check_against_round(manifest: Manifest, round_: Round, now: datetime) -> None:
-    if round_.state != RoundState.OPEN or now >= round_.deadline_at:
+    if not round_.takes_updates_at(now):
         raise round_closed(round_)
     if not takes_base(round_, manifest.base_model_digest):
         raise Refusal("base-model-mismatch", f"Round {round_.number} starts from version {round_.base_version.number}.")

@@ -51,7 +51,7 @@ def report_progress(device: Device, report: ProgressReport, *, now: datetime) ->
 
 def _why_over(part: Participation, now: datetime) -> str:
     round_ = part.round
-    if round_.state != RoundState.OPEN or round_.deadline_at is None or round_.deadline_at <= now:
+    if not round_.takes_updates_at(now):
         return f"Round {round_.number} takes no more updates{': ' if round_.end_reason else ''}{round_.end_reason}"
     if part.state not in WAITING:
         return f"The device's part in round {round_.number} is {part.state}."

@@ -192,8 +192,7 @@ def record_piece(device: Device, piece: ReceivedPiece, *, now: datetime) -> dict
 
 def sweep_uploads(*, older_than_seconds: float, now: datetime) -> int:
     """Forget uploads into rounds that take none any more, and delete bytes nobody owns; return how many."""
-    Upload.objects.exclude(
-        participation__round__state=RoundState.OPEN, participation__round__deadline_at__gt=now
-    ).delete()
+    # Not by its deadline: one that is past and was not yet put off must not cost what has arrived.
+    Upload.objects.exclude(participation__round__state=RoundState.OPEN).delete()
     running = set(Upload.objects.values_list("id", flat=True))
     return blob_store().delete_abandoned_uploads(running, older_than_seconds=older_than_seconds, now=now.timestamp())
