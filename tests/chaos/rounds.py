@@ -22,7 +22,7 @@ from tests.system.log_driver import with_patience
 from tests.system.running_site import ROOT, create_federation, wait_for
 
 ROUND_ENDS_WITHIN_SECONDS = 110
-SEALED = ("preparing", "aggregation begins", "first pass", "second pass", "model leaves")
+SEALED = ("preparing", "aggregation begins", "first pass", "second pass")
 """The steps at which there is a sealed process to kill."""
 
 
