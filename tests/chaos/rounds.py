@@ -19,7 +19,7 @@ from tests.chaos.stage import Stage
 from tests.chaos.steps import Step, at_step
 from tests.policies import bare
 from tests.system.log_driver import with_patience
-from tests.system.running_site import ROOT, create_federation, wait_for
+from tests.system.running_site import ROOT, create_federation, signed_result_of, wait_for
 
 ROUND_ENDS_WITHIN_SECONDS = 110
 SEALED = ("preparing", "aggregation begins", "first pass", "second pass")
@@ -78,18 +78,13 @@ class Run:
     def _check(self, ended: Any) -> None:
         """Every update with a receipt is in the signed result once, and the model is their exact mean."""
         from audit.models import Event
-        from enclave.models import EnclaveInstance
-        from qflare_protocol.cose import Verifier
-        from qflare_protocol.round_result import verify_result
         from qflare_protocol.tensors import encode_tensors, model_digest
         from training.models import Update
 
         assert ended.state == "completed", f"the round {ended.state}: {ended.end_reason}"
         assert ended.restarts == 0, "keys were lost, and with them updates that had their receipt"
         promised = wait_for(lambda: self._all_receipts(ended.id.bytes), "every device to hold its receipt")
-        instance = EnclaveInstance.objects.get(round_id=ended.id)
-        verifier = Verifier("ML-DSA-44", bytes(instance.result_public_key))
-        result = verify_result(bytes(ended.resulting_version.provenance), verifier)
+        result = signed_result_of(ended)
         assert len(result.accepted) == len(result.verdicts) == len(self.fleet.workers)
         assert {one.device_id: {one.manifest_digest} for one in result.accepted} == promised
         assert Update.objects.filter(participation__round=ended).count() == len(promised)

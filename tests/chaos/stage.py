@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import psycopg
 
@@ -76,6 +77,9 @@ class Stage:
             self.broker.kill_for(0.5)
         elif victim == "emptied redis":
             self._empty_the_broker()
+        elif victim == "writes":
+            with refuses_writes(seconds=1):
+                self._require_failed_health()
         elif victim == "sealed process":
             return _kill_sealed_process()
         else:
@@ -86,6 +90,11 @@ class Stage:
             self.group.restart(victim)
         return True
 
+    def _require_failed_health(self) -> None:
+        answer = httpx.get(f"{self.group.url}/health", timeout=10)
+        assert answer.status_code == 503, answer.text
+        assert "takes no changes" in answer.json()["parts"]["database"]["detail"], answer.text
+
     def _empty_the_broker(self) -> None:
         from redis import Redis
 
@@ -93,7 +102,8 @@ class Stage:
             client.flushdb()
 
 
-VICTIMS = ("web", "worker", "enclave", "beat", "sealed process", "redis", "emptied redis", "postgres")
+VICTIMS = ("web", "worker", "enclave", "beat", "sealed process", "redis", "emptied redis", "postgres", "writes")
+"""`writes`: the database takes none for a while."""
 
 
 APPEARS_WITHIN_SECONDS = 2

@@ -141,6 +141,17 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60) -> An
     return value
 
 
+def signed_result_of(round_: Any) -> Any:
+    """Return the enclave's result of a round, its signature checked."""
+    from enclave.models import EnclaveInstance
+    from qflare_protocol.cose import Verifier
+    from qflare_protocol.round_result import verify_result
+
+    instance = EnclaveInstance.objects.get(round_id=round_.id)
+    verifier = Verifier("ML-DSA-44", bytes(instance.result_public_key))
+    return verify_result(bytes(round_.resulting_version.provenance), verifier)
+
+
 def set_up_django() -> None:
     """Load the site's settings in a driver."""
     import django

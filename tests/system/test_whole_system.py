@@ -23,6 +23,10 @@ def test_a_shared_round_survives_its_worker_and_gives_the_bits_of_one_process() 
     assert "completed by 3 ranges" in run_driver("tests.system.shared_round_driver")
 
 
+def test_devices_of_different_speed_train_one_model_and_late_updates_weigh_as_fedbuff_says() -> None:
+    assert "5 versions" in run_driver("tests.system.asynchronous_driver")
+
+
 def test_a_site_that_was_killed_is_restored_elsewhere_and_goes_on_with_the_same_devices(tmp_path: Path) -> None:
     run_driver("tests.system.backup_driver", "take", str(tmp_path))
     assert "completed the second round" in run_driver("tests.system.backup_driver", "restore", str(tmp_path))
