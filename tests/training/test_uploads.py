@@ -6,6 +6,7 @@ import uuid
 from dataclasses import replace
 from datetime import timedelta
 
+import blake3
 import pytest
 from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
