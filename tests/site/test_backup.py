@@ -129,7 +129,7 @@ def test_a_blob_that_a_bucket_lost_is_named(request, host, new_bucket, tmp_path)
     new_bucket()
     request.getfixturevalue("site")
     digest = ModelVersion.objects.first().blob_digest
-    blob_store().bucket.delete(f"blobs/{digest[:2]}/{digest}")
+    blob_store().bucket.remove(f"blobs/{digest[:2]}/{digest}")
     with pytest.raises(BackupError, match=digest):
         take(tmp_path / "backup.qfb")
     assert not (tmp_path / "backup.qfb").exists()

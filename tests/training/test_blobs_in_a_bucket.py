@@ -84,7 +84,7 @@ def test_the_web_sends_models_itself_where_redirects_are_off(federation, setting
 def test_a_blob_that_was_lost_is_not_a_server_error(federation, settings):
     settings.QFLARE_BLOB_REDIRECT = False
     for name in stored_names():
-        blob_store().bucket.delete(name)
+        blob_store().bucket.remove(name)
     assert get_blob(ModelVersion.objects.get().blob_digest).status_code == 404
 
 

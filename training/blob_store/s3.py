@@ -101,7 +101,7 @@ class S3Store(BlobStore):
         modified_at = self.bucket.modified_at(name)
         if modified_at is None or now - modified_at <= older_than_seconds:
             return 0
-        self.bucket.delete(name)
+        self.bucket.remove(name)
         return 1
 
     def stored_bytes(self, upload_id: uuid.UUID, *, at_most: int) -> int:
@@ -139,14 +139,14 @@ class S3Store(BlobStore):
 
     def discard_upload(self, upload_id: uuid.UUID) -> None:
         for seen in self.bucket.listed(f"{UPLOADS}{upload_id.hex}/"):
-            self.bucket.delete(seen.name)
+            self.bucket.remove(seen.name)
 
     def delete_abandoned_uploads(self, running: Container[uuid.UUID], *, older_than_seconds: float, now: float) -> int:
         deleted = 0
         for seen in self.bucket.listed(UPLOADS):
             owner = uuid.UUID(hex=seen.name.split("/")[1])
             if owner not in running and now - seen.modified_at > older_than_seconds:
-                self.bucket.delete(seen.name)
+                self.bucket.remove(seen.name)
                 deleted += 1
         return deleted
 
@@ -206,7 +206,7 @@ class _ObjectDraft(BlobDraft):
         self._bucket.finish_parts(self._name, self._upload, self._parts)
         self._upload = None
         self._bucket.copy(self._name, blob_name(digest))
-        self._bucket.delete(self._name)
+        self._bucket.remove(self._name)
 
 
 def blob_name(digest: str) -> str:

@@ -123,7 +123,7 @@ class Bucket:
             place = self._at(target)
             self._client.copy(self._at(name), place["Bucket"], place["Key"], ExtraArgs=written_anew, Config=COPY)
 
-    def delete(self, name: str) -> None:
+    def remove(self, name: str) -> None:
         """Delete an object, if it is there."""
         with failures():
             self._client.delete_object(**self._at(name))
