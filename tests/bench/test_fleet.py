@@ -7,7 +7,7 @@ import time
 import psutil
 import pytest
 
-from bench.fleet.meter import Meter, Window, backends_of, backends_of_others, family, postgres_background
+from bench.fleet.meter import Meter, Window, family
 from bench.fleet.page import page, percentile, server_cpu
 from bench.fleet.run import FleetFigures, Stage
 
@@ -37,21 +37,6 @@ def test_a_group_is_charged_for_what_its_processes_take_in_the_window() -> None:
     assert (figures.cpu_seconds["none"], figures.longest_queue) == (0, 7)
     assert figures.peak_bytes["busy"] > 1_000_000
     assert idle.cpu_seconds["busy"] < 0.2
-
-
-@pytest.mark.services
-@pytest.mark.django_db
-def test_the_backend_of_a_connection_is_its_clients() -> None:
-    from django.db import connection
-
-    connection.ensure_connection()
-    info = connection.connection.info
-    me, database = [psutil.Process()], info.dbname
-    assert info.backend_pid in [backend.pid for backend in backends_of(me, database)]
-    assert info.backend_pid not in [backend.pid for backend in backends_of_others(me, database)]
-    assert info.backend_pid in [backend.pid for backend in backends_of_others([], database)]
-    assert info.backend_pid not in [process.pid for process in postgres_background()]
-    assert postgres_background()
 
 
 def test_the_page_says_what_a_sealed_request_reaches_of_the_bare_views_rate() -> None:

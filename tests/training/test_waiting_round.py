@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from devices.models import DeviceKey
 from tests.people import Person
-from training.models import Federation, FederationState, Participation, ParticipationState, Round
+from training.models import WAITING, Federation, FederationState, Participation, ParticipationState, Round
 from training.services.waiting_round import NothingWaits, WaitingRound, waiting_round
 
 pytestmark = pytest.mark.django_db
@@ -45,7 +45,7 @@ def test_one_statement_asks_for_both(running: Round, alice: Person, django_asser
         waiting_round(device, now=timezone.now())
 
 
-@pytest.mark.parametrize("state", set(ParticipationState) - {ParticipationState.INVITED, ParticipationState.DOWNLOADED})
+@pytest.mark.parametrize("state", [state for state in ParticipationState if state not in WAITING])
 def test_a_device_that_is_done_waits_for_nothing(running: Round, alice: Person, state: ParticipationState) -> None:
     Participation.objects.update(state=state)
     assert isinstance(waiting_round(alice.device, now=timezone.now()), NothingWaits)
