@@ -17,7 +17,7 @@ import numpy as np
 from bench.attacks.data import Images, load_digits
 from bench.attacks.partition import dirichlet_parts
 from bench.attacks.training import LocalTraining, Matrix, Network, Vector, accuracy, as_features, share_out
-from edge_client.rounding_rest import RoundingRest
+from edge_client.rounding_rest import RoundingRest, rest_was_delivered
 from edge_client.update_coding import coded_blocks
 from qflare_protocol.aggregation_policy import AggregationPolicy, Stage
 from qflare_protocol.tensors import Tensor, TensorLayout
@@ -99,6 +99,7 @@ def _read(
             coded = b"".join(coded_blocks(shape, {"w": model}, {"w": model + delta}, rest))
             if rest is not None:
                 rest.commit()
+                rest_was_delivered(home, FEDERATION)
         values = np.empty(shape.size, dtype=np.float32)
         shape.form.coding.decode(np.frombuffer(coded, dtype=np.uint8), values)
         yield values - model[chosen] if shape.form.absolute else values

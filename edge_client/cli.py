@@ -26,7 +26,7 @@ from edge_client.qkd import add_qkd_arguments, qkd_settings
 from edge_client.round_worker import RoundWorker
 from edge_client.session import DeviceSession
 from edge_client.storage import hold_home, write_private_file
-from edge_client.trainer import load_trainer
+from edge_client.trainer import TrainingFailed, load_trainer
 from edge_client.training_process import Limits, TrainingProcess
 from edge_client.trust_commands import add_trust_commands
 from qflare_protocol.errors import Refusal
@@ -48,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Refusal as refusal:
         _say(f"Refused ({refusal.code}): {refusal.detail}", error=True)
         return EXIT_REFUSED
+    except TrainingFailed as failure:
+        _say(f"The training code cannot be run: {failure}", error=True)
+        return EXIT_FAILED_CHECK
     except ServerUnreachable as failure:
         _say(f"The server cannot be reached: {failure}", error=True)
         return EXIT_UNREACHABLE

@@ -33,7 +33,10 @@ class FlowerTrainer(Trainer):
 
     def initial_model(self) -> Tensors:
         """Return the client's own parameters."""
-        return _tensors_of(self._own_parameters())
+        own = self._own_parameters()
+        if own is None:
+            raise Refusal("not-found", "The Flower client has no get_parameters; write the initial model by hand.")
+        return _tensors_of(own)
 
     def train(self, model: Tensors, round_number: int) -> TrainingOutcome:
         """Let the client fit the given parameters."""
@@ -59,19 +62,22 @@ class FlowerTrainer(Trainer):
     def _config(self, round_number: int) -> dict[str, Any]:
         return {**self.options, **self.parameters, "server_round": round_number}
 
-    def _own_parameters(self) -> list[Any]:
+    def _own_parameters(self) -> list[Any] | None:
+        """Return the client's own parameters; None where it has no `get_parameters`."""
         import flwr.common as flower
 
-        answer = _held_good(self._client.get_parameters(flower.GetParametersIns({})))
-        arrays: list[Any] = flower.parameters_to_ndarrays(answer.parameters)
+        answer = self._client.get_parameters(flower.GetParametersIns({}))
+        if answer.status.code == flower.Code.GET_PARAMETERS_NOT_IMPLEMENTED:
+            return None
+        arrays: list[Any] = flower.parameters_to_ndarrays(_held_good(answer).parameters)
         return arrays
 
     def _arrays_of(self, model: Tensors) -> list[Any]:
         """Return the arrays in Flower's order, with the types of those that the client itself gives."""
         arrays = [np.array(model[name]) for name in sorted(model)]
         own = self._own_parameters()
-        if [np.shape(array) for array in own] != [array.shape for array in arrays]:
-            return arrays  # such as a client that gives no parameters before it was given some
+        if own is None or [np.shape(array) for array in own] != [array.shape for array in arrays]:
+            return arrays
         return [array.astype(like.dtype) for array, like in zip(arrays, own, strict=True)]
 
 

@@ -1,5 +1,7 @@
 """Hand in the kept update until it has its receipt."""
 
+from collections.abc import Callable
+
 import structlog
 
 from edge_client.backoff import Asked
@@ -27,12 +29,22 @@ _RECEIPT = frozenset({"round_id", "device_id", "manifest_digest", "ciphertext_di
 
 
 class HandIn:
-    """Hands in over one session: an update of at most `whole_bytes` in one request, a larger one in pieces."""
+    """Hands in over one session: an update of at most `whole_bytes` in one request, a larger one in pieces.
+
+    `refused` is told of an update that the server refuses for good, before it is dropped.
+    """
 
     def __init__(
-        self, session: DeviceSession, outbox: Outbox, asked: Asked, *, whole_bytes: int = MAX_PIECE_BYTES
+        self,
+        session: DeviceSession,
+        outbox: Outbox,
+        asked: Asked,
+        refused: Callable[[KeptUpdate, Refusal], None],
+        *,
+        whole_bytes: int = MAX_PIECE_BYTES,
     ) -> None:
         self._session, self._outbox, self._asked, self._whole_bytes = session, outbox, asked, whole_bytes
+        self._refused = refused
         self._pieces = PiecewiseUpload(session, asked)
 
     def hand_in(self) -> bool:
@@ -50,6 +62,7 @@ class HandIn:
             if not isinstance(refusal, SealedRefusal) or refusal.code not in FINAL_SUBMISSION_REFUSALS:
                 raise
             log.warning("submission_refused", code=refusal.code, detail=refusal.detail)
+            self._refused(kept, refusal)
             self._outbox.drop()
             return False
         self._check_receipt(receipt, kept)

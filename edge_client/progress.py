@@ -10,12 +10,13 @@ from edge_client.http import ServerUnreachable
 from edge_client.session import DeviceSession, SealedRefusal
 from edge_client.trainer import Progress, TrainingStopped
 from qflare_protocol.errors import Refusal
-from qflare_protocol.fields import require_map, text_field, unsigned_field
+from qflare_protocol.fields import boolean_field, require_map, unsigned_field
 from qflare_protocol.progress import FAILED, MAX_REASON, TRAINING, ProgressReport
 
 log = structlog.get_logger(__name__)
 
 FIRST_REPORT_SECONDS = 10.0
+SHORTEST_SECONDS, LONGEST_SECONDS = 5.0, 300.0
 _ANSWER = frozenset({"continue", "reason", "deadline", "report_again_seconds"})
 
 
@@ -31,19 +32,22 @@ class ProgressReporter:
         if self._clock() < self._due_at:
             return
         answer = self._send(TRAINING, progress, "")
-        seconds = unsigned_field(answer, "report_again_seconds", 3600) if answer else FIRST_REPORT_SECONDS
-        self._due_at = self._clock() + seconds
-        if answer and answer["continue"] is False:
-            raise TrainingStopped(text_field(answer, "reason"))
+        again = answer["report_again_seconds"] if answer else FIRST_REPORT_SECONDS
+        self._due_at = self._clock() + min(max(float(again), SHORTEST_SECONDS), LONGEST_SECONDS)
+        if answer and not answer["continue"]:
+            raise TrainingStopped(_one_line(answer["reason"]))
 
     def failed(self, reason: str) -> None:
         """Say that no update will come, and why."""
-        self._send(FAILED, Progress(), reason[:MAX_REASON])
+        self._send(FAILED, Progress(), _one_line(reason))
 
     def _send(self, state: str, progress: Progress, reason: str) -> Mapping[str, Any] | None:
         try:
             report = ProgressReport(self._round_id, state, progress.fraction, progress.loss, progress.metrics, reason)
-            return require_map(self._session.post("/api/progress", report.to_map()), _ANSWER, "answer to progress")
+            answer = require_map(self._session.post("/api/progress", report.to_map()), _ANSWER, "answer to progress")
+            boolean_field(answer, "continue")
+            unsigned_field(answer, "report_again_seconds")
+            return answer
         except SealedRefusal as refusal:
             if refusal.code == "log-inconsistent":
                 raise
@@ -51,3 +55,9 @@ class ProgressReporter:
         except (Refusal, ServerUnreachable) as failure:
             log.info("progress_not_reported", because=str(failure))
         return None
+
+
+def _one_line(text: object) -> str:
+    """Return a reason as it may be sent, logged or shown: one line of at most 200 printable characters."""
+    words = "".join(character if character.isprintable() else " " for character in str(text)).split()
+    return " ".join(words)[:MAX_REASON]

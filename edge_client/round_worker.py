@@ -16,23 +16,30 @@ from edge_client.handshaking import UnvouchedRefusal
 from edge_client.http import Http, ServerUnreachable
 from edge_client.identity_keeper import IdentityKeeper
 from edge_client.model_download import ModelDownload
+from edge_client.outbox import KeptUpdate
 from edge_client.progress import ProgressReporter
 from edge_client.qkd import OFF, QkdSettings
 from edge_client.rounding_rest import rest_was_delivered
-from edge_client.session import DeviceSession
+from edge_client.session import DeviceSession, SealedRefusal
 from edge_client.tensor_files import map_tensor_file
-from edge_client.trainer import EvaluationOutcome, TrainingFailed, TrainingOutcome, TrainingStopped
+from edge_client.trainer import TrainingFailed, TrainingOutcome, TrainingStopped
 from edge_client.training import Training, TrainingTask
-from edge_client.training_folder import KeptTraining
+from edge_client.training_folder import KeptTraining, TrainingFolder
 from edge_client.update_sealing import seal_into_outbox
 from qflare_protocol.attestation.evidence import EnclaveClaims
 from qflare_protocol.device_evaluation import DeviceEvaluation
 from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import unsigned_field
+from qflare_protocol.manifest import unverified_manifest
 
 log = structlog.get_logger(__name__)
 
 AFTER_NO_UPDATE_SECONDS = 1.0
+MAY_BE_SEALED_AGAIN = frozenset(
+    {"round-closed", "not-invited", "enclave-key-mismatch", "session-limit-reached", "digest-mismatch"}
+)
+"""Refusals of an update after which its training may be good for the round begun anew, or for another."""
+NOT_ASKED = frozenset({"not-found", "sample-count-refused", "malformed-message"})
 
 
 class RoundWorker:
@@ -54,7 +61,7 @@ class RoundWorker:
         self._backoff = backoff or Backoff()
         self._waits_outside = False
         self._download = ModelDownload(http, self._session, memory, self._trust, self._backoff, self._asked)
-        self._outgoing = HandIn(self._session, memory.outbox, self._asked)
+        self._outgoing = HandIn(self._session, memory.outbox, self._asked, self._refused)
 
     @property
     def device_id(self) -> bytes:
@@ -86,9 +93,9 @@ class RoundWorker:
                 self._evaluate(EvaluationTask.from_wire(answer["evaluation"]))
             return False, float(unsigned_field(answer, "ask_again_seconds", 3600))
         assignment = Assignment.from_wire(answer["round"])
-        if not self._make_update(assignment):
+        if not self._make_update(assignment) or not self._hand_in():
             return False, AFTER_NO_UPDATE_SECONDS
-        return self._hand_in(), 0.0
+        return True, 0.0
 
     def _asked(self, ask: Callable[[], dict[str, Any]], what: str) -> dict[str, Any]:
         """Ask in the session until there is an answer."""
@@ -112,6 +119,16 @@ class RoundWorker:
             kept = self._trained(assignment)
         if kept is None:
             return False
+        try:
+            self._seal(assignment, processes, kept)
+        except Refusal as refusal:
+            if refusal.code == "evidence-refused":
+                raise
+            self._give_up(assignment.round_id, f"{refusal.code}: {refusal.detail}")
+            return False
+        return True
+
+    def _seal(self, assignment: Assignment, processes: list[EnclaveClaims], kept: KeptTraining) -> None:
         outcome = TrainingOutcome(map_tensor_file(self._folder.trained), kept.sample_count, kept.metrics)
         trained_from = replace(assignment, base_version=kept.base_version, base_model_digest=kept.base_model_digest)
         seal_into_outbox(
@@ -122,7 +139,19 @@ class RoundWorker:
             map_tensor_file(self._folder.base),
             outcome,
         )
-        return True
+
+    def _give_up(self, round_id: bytes, reason: str) -> None:
+        """Hand in nothing for a round: what was trained fits it never, and the server need not wait for it."""
+        log.error("no_update_for_the_round", reason=reason)
+        ProgressReporter(self._session, round_id).failed(reason)
+        self._folder.drop()
+
+    def _refused(self, kept: KeptUpdate, refusal: Refusal) -> None:
+        """Judge what becomes of the training whose update the server refused for good."""
+        if refusal.code == "already-submitted":
+            self._folder.drop()
+        elif refusal.code not in MAY_BE_SEALED_AGAIN:
+            self._give_up(unverified_manifest(kept.manifest).round_id, f"{refusal.code}: {refusal.detail}")
 
     def _trained(self, assignment: Assignment) -> KeptTraining | None:
         """Train for a round; None where that failed, which the server is told, or nobody waits for it any more."""
@@ -134,8 +163,7 @@ class RoundWorker:
         try:
             trained = self._training.train(task, self._folder, report.watch)
         except TrainingFailed as failure:
-            log.error("training_failed", round=assignment.round_number, reason=str(failure))
-            report.failed(str(failure))
+            self._give_up(assignment.round_id, str(failure))
             return None
         except TrainingStopped as stop:
             log.warning("training_stopped", round=assignment.round_number, because=str(stop))
@@ -148,19 +176,28 @@ class RoundWorker:
         """Evaluate a version on what this device holds out, and report it; nothing is reported as no samples."""
         folder = self._memory.evaluation
         folder.begin()
-        self._download.fetch(task.model, folder.base)
+        try:
+            self._download.fetch(task.model, folder.base)
+            report = self._evaluation_of(task, folder)
+            self._asked(lambda: self._session.post("/api/evaluation", report.to_map()), "evaluation")
+        except SealedRefusal as refusal:
+            if refusal.code not in NOT_ASKED:
+                raise
+            log.warning("evaluation_not_taken", code=refusal.code, detail=refusal.detail)
+        finally:
+            folder.drop()
+
+    def _evaluation_of(self, task: EvaluationTask, folder: TrainingFolder) -> DeviceEvaluation:
+        """Return the report; no samples where the code holds none out, fails, or reports what is out of form."""
+        federation_id, version = task.model.federation_id, task.model.version
         try:
             outcome = self._training.evaluate(TrainingTask(task.trainer_parameters, 0), folder)
-        except TrainingFailed as failure:
-            log.error("evaluation_failed", version=task.model.version, reason=str(failure))
-            outcome = None
-        outcome = outcome or EvaluationOutcome(0, {})
-        log.info("evaluated", version=task.model.version, samples=outcome.sample_count, **outcome.metrics)
-        report = DeviceEvaluation(
-            task.model.federation_id, task.model.version, outcome.sample_count, dict(outcome.metrics)
-        )
-        self._asked(lambda: self._session.post("/api/evaluation", report.to_map()), "evaluation")
-        folder.drop()
+            if outcome is not None:
+                log.info("evaluated", version=version, samples=outcome.sample_count, **outcome.metrics)
+                return DeviceEvaluation(federation_id, version, outcome.sample_count, dict(outcome.metrics))
+        except (TrainingFailed, Refusal) as failure:
+            log.error("evaluation_failed", version=version, reason=str(failure))
+        return DeviceEvaluation(federation_id, version, 0, {})
 
     def _hand_in(self) -> bool:
         if not self._outgoing.hand_in():
@@ -168,8 +205,8 @@ class RoundWorker:
         self._memory.remember(rounds_done=self._memory.state.rounds_done + 1)
         if (kept := self._folder.kept()) is not None:
             rest_was_delivered(self._memory.home, kept.federation_id)
+        self._folder.drop()  # first: without an update in the outbox nothing would say that it was delivered
         self._memory.outbox.drop()
-        self._folder.drop()
         return True
 
     def _appraised(self, assignment: Assignment) -> list[EnclaveClaims]:

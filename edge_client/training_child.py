@@ -8,6 +8,7 @@ goes to standard error.
 
 import contextlib
 import json
+import math
 import os
 import resource
 import selectors
@@ -103,14 +104,14 @@ class Child:
         base = map_tensor_file(Path(task["base"]))
         if task["do"] == "evaluate":
             found = trainer.evaluate_here(base)
-            return {"kind": "evaluated", "outcome": found and [found.sample_count, numbers(found.metrics)]}
+            return {"kind": "evaluated", "outcome": found and [int(found.sample_count), numbers(found.metrics)]}
         trainer.watch(self._tell)
         outcome = trainer.train(base, task["round_number"])
         write_tensor_file(Path(task["trained"]), outcome.model)
         return {"kind": "trained", "sample_count": int(outcome.sample_count), "metrics": numbers(outcome.metrics)}
 
     def _tell(self, progress: Progress) -> None:
-        loss = None if progress.loss is None else float(progress.loss)
+        loss = numbers({} if progress.loss is None else {"loss": progress.loss}).get("loss")
         self.say(kind="progress", fraction=progress.fraction, loss=loss, metrics=numbers(progress.metrics))
 
 
@@ -140,8 +141,9 @@ def place_of(error: BaseException) -> str:
 
 
 def numbers(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return metrics as plain floats: training code gives NumPy's and torch's."""
-    return {str(name): float(np.asarray(value)) for name, value in metrics.items()}
+    """Return metrics as plain floats, since training code gives NumPy's and torch's; none that is no finite number."""
+    plain = {str(name): float(np.asarray(value)) for name, value in metrics.items()}
+    return {name: value for name, value in plain.items() if math.isfinite(value)}
 
 
 def main() -> None:

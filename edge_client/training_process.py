@@ -7,6 +7,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ log = structlog.get_logger(__name__)
 
 WATCH_SECONDS = 1.0
 STOP_SECONDS = 5.0
+EVALUATION_SECONDS = 3600
 READ_BYTES = 1 << 16
 
 
@@ -51,7 +53,7 @@ class TrainingProcess:
 
         Raises `Refusal("not-found")` for code that is not there, `TrainingFailed` where the import itself crashes.
         """
-        command = [sys.executable, "-m", "edge_client.training_child", self._spec, json.dumps(self._options)]
+        command = [sys.executable, "-P", "-m", "edge_client.training_child", self._spec, json.dumps(self._options)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([*filter(None, sys.path)])}
         self._answers.clear()
         self._child = subprocess.Popen(  # noqa: S603 - our own module
@@ -87,8 +89,14 @@ class TrainingProcess:
 
     def evaluate(self, task: TrainingTask, folder: TrainingFolder) -> EvaluationOutcome | None:
         """Evaluate the folder's base model on this device's own data. Raises `TrainingFailed`."""
+        ends_at = time.monotonic() + EVALUATION_SECONDS
+
+        def still_in_time() -> None:
+            if time.monotonic() > ends_at:
+                raise TrainingFailed(f"the evaluation took more than {EVALUATION_SECONDS} s")
+
         self._ask(task, "evaluate", folder)
-        answer = self._next_answer(lambda: None)
+        answer = self._next_answer(still_in_time)
         if answer["kind"] != "evaluated":
             self._fail(answer)
         self._await_end()

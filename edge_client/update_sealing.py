@@ -61,9 +61,9 @@ def seal_into_outbox(
             form=shape.form.name,
             parts=sealing.parts,
         )
-        outbox.keep(sign_manifest(manifest, identity.signer(assignment.signature_key)))
         if rest is not None:
-            rest.commit()
+            rest.commit()  # before the update is kept: a pending rest without one is overwritten by the next
+        outbox.keep(sign_manifest(manifest, identity.signer(assignment.signature_key)))
 
 
 def _shape_of(assignment: Assignment, process: EnclaveClaims, base: Tensors) -> UpdateShape:

@@ -109,7 +109,8 @@ class SealedView(APIView):
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         """Serve a request as `APIView.dispatch` does, with the handler inside the exchange.
 
-        From the moment its device is known the database shows it that device's rows alone.
+        The database shows that device's rows alone to `prepare`, and to the transaction from the acceptance of the
+        request's number on.
         """
         self.args, self.kwargs = args, kwargs
         drf_request = self.initialize_request(request, *args, **kwargs)

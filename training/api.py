@@ -21,6 +21,7 @@ from training.blob_store.contract import absent, checked_name
 from training.byte_ranges import requested_range
 from training.models import ModelVersion
 from training.services.device_evaluation import record_evaluation
+from training.services.late_updates import round_closed
 from training.services.participation import (
     MAX_MANIFEST_BYTES,
     SubmittedUpdate,
@@ -164,7 +165,10 @@ class UploadView(SealedView):
         return Response(record_piece(request.user, self.piece, now=timezone.now()))
 
     def get(self, request: Request, upload_id: str) -> Response:
-        return Response(upload_status(upload_of(request.user, _uuid(upload_id))))
+        upload = upload_of(request.user, _uuid(upload_id))
+        if not upload.participation.round.takes_updates_at(timezone.now()):
+            raise round_closed(upload.participation.round)
+        return Response(upload_status(upload))
 
 
 def _uuid(text: str) -> uuid.UUID:

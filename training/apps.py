@@ -23,6 +23,7 @@ _KINDS = {
     "model.published": "Version {version} of {federation} published",
     "model.released": "Version {version} of {federation} released",
     "model.rolled_back": "{federation} went back from version {instead_of} to {version}: {reason}",
+    "model.restored": "Version {version} of {federation} is version {restored_from} once more",
     "model.evaluated_by_device": "Version {version} of {federation} evaluated by {device} on {sample_count} samples",
     "model.evaluated": "Version {version} of {federation} evaluated",
 }

@@ -114,6 +114,10 @@ class ModelVersion(models.Model):
     evaluation_sums = models.JSONField(
         default=dict, blank=True, help_text="Of each metric of theirs: the sum weighted by samples, and the samples."
     )
+    restored_from = models.ForeignKey(
+        "self", null=True, blank=True, on_delete=models.PROTECT, related_name="restored_as",
+        help_text="The version whose model this is once more, after training went back to it.",
+    )  # fmt: skip
     released_at = models.DateTimeField(null=True, blank=True, help_text="Since when it is the released version.")
     evaluated_at = models.DateTimeField(null=True, blank=True)
     evaluation_lease_expires_at = models.DateTimeField(null=True, blank=True)

@@ -18,7 +18,8 @@ def export_results() -> Iterator[tuple[PurePosixPath, bytes]]:
 
     The digest is the one by which the log's entry `round.completed` names the result (protocol section 12).
     """
-    for version in ModelVersion.objects.exclude(provenance=None).order_by("id").iterator(chunk_size=10):
+    made = ModelVersion.objects.filter(restored_from=None).exclude(provenance=None)
+    for version in made.order_by("id").iterator(chunk_size=10):
         signed = bytes(version.provenance or b"")
         instance = EnclaveInstance.objects.filter(key_id=_enclave_of(signed)).first()
         if instance is None:

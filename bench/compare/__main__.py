@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench.compare.page import page
+from bench.compare.processor_time import adopt_orphans, seconds_of_descendants
 from bench.compare.task import Figures, Task
 
 PLATFORMS = ("qflare", "flower")
@@ -38,7 +39,10 @@ def _run(platform: str, task: Task) -> Figures:
         from bench.compare.qflare_side import run
     else:
         from bench.compare.flower_side import run
-    return run(task)
+    adopt_orphans()
+    figures = run(task)
+    figures.cpu_seconds = seconds_of_descendants()
+    return figures
 
 
 def _in_a_process(platform: str, options: argparse.Namespace) -> Figures:

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from cryptography import x509
@@ -50,7 +49,6 @@ def run(task: Task) -> Figures:
                 processes.append(_supernode(folder, number, task, proxy.port, environment))
             figures = _trained(folder, task, environment, processes)
         figures.total_seconds = time.perf_counter() - started
-        figures.cpu_seconds = window.cpu_seconds["all"]
         figures.peak_bytes, figures.peak_device_bytes = window.peak_bytes["all"], window.peak_bytes["one"]
         figures.wire_bytes = proxy.total_bytes
     return figures
@@ -120,11 +118,13 @@ def _cli_environment(folder: Path, port: int) -> dict[str, str]:
         '[superlink]\ndefault = "bench"\n\n'
         f'[superlink.bench]\naddress = "127.0.0.1:{port}"\nroot-certificates = "{folder / "ca.pem"}"\n'
     )
-    return os.environ | {"FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0", "PATH": path}
 
 
 def _start(command: list[str], log: Path, further: dict[str, str]) -> subprocess.Popen[bytes]:
     environment = os.environ | further | {"FLWR_TELEMETRY_ENABLED": "0", "PYTHONPATH": str(Path.cwd())}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"  # it starts its own tools
     environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     with log.open("wb") as output:
         return subprocess.Popen(command, env=environment, stdout=output, stderr=output)  # noqa: S603
@@ -190,11 +190,3 @@ def _certificate(
         places = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         builder = builder.add_extension(x509.SubjectAlternativeName(places), critical=False)
     return builder.sign(signer, hashes.SHA256())
-
-
-def installed() -> Iterator[str]:
-    """Yield Flower's version, or nothing where it is not installed."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    with contextlib.suppress(PackageNotFoundError):
-        yield version("flwr")

@@ -11,8 +11,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from bench.compare.counting_proxy import CountingProxy
 from bench.compare.task import TRAINER, Figures, Task
 from bench.fleet.meter import Meter, family
@@ -38,13 +36,15 @@ def run(task: Task) -> Figures:
         host, port = group.bind.split(":")
         meter = Meter(
             {
-                "server": lambda: [process for pid in group.pids().values() for process in family(pid)],
-                "devices": lambda: [process for device in devices for process in family(device.pid)],
+                "all": lambda: [
+                    process
+                    for pid in [*group.pids().values(), *(device.pid for device in devices)]
+                    for process in family(pid)
+                ],
                 "one": lambda: family(devices[0].pid) if devices else [],
             },
             lambda: 0,
         )
-        before = sum(_cpu(process) for pid in group.pids().values() for process in family(pid))
         try:
             with CountingProxy((host, int(port))) as proxy, meter.window() as window:
                 devices += _start_devices(task, f"http://127.0.0.1:{proxy.port}", Path(folder))
@@ -56,8 +56,7 @@ def run(task: Task) -> Figures:
                 device.wait(30)
             group.stop()
     figures.total_seconds = time.perf_counter() - started
-    figures.cpu_seconds = before + window.cpu_seconds["server"] + window.cpu_seconds["devices"]
-    figures.peak_bytes = window.peak_bytes["server"] + window.peak_bytes["devices"]
+    figures.peak_bytes = window.peak_bytes["all"]
     figures.peak_device_bytes = window.peak_bytes["one"]
     figures.wire_bytes = proxy.total_bytes
     return figures
@@ -75,11 +74,6 @@ def _environment(folder: Path, task: Task) -> dict[str, str]:
         "REDIS_URL": "",
         **{f"QFLARE_RATE_{name}": f"{600 * task.devices}/m" for name in rates},
     }
-
-
-def _cpu(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
 
 
 def _start_devices(task: Task, server: str, folder: Path) -> list[subprocess.Popen[bytes]]:
@@ -132,10 +126,12 @@ def _trained(task: Task, folder: Path) -> Figures:
     schedule_rounds(federation, every=timedelta(seconds=1), actor=OPERATOR)
     versions = federation.versions.filter(number__gt=0, evaluated_at__isnull=False)
     _wait(lambda: versions.count() == task.rounds, "the training")
-    figures = Figures("QFLARE")
+    figures, before = Figures("QFLARE"), None
     for round_ in Round.objects.filter(state="completed").select_related("resulting_version").order_by("number"):
-        figures.round_seconds.append((round_.finished_at - round_.created_at).total_seconds())
-        figures.accuracies.append(round_.resulting_version.metrics["accuracy"])
+        version = round_.resulting_version
+        figures.round_seconds.append((version.evaluated_at - (before or round_.created_at)).total_seconds())
+        figures.accuracies.append(version.metrics["accuracy"])
+        before = version.evaluated_at
     return figures
 
 

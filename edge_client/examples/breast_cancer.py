@@ -41,9 +41,11 @@ class BreastCancerTrainer(Trainer):
         features, labels = _standardised()
         return {"accuracy": self._score(model, (features[::HELD_OUT_EVERY], labels[::HELD_OUT_EVERY]))}
 
-    def evaluate_here(self, model: Tensors) -> EvaluationOutcome:
-        """Return the accuracy on the patients that this device holds out."""
+    def evaluate_here(self, model: Tensors) -> EvaluationOutcome | None:
+        """Return the accuracy on the patients that this device holds out, if any."""
         _, held_out = self._patients()
+        if not len(held_out[1]):
+            return None
         return EvaluationOutcome(len(held_out[1]), {"accuracy": self._score(model, held_out)})
 
     def _score(self, model: Tensors, rows: Rows) -> float:

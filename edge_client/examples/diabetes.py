@@ -42,9 +42,11 @@ class DiabetesTrainer(Trainer):
         features, progress = _standardised()
         return {"loss": _loss(model, features[::HELD_OUT_EVERY], progress[::HELD_OUT_EVERY])}
 
-    def evaluate_here(self, model: Tensors) -> EvaluationOutcome:
-        """Return the squared error on the patients that this device holds out."""
+    def evaluate_here(self, model: Tensors) -> EvaluationOutcome | None:
+        """Return the squared error on the patients that this device holds out, if any."""
         features, progress = self._patients(held_out=True)
+        if not len(progress):
+            return None
         return EvaluationOutcome(len(progress), {"loss": _loss(model, features, progress)})
 
     def _patients(self, *, held_out: bool) -> tuple[Rows, Rows]:

@@ -69,7 +69,7 @@ class KeepingWorker(RoundWorker):
         keeper = IdentityKeeper(identity, lambda changed: None)
         super().__init__(Http(url), keeper, memory, TrainingHere(lambda _: trainer), Backoff(0.1, 0.5))
         limit = {"whole_bytes": PIECE_BYTES} if in_pieces else {}
-        self._outgoing = KeepingHandIn(receipts, self._session, memory.outbox, self._asked, **limit)
+        self._outgoing = KeepingHandIn(receipts, self._session, memory.outbox, self._asked, self._refused, **limit)
 
 
 class FleetStopped(Exception):  # noqa: N818 - it ends a device's thread and is no error

@@ -66,7 +66,7 @@ def worker_of(person: Person, http: DjangoHttp, attempts: int = 3) -> RoundWorke
     patient = Backoff(base_seconds=0.001, maximum_seconds=0.001, attempts=attempts)
     memory = DeviceStateFile(person.home)
     worker = RoundWorker(http, person.keeper, memory, lambda parameters: SmallTrainer(parameters, {}), patient)
-    worker._outgoing = HandIn(worker._session, memory.outbox, worker._asked, whole_bytes=PIECE)
+    worker._outgoing = HandIn(worker._session, memory.outbox, worker._asked, worker._refused, whole_bytes=PIECE)
     return worker
 
 

@@ -16,7 +16,7 @@ from edge_client.handshaking import UnvouchedRefusal
 from edge_client.http import CBOR, ServerUnreachable
 from edge_client.round_worker import RoundWorker
 from edge_client.session import RENEW
-from edge_client.trainer import Trainer
+from edge_client.trainer import Tensors, Trainer, TrainingOutcome
 from edge_client.training import TrainingHere
 from qflare_protocol.cose import claimed_signer
 from qflare_protocol.encoding import encode
@@ -123,11 +123,42 @@ def test_nothing_is_sealed_to_an_enclave_that_is_not_pinned(running: Round, alic
     assert DeviceStateFile(alice.home).outbox.kept() is None
 
 
-def test_training_code_that_changes_shapes_is_stopped_on_the_device(running: Round, alice: Person) -> None:
-    with pytest.raises(Refusal) as refused:
-        worker_of(alice, ReshapingTrainer).work_once()
-    assert refused.value.code == "invalid-tensors"
+def test_training_code_that_changes_shapes_is_reported_and_the_device_goes_on(running: Round, alice: Person) -> None:
+    worker = worker_of(alice, ReshapingTrainer)
+    assert worker.work_once() == (False, 1.0)
+    part = Participation.objects.get(device=alice.device)
+    assert part.state == "failed" and part.reason.startswith("invalid-tensors: Expected the tensor 'w'")
     assert not Update.objects.exists()
+    assert DeviceStateFile(alice.home).training.kept() is None
+    assert worker.work_once()[0] is False
+
+
+class TooManySamples(SmallTrainer):
+    """Claims more samples than the policy takes, which the server refuses for good."""
+
+    def train(self, model: Tensors, round_number: int) -> TrainingOutcome:
+        return TrainingOutcome(super().train(model, round_number).model, 1001)
+
+
+def test_an_update_that_is_refused_for_good_is_not_sealed_and_sent_again(running: Round, alice: Person) -> None:
+    worker = worker_of(alice, TooManySamples)
+    assert worker.work_once() == (False, 1.0)
+    part = Participation.objects.get(device=alice.device)
+    assert part.state == "failed" and part.reason.startswith("sample-count-refused")
+    memory = DeviceStateFile(alice.home)
+    assert memory.training.kept() is None and memory.outbox.kept() is None
+
+
+class Diverged(SmallTrainer):
+    """Reports a loss that is no number."""
+
+    def train(self, model: Tensors, round_number: int) -> TrainingOutcome:
+        return TrainingOutcome(super().train(model, round_number).model, 10, {"loss": float("nan")})
+
+
+def test_metrics_out_of_form_end_the_round_for_the_device_with_a_reason(running: Round, alice: Person) -> None:
+    assert worker_of(alice, Diverged).work_once() == (False, 1.0)
+    assert Participation.objects.get(device=alice.device).reason.startswith("malformed-message: The metric must be")
 
 
 def test_a_suspended_device_that_is_to_work_one_round_stops_with_the_reason(running: Round, alice: Person) -> None:

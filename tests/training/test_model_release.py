@@ -17,9 +17,12 @@ from tests.open_rounds import make_federation
 from tests.people import OPERATOR, assert_refused, nothing_changed
 from tests.training.whole_rounds import together
 from training.models import CarriedRow, Federation, ModelVersion, Participation, Round, Update
+from training.services import participation
 from training.services.early_stopping import reason_to_stop, reported_metrics, stop_when_due
 from training.services.federations import next_version_number
 from training.services.model_release import release_version, roll_back
+from training.services.participation import model_for
+from training.services.round_sources import load_model
 from training.services.rounds import open_round
 from training.terms import Terms
 
@@ -99,9 +102,30 @@ class TestGoingBack:
         )  # fmt: skip
         back(three_versions, continue_training=True)
         opened = open_round(three_versions.id, actor=OPERATOR, now=timezone.now())
-        assert opened.base_version.number == 1
-        assert next_version_number(three_versions.id) == 3
+        restored = opened.base_version
+        assert (restored.number, restored.restored_from.number) == (3, 1)
+        assert bytes(restored.digest) == bytes(version(three_versions, 1).digest)
+        assert load_model(restored) == load_model(version(three_versions, 1))
+        assert next_version_number(three_versions.id) == 4
         assert not CarriedRow.objects.exists()
+
+    def test_a_device_is_given_the_restored_model_with_a_new_number_and_its_makers_word(
+        self, three_versions, alice, monkeypatch
+    ):
+        monkeypatch.setattr(participation, "evidence_of", lambda round_id: b"evidence of " + round_id.bytes)
+        release(three_versions, 2)
+        back(three_versions, continue_training=True)
+        answer = model_for(alice.device, three_versions.id, None, now=timezone.now())
+        maker = version(three_versions, 1).produced_by.id.bytes
+        assert (answer["version"], answer["round_id"], answer["evidence"]) == (3, maker, b"evidence of " + maker)
+
+    def test_training_does_not_go_on_from_the_operators_own_model_or_in_a_finished_federation(self, three_versions):
+        release(three_versions, 2)
+        with nothing_changed(), pytest.raises(Refusal, match="No enclave made"):
+            back(three_versions, number=0, continue_training=True)
+        Federation.objects.update(state="finished")
+        with nothing_changed(), pytest.raises(Refusal, match="finished"):
+            back(three_versions, continue_training=True)
 
     def test_training_does_not_go_back_under_a_running_round(self, three_versions):
         release(three_versions, 2)

@@ -293,7 +293,8 @@ def test_a_last_piece_that_is_overtaken_between_writing_and_publishing_costs_not
         store.append_piece(upload_id, piece, offset=0, length=len(SEALED), present_offset=lambda: 0)
     for _ in range(2):
         store.publish_upload(upload_id, digest=digest, total_bytes=len(SEALED))
-    assert store.open(digest.hex()).read() == SEALED
+    with store.open(digest.hex()) as blob:
+        assert blob.read() == SEALED
     assert store.stored_bytes(upload_id, at_most=len(SEALED)) == 0
 
 

@@ -95,6 +95,10 @@ class BlobStore(ABC):
         """Return what writes a new blob piece by piece."""
 
     @abstractmethod
+    def require_writable(self) -> None:
+        """Raise `BlobStoreUnavailable` where the store takes no blobs; of a folder, room is asked instead."""
+
+    @abstractmethod
     def size_of(self, digest: str) -> int | None:
         """Return a blob's size in bytes; None where there is none."""
 

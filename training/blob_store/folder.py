@@ -41,6 +41,9 @@ class FolderStore(BlobStore):
     def draft(self) -> BlobDraft:
         return _FileDraft(self)
 
+    def require_writable(self) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
     def size_of(self, digest: str) -> int | None:
         try:
             return self.path_of(digest).stat().st_size

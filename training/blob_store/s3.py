@@ -54,6 +54,11 @@ class S3Store(BlobStore):
     def draft(self) -> BlobDraft:
         return _ObjectDraft(self.bucket)
 
+    def require_writable(self) -> None:
+        probe = f"{DRAFTS}{uuid.uuid4().hex}"
+        self.bucket.put(probe, b"", length=0)
+        self.bucket.remove(probe)
+
     def size_of(self, digest: str) -> int | None:
         return self.bucket.size_of(blob_name(digest))
 
@@ -105,9 +110,11 @@ class S3Store(BlobStore):
         return 1
 
     def stored_bytes(self, upload_id: uuid.UUID, *, at_most: int) -> int:
-        pieces = self._pieces(upload_id)
-        ends = {piece.end for piece in pieces if piece.end <= at_most}
-        return max((end for end in ends if chain_of(pieces, end) is not None), default=0)
+        reachable = {0}
+        for piece in sorted(self._pieces(upload_id)):
+            if piece.start in reachable and piece.end <= at_most:
+                reachable.add(piece.end)
+        return max(reachable)
 
     def append_piece(
         self, upload_id: uuid.UUID, piece: IO[bytes], *, offset: int, length: int, present_offset: Callable[[], int]

@@ -32,12 +32,30 @@ def stop_when_due(federation_id: uuid.UUID) -> None:
     federation = Federation.objects.get(id=federation_id)
     if not federation.stop_metric:
         return
-    versions = ModelVersion.objects.filter(federation=federation, number__gt=0).order_by("number")
     column = "metrics" if federation.evaluator else "reported_metrics"
-    measured = [metrics.get(federation.stop_metric) for metrics in versions.values_list(column, flat=True)]
+    measured = [getattr(version, column).get(federation.stop_metric) for version in _line_of(federation)]
     reason = reason_to_stop(federation, [value for value in measured if value is not None])
     if reason:
         finish_federation(federation, reason=reason)
+
+
+def _line_of(federation: Federation) -> list[ModelVersion]:
+    """Return the versions from the first round's on, each made from the one before; none left behind."""
+    versions = {version.id: version for version in ModelVersion.objects.filter(federation=federation)}
+    bases = dict(
+        Round.objects.filter(federation=federation, resulting_version__isnull=False).values_list(
+            "resulting_version_id", "base_version_id"
+        )
+    )
+    line: list[ModelVersion] = []
+    at = federation.current_version_id
+    while at is not None:
+        version = versions[at]
+        made = version.restored_from_id or version.id
+        if made in bases:
+            line.append(versions[made])
+        at = bases.get(made)
+    return line[::-1]
 
 
 def reason_to_stop(terms: RoundTerms, values: list[float]) -> str:

@@ -196,6 +196,37 @@ def finish_federation(federation: Federation, *, reason: str) -> None:
         record_event("federation.finished", actor="system", payload=payload)
 
 
+def restore_version(version: ModelVersion, *, actor: str, now: datetime) -> ModelVersion:
+    """Make a version's model the newest version, inside the caller's transaction, with its event.
+
+    Blob and provenance stay those of the version; the content key is wrapped for the new row.
+    """
+    number = next_version_number(version.federation_id)
+    content_key = envelope.unwrap(
+        bytes(version.wrapped_content_key), **ModelVersion.envelope(version.federation_id, version.number)
+    )
+    restored = ModelVersion.objects.create(
+        federation=version.federation,
+        number=number,
+        restored_from=version.restored_from or version,
+        digest=version.digest,
+        size_bytes=version.size_bytes,
+        blob_digest=version.blob_digest,
+        blob_bytes=version.blob_bytes,
+        wrapped_content_key=envelope.wrap(content_key, **ModelVersion.envelope(version.federation_id, number)),
+        provenance=version.provenance,
+        privacy_epsilon=version.privacy_epsilon,
+        privacy_delta=version.privacy_delta,
+        metrics=version.metrics,
+        reported_metrics=version.reported_metrics,
+        evaluated_at=version.evaluated_at,
+        created_at=now,
+    )
+    members = {"version": number, "restored_from": version.number, "model_digest": bytes(version.digest).hex()}
+    record_event("model.restored", actor=actor, payload=_payload(version.federation) | members)
+    return restored
+
+
 def next_version_number(federation_id: uuid.UUID) -> int:
     """Return the number of the next version: after a roll back it does not follow that of its base."""
     highest = ModelVersion.objects.filter(federation_id=federation_id).aggregate(highest=Max("number"))["highest"]

@@ -16,6 +16,11 @@ def round_closed(round_: Round) -> Refusal:
     return Refusal("round-closed", detail, late_update=late)
 
 
+def origin_of(version: ModelVersion) -> ModelVersion:
+    """Return the version that a round made: the one a restored version was restored from, or itself."""
+    return version.restored_from or version
+
+
 def older_bases_of(federation: Federation, base: ModelVersion) -> list[list[Any]]:
     """Return the versions before a base whose updates its round also takes: [number, digest in hex, staleness].
 
@@ -26,7 +31,7 @@ def older_bases_of(federation: Federation, base: ModelVersion) -> list[list[Any]
     version: ModelVersion | None = base
     digests = {bytes(base.digest)}  # a version that changed nothing is the same model, and as fresh as its successor
     for staleness in range(1, federation.aggregation_policy().maximum_staleness + 1):
-        made_by = Round.objects.select_related("base_version").filter(resulting_version=version).first()
+        made_by = Round.objects.select_related("base_version").filter(resulting_version=origin_of(version)).first()
         version = made_by.base_version if made_by else None
         if version is None:
             break

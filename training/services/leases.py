@@ -15,6 +15,8 @@ from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from qflare_protocol.errors import Refusal
+from training.blob_store.configured import blob_store
+from training.blob_store.contract import BlobStoreUnavailable
 from training.models import Round, RoundState
 from training.services.carried_rows import forget_carried_rows
 from training.services.publication import record_rejection
@@ -65,19 +67,21 @@ def require_room_for_step(round_: Round) -> None:
     """Raise `OSError` where this host has no room for what a step of the round writes.
 
     It is asked before the step, so that a full disk costs neither an attempt nor a release of the privacy budget.
+    Raises `BlobStoreUnavailable` where the store takes no blobs.
     """
     require_room(Path(settings.QFLARE_BLOB_DIR), 2 * round_.base_version.size_bytes + SPARE_BYTES)
+    blob_store().require_writable()
     require_room(Path(settings.QFLARE_ENCLAVE_DIR), SPARE_BYTES)
 
 
-def postpone(step: QuerySet[Any], error: OSError) -> None:
-    """Let a held step wait for the end of its lease without counting the attempt: the host has no room.
+def postpone(step: QuerySet[Any], error: OSError | BlobStoreUnavailable) -> None:
+    """Let a held step wait for the end of its lease without counting the attempt: no room, or no blob store.
 
     Raises the error again where it says something else.
     """
-    if not is_out_of_room(error):
+    if isinstance(error, OSError) and not is_out_of_room(error):
         raise error
-    log.error("step_postponed", reason="no room", path=str(error.filename))
+    log.error("step_postponed", reason=str(error))
     step.filter(attempts__gt=0).update(attempts=F("attempts") - 1)
 
 

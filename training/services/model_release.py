@@ -8,7 +8,8 @@ from django.db import transaction
 
 from audit.services import record_event
 from qflare_protocol.errors import Refusal
-from training.models import UNFINISHED, CarriedRow, Federation, ModelVersion
+from training.models import UNFINISHED, CarriedRow, Federation, FederationState, ModelVersion
+from training.services.federations import restore_version
 
 
 @transaction.atomic
@@ -33,11 +34,12 @@ def release_version(version_id: int, *, actor: str, now: datetime) -> ModelVersi
 def roll_back(
     federation_id: uuid.UUID, *, number: int, reason: str, continue_training: bool, actor: str, now: datetime
 ) -> ModelVersion:
-    """Release an earlier version than the released one; with `continue_training` the next round starts from it.
+    """Release an earlier version than the released one; with `continue_training` the next round starts from its model.
 
-    What the federation carries from round to round belongs to the version it leaves, and is dropped then.
+    That model then is a version once more, with the next number: to a device, a lower one hides the newer. What the
+    federation carries from round to round belongs to the version it leaves, and is dropped then.
     Raises `Refusal`: "not-found", "no-model", "conflict" without a reason, where no later version is released,
-    or where training is to go on from it while a round runs.
+    or where training is to go on from it while a round runs, in a finished federation, or from the first version.
     """
     if not reason.strip():
         raise Refusal("conflict", "State the reason for going back; it is kept in the audit log.")
@@ -49,7 +51,7 @@ def roll_back(
     if before is None or before.number <= number:
         raise Refusal("conflict", f"No later version than {number} is released; release a version instead.")
     if continue_training:
-        _train_from(federation, version)
+        _train_from(federation, version, actor, now)
     _release(version, before, now)
     payload = _payload(federation, version, before) | {"reason": reason.strip(), "training": continue_training}
     record_event("model.rolled_back", actor=actor, payload=payload)
@@ -74,10 +76,16 @@ def _release(version: ModelVersion, before: ModelVersion | None, now: datetime) 
     ModelVersion.objects.filter(id=version.id).update(released_at=now)
 
 
-def _train_from(federation: Federation, version: ModelVersion) -> None:
+def _train_from(federation: Federation, version: ModelVersion, actor: str, now: datetime) -> None:
+    """Let training go on from a version's model, as a version of its own: devices refuse to go back in numbers."""
+    if federation.state == FederationState.FINISHED:
+        raise Refusal("conflict", "The federation is finished; no training goes on from any version.")
+    if version.provenance is None:
+        raise Refusal("conflict", "No enclave made that model, and devices take such a one at the beginning only.")
     if federation.rounds.filter(state__in=UNFINISHED).exists():
         raise Refusal("conflict", "A round runs that started from a later version; cancel it or wait for its end.")
-    Federation.objects.filter(id=federation.id).update(current_version=version)
+    restored = restore_version(version, actor=actor, now=now)
+    Federation.objects.filter(id=federation.id).update(current_version=restored)
     CarriedRow.objects.filter(federation=federation).delete()
 
 

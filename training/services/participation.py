@@ -103,9 +103,7 @@ def model_for(
         version = federation.current_version if number is None else federation.versions.filter(number=number).first()
     if version is None:
         raise Refusal("no-model", "The federation has no such model version.")
-    Participation.objects.filter(
-        device=device, state=ParticipationState.INVITED, round__state=RoundState.OPEN, round__base_version=version
-    ).update(state=ParticipationState.DOWNLOADED, downloaded_at=now)
+    _note_download(device, version, now)
     return {
         "federation_id": federation.id.bytes,
         "version": version.number,
@@ -118,11 +116,23 @@ def model_for(
     }
 
 
+def _note_download(device: Device, version: ModelVersion, now: datetime) -> None:
+    """Note it in the open rounds that start from the version.
+
+    The rounds are found first: with a join the part's state would stand in a subquery, which PostgreSQL does not
+    ask again once it has waited for the row.
+    """
+    rounds = Round.objects.filter(state=RoundState.OPEN, base_version=version, participations__device=device)
+    Participation.objects.filter(
+        device=device, state=ParticipationState.INVITED, round_id__in=list(rounds.values_list("id", flat=True))
+    ).update(state=ParticipationState.DOWNLOADED, downloaded_at=now)
+
+
 def _provenance_of(version: ModelVersion) -> dict[str, bytes | None]:
     """Return the enclave's signed result and its evidence, by which a device checks who made the model."""
     if version.provenance is None:
         return {"provenance": None, "round_id": None, "evidence": None}
-    round_id = version.produced_by.id
+    round_id = (version.restored_from or version).produced_by.id
     evidence = evidence_of(round_id)
     return {"provenance": bytes(version.provenance), "round_id": round_id.bytes, "evidence": evidence}
 

@@ -9,8 +9,8 @@ from django.db.models import F
 
 from audit.services import record_event
 from devices.models import Device
-from qflare_protocol.progress import FAILED, ProgressReport
-from training.models import WAITING, Participation, ParticipationState, Round, RoundState
+from qflare_protocol.progress import FAILED, MAX_REASON, ProgressReport
+from training.models import WAITING, Participation, ParticipationState, Round, RoundState, Update
 from training.services.rounds import event_payload
 
 REPORTS_PER_ROUND = 60
@@ -70,6 +70,8 @@ def _fail(device: Device, part: Participation, report: ProgressReport, *, now: d
     if not open_round.update(failures=F("failures")):
         return "The round is over; ask for work."
     reason = report.reason or "the device gave no reason"
+    if Update.objects.filter(participation=part).exists():
+        return "The device has handed its update in."
     failed = _waiting(part).update(
         state=ParticipationState.FAILED, reason=reason, progress=report.fraction, progress_at=now,
         progress_lease_until=None,
@@ -88,6 +90,7 @@ def _report_again_seconds(round_: Round) -> int:
 def _answer(reason: str, round_: Round | None = None) -> dict[str, Any]:
     """Say that the device goes on where there is no reason against it."""
     deadline = round_.deadline_at if round_ else None
+    reason = " ".join(reason.split())[:MAX_REASON]  # an operator's may have lines
     return {
         "continue": not reason,
         "reason": reason,

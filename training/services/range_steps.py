@@ -27,6 +27,7 @@ from enclave.range_courier import RangeTask
 from enclave.round_given import RoundGiven, SealedRow
 from qflare_protocol.carried_rows import CarriedRow
 from qflare_protocol.errors import Refusal
+from training.blob_store.contract import BlobStoreUnavailable
 from training.blobs import StoredBlob, opener_of
 from training.models import RangeOutput, RangeStep, RangeStepKind, Round, RoundState
 from training.services.carried_rows import Outputs, carried_rows
@@ -70,7 +71,7 @@ def run_range_step(step_id: int, *, now: datetime) -> bool:
     except Refusal as refusal:
         _refused(step, holder, refusal)
         return False
-    except OSError as error:
+    except (OSError, BlobStoreUnavailable) as error:
         postpone(held, error)
         return False
     return True

@@ -10,9 +10,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import IntegrityError, transaction
-from django.db.models import F
+from django.db.models import F, Q
 
 from audit.services import record_event
+from devices.models import DeviceState
 from enclave.services import retire_instance
 from qflare_protocol.cose import Verifier
 from qflare_protocol.encoding import decode, encode
@@ -32,6 +33,7 @@ from training.models import (
     RoundQuerySet,
     RoundState,
     Update,
+    Upload,
 )
 from training.services.late_updates import older_bases_of
 from training.services.privacy_budget import require_budget
@@ -184,10 +186,17 @@ def _may_wait(round_: Round, now: datetime) -> bool:
     if round_.submissions + round_.failures >= round_.invited:
         return False
     if round_.is_buffer:
-        return True
+        return _can_be_filled(round_, now)
     if round_.extensions >= round_.federation.maximum_extensions or not round_.federation.extension_seconds:
         return False
     return round_.participations.filter(state__in=WAITING, progress_lease_until__gt=now).exists()
+
+
+def _can_be_filled(buffer: Round, now: datetime) -> bool:
+    """Say whether the devices that may still hand in, revoked and suspended ones apart, are enough for its target."""
+    valid = Q(signature_key__valid_until=None) | Q(signature_key__valid_until__gt=now)
+    waiting = buffer.participations.filter(valid, state__in=WAITING, device__state=DeviceState.ACTIVE)
+    return buffer.submissions + waiting.count() >= buffer.target_updates
 
 
 @transaction.atomic
@@ -260,6 +269,7 @@ def restart_round(round_id: uuid.UUID, holder: uuid.UUID, *, reason: str, now: d
         return False
     round_ = Round.objects.select_related("federation").get(id=round_id)
     Update.objects.filter(participation__round=round_).delete()
+    Upload.objects.filter(participation__round=round_).delete()  # sealed to the lost key too
     round_.participations.update(
         state=ParticipationState.INVITED, reason="", scores={}, downloaded_at=None, submitted_at=None,
         progress=None, progress_at=None, progress_lease_until=None, progress_metrics={},

@@ -35,13 +35,16 @@ def select_devices(federation: Federation, *, chance: random.Random) -> Invited:
     """
     policy = federation.aggregation_policy()
     members = list(federation.members().prefetch_related("keys").order_by("id"))
-    candidates = [device for device in members if _bears(device, federation.selection_labels)]
+    labels, root = federation.selection_labels, policy.root_device
+    candidates = [device for device in members if _bears(device, labels) or device.id.hex == root]
+    if root and root not in (device.id.hex for device in candidates):
+        raise Refusal("too-few-updates", "The root device, whose update all are compared with, is not active here.")
     if len(candidates) < policy.minimum_updates:
         raise Refusal("too-few-updates", _too_few(len(members), len(candidates), policy))
     wanted = _how_many(federation, policy, len(candidates))
     ordered = candidates if wanted == len(candidates) else _ordered(federation, candidates, chance)
     # The sort is stable: the root of trust comes to the front of an order that stays as it is.
-    chosen = sorted(ordered, key=lambda device: device.id.hex != policy.root_device)[:wanted]
+    chosen = sorted(ordered, key=lambda device: device.id.hex != root)[:wanted]
     target = min(federation.target_updates or len(chosen), len(chosen))
     return Invited(sorted(chosen, key=lambda device: device.id), target)
 

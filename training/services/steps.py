@@ -19,6 +19,7 @@ from enclave import services as enclave
 from enclave.models import EnclaveInstance
 from qflare_protocol.errors import Refusal
 from qflare_protocol.round_result import RoundResult
+from training.blob_store.contract import BlobStoreUnavailable
 from training.blobs import StoredBlob
 from training.models import Round, RoundState
 from training.services import range_steps
@@ -73,7 +74,7 @@ def _run_step(round_id: uuid.UUID, state: RoundState, step: Callable[[Round, uui
     except Refusal as refusal:
         _step_refused(round_, holder, refusal)
         return False
-    except OSError as error:
+    except (OSError, BlobStoreUnavailable) as error:
         postpone(Round.objects.filter(id=round_id, lease_holder=holder), error)
         return False
     return True

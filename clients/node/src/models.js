@@ -19,8 +19,12 @@ const WORK = {
 function assignmentOf(value) {
   const shared = value instanceof Map && value.has('range_evidence');
   demand(!shared, 'evidence-refused', 'Several processes share the model; this client seals to one only.');
-  return members(value, ASSIGNMENT);
+  return members(value, ASSIGNMENT, { older_bases: list(olderBase, 0, 64) });
 }
+const olderBase = (row) => {
+  demand(Array.isArray(row) && row.length === 3, 'malformed-message', 'An older base is not such a list.');
+  return { version: integer(0)(row[0]), model_digest: bytes(32)(row[1]), staleness: integer(1, 64)(row[2]) };
+};
 const ASSIGNMENT = {
   round_id: bytes(16),
   round_number: integer(1),
@@ -81,7 +85,10 @@ const VERDICT = {
 };
 
 /** Ask for work once. @param {import('./client.js').Client} client */
-export const askForWork = async (client) => members(await client.call('/api/work', new Map()), WORK);
+export const askForWork = async (client) => workOf(await client.call('/api/work', new Map()));
+
+/** Read an answer to a question for work; what it asks to evaluate is left undone, as the protocol allows (9.6). */
+export const workOf = (answer) => members(answer, WORK, { evaluation: anyMap(16) });
 
 /**
  * Download the assignment's base model and check size, digests and provenance.
