@@ -1,6 +1,7 @@
 """A TCP proxy that counts: what devices and server say to one another passes here."""
 
 import asyncio
+import contextlib
 import threading
 
 
@@ -45,7 +46,8 @@ class CountingProxy:
         except OSError:
             answer.close()
             return
-        await asyncio.gather(self._pipe(device, request, "to_server"), self._pipe(server, answer, "to_devices"))
+        with contextlib.suppress(asyncio.CancelledError):  # the run is over
+            await asyncio.gather(self._pipe(device, request, "to_server"), self._pipe(server, answer, "to_devices"))
 
     async def _pipe(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, counter: str) -> None:
         try:
