@@ -60,7 +60,7 @@ class Http:
         try:
             with self._client.stream(method, path, content=body, headers=dict(headers or {})) as response:
                 content = self._bounded_body(response)
-        except httpx.TransportError as error:
+        except (httpx.TransportError, httpx.InvalidURL) as error:
             raise ServerUnreachable(f"{type(error).__name__}: {error}") from error
         return httpx.Response(response.status_code, headers=response.headers, content=content)
 
@@ -94,7 +94,7 @@ class Http:
         try:
             with self._client.stream("GET", path, headers=dict(headers)) as response:
                 yield response
-        except httpx.TransportError as error:
+        except (httpx.TransportError, httpx.InvalidURL) as error:
             raise ServerUnreachable(f"{type(error).__name__}: {error}") from error
 
     @contextmanager

@@ -40,6 +40,14 @@ def test_it_fits_and_evaluates_whatever_form_the_app_has(app: str) -> None:
     assert evaluation.sample_count == 20 and evaluation.metrics["loss"] < 0.01
 
 
+def test_a_client_without_parameters_of_its_own_trains_what_it_is_given() -> None:
+    trainer = load_trainer(f"{APP}:GivenClient", PARAMETERS, {})
+    model = {"parameter.0000": np.zeros(3, np.float32)}
+    assert trainer.train(model, 1).model["parameter.0000"].tolist() == [1, 1, 1]
+    with pytest.raises(Refusal, match="no get_parameters"):
+        trainer.initial_model()
+
+
 def test_the_partition_comes_from_the_devices_own_options() -> None:
     losses = {
         partition: load_trainer(f"{APP}:client_fn", PARAMETERS, {"partition-id": partition}).evaluate(

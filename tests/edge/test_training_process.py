@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
+from edge_client import training_process
 from edge_client.tensor_files import map_tensor_file, write_tensor_file
 from edge_client.trainer import EvaluationOutcome, Progress, TrainingFailed, TrainingStopped
 from edge_client.training import Trained, TrainingTask
@@ -169,6 +170,25 @@ process.train(task, TrainingFolder(Path(sys.argv[1])), lambda progress: None)
 def test_code_that_is_not_there_is_refused_before_any_round(folder: TrainingFolder) -> None:
     with pytest.raises(Refusal, match="has no Nobody"):
         TrainingProcess("tests.edge.troubled_trainers:Nobody", {}).open()
+
+
+def test_a_file_in_the_current_folder_shadows_no_module_of_the_training_process(
+    folder: TrainingFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "selectors.py").write_text("raise SystemExit(7)")
+    monkeypatch.chdir(tmp_path)
+    process = TrainingProcess(SPEC, {})
+    assert process.train(task(), folder, nobody).sample_count == 10
+    process.close()
+
+
+def test_an_evaluation_that_hangs_is_ended(folder: TrainingFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_process, "EVALUATION_SECONDS", 1)
+    process = TrainingProcess(SPEC, {"hangs": "yes"})
+    with pytest.raises(TrainingFailed, match="took more than 1 s"):
+        process.evaluate(task(), folder)
+    assert process.train(task(), folder, nobody).sample_count == 10
+    process.close()
 
 
 def test_a_device_evaluates_on_its_own_data(process: TrainingProcess, folder: TrainingFolder) -> None:

@@ -25,6 +25,8 @@ class Troubled(SmallTrainer):
         return super().train(model, round_number)
 
     def evaluate_here(self, model: Tensors) -> EvaluationOutcome | None:
+        if "hangs" in self.options:
+            time.sleep(600)
         if "samples" not in self.options:
             return None
         return EvaluationOutcome(int(self.options["samples"]), {"mean": np.float32(model["w"].mean())})

@@ -148,6 +148,20 @@ class EvaluatingTrainer(SmallTrainer):
         return EvaluationOutcome(5, {"mean": float(model["w"].mean())})
 
 
+class DivergedTrainer(SmallTrainer):
+    """Measures what is no number."""
+
+    def evaluate_here(self, model):
+        return EvaluationOutcome(5, {"loss": float("nan")})
+
+
+class EmptyTrainer(SmallTrainer):
+    """Measures on nothing."""
+
+    def evaluate_here(self, model):
+        return EvaluationOutcome(0, {"loss": 1.0})
+
+
 class BrokenTraining(TrainingHere):
     """Its evaluation crashes."""
 
@@ -160,9 +174,11 @@ class BrokenTraining(TrainingHere):
     [
         (TrainingHere(lambda parameters: EvaluatingTrainer(parameters, {})), 5, {"mean": 0.0}),
         (TrainingHere(lambda parameters: SmallTrainer(parameters, {})), 0, {}),
+        (TrainingHere(lambda parameters: DivergedTrainer(parameters, {})), 0, {}),
+        (TrainingHere(lambda parameters: EmptyTrainer(parameters, {})), 0, {}),
         (BrokenTraining(lambda parameters: SmallTrainer(parameters, {})), 0, {}),
     ],
-    ids=["holds data out", "holds none", "crashes"],
+    ids=["holds data out", "holds none", "diverged", "measures on nothing", "crashes"],
 )
 def test_the_client_evaluates_once_and_reports(evaluated, alice, training, samples, metrics):
     worker = RoundWorker(alice.http, alice.keeper, DeviceStateFile(alice.home), training)

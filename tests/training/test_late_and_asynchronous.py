@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from audit.models import Event
 from qflare_protocol.errors import Refusal
+from sessions.services import revoke_device
 from tests.factories import make_completed_round
 from tests.open_rounds import Submission, make_federation, send_submission, started
 from tests.people import OPERATOR, assert_refused, nothing_changed
@@ -174,6 +175,14 @@ class TestBuffers:
             assert buffer.deadline_at == now + timedelta(hours=1)
         assert Event.objects.filter(kind="round.extended").count() == 3
         assert alice.line().ask().message["round"]["round_id"] == buffer.id.bytes
+
+    def test_a_buffer_that_cannot_be_filled_any_more_ends_at_its_deadline(self, buffer, alice, carol):
+        Submission(buffer, carol).hand_in(carol.line())
+        revoke_device(alice.device.id, reason="lost", actor=OPERATOR, now=timezone.now())
+        Round.objects.update(deadline_at=timezone.now())
+        assert close_round(buffer.id, now=timezone.now())
+        buffer.refresh_from_db()
+        assert (buffer.state, buffer.extensions) == (RoundState.FAILED, 0)
 
     def test_a_deadline_that_was_not_yet_put_off_costs_a_buffer_no_update(self, buffer, alice):
         line, submission = alice.line(), Submission(buffer, alice)

@@ -119,7 +119,23 @@ def test_whatever_a_report_holds_it_is_read_or_refused(value):
 
 
 @pytest.mark.django_db
+def test_a_reason_of_several_lines_is_told_in_one(running, alice):
+    cancel_round(running.id, reason="wrong data\nsee ticket 12 " + "x" * 300, actor=OPERATOR, now=timezone.now())
+    reason = tell(alice.line(), running).message["reason"]
+    assert "wrong data see ticket 12" in reason
+    assert reason.isprintable() and len(reason) <= 200
+
+
+@pytest.mark.django_db
 class TestFailing:
+    def test_a_device_that_has_handed_in_does_not_count_as_failed_too(self, running, alice):
+        line = alice.line()
+        Submission(running, alice).hand_in(line)
+        Participation.objects.filter(device=alice.device).update(state="downloaded")  # as a late download may have it
+        assert not tell(line, running, state="failed", reason="both").message["continue"]
+        running.refresh_from_db()
+        assert (running.submissions, running.failures) == (1, 0)
+
     def test_a_failure_ends_the_part_with_its_reason(self, running, alice):
         line = alice.line()
         answer = tell(line, running, state="failed", reason="out of memory").message

@@ -9,11 +9,14 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from audit.models import Event
+from devices.models import Device
 from devices.services import set_device_labels
+from qflare_protocol.aggregation_policy import Stage
 from qflare_protocol.errors import Refusal
 from tests.factories import make_device
 from tests.open_rounds import make_federation
 from tests.people import OPERATOR, nothing_changed
+from tests.policies import bare
 from training.models import Federation, Participation, Round
 from training.services.rounds import cancel_round, open_round
 from training.terms import Selection, Terms
@@ -171,3 +174,16 @@ def test_labelling_is_an_event():
     device = make_device("device")
     set_device_labels(device.id, {"gpu": "yes"}, actor=OPERATOR)
     assert Event.objects.get(kind="device.labelled").payload["labels"] == {"gpu": "yes"}
+
+
+def test_the_root_of_trust_is_invited_whatever_the_labels_say(db, enclave_here):
+    devices = [make_device(f"ward-{number}") for number in range(5)]
+    Device.objects.exclude(id=devices[0].id).update(labels={"site": "north"})
+    policy = bare(filters=(Stage("root-cosine"),), root_device=devices[0].id.hex)
+    federation = make_federation("rooted", policy=policy, terms=Terms(selection_labels={"site": "north"}))
+    opened = open_round(federation.id, actor=OPERATOR, now=timezone.now())
+    assert opened.participations.filter(device=devices[0]).exists()
+    cancel_round(opened.id, reason="once more", actor=OPERATOR, now=timezone.now())
+    Device.objects.filter(id=devices[0].id).update(state="revoked")
+    with pytest.raises(Refusal, match="The root device"):
+        open_round(federation.id, actor=OPERATOR, now=timezone.now())
