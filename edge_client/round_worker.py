@@ -39,7 +39,6 @@ MAY_BE_SEALED_AGAIN = frozenset(
     {"round-closed", "not-invited", "enclave-key-mismatch", "session-limit-reached", "digest-mismatch"}
 )
 """Refusals of an update after which its training may be good for the round begun anew, or for another."""
-NOT_ASKED = frozenset({"not-found", "sample-count-refused", "malformed-message"})
 
 
 class RoundWorker:
@@ -178,14 +177,23 @@ class RoundWorker:
         folder.begin()
         try:
             self._download.fetch(task.model, folder.base)
-            report = self._evaluation_of(task, folder)
-            self._asked(lambda: self._session.post("/api/evaluation", report.to_map()), "evaluation")
+            self._report(self._evaluation_of(task, folder))
         except SealedRefusal as refusal:
-            if refusal.code not in NOT_ASKED:
+            if refusal.code != "not-found":  # the device is not asked any more
                 raise
             log.warning("evaluation_not_taken", code=refusal.code, detail=refusal.detail)
         finally:
             folder.drop()
+
+    def _report(self, report: DeviceEvaluation) -> None:
+        """Report an evaluation; one that the server refuses as no samples, or it would be asked for again for ever."""
+        try:
+            self._asked(lambda: self._session.post("/api/evaluation", report.to_map()), "evaluation")
+        except SealedRefusal as refusal:
+            if refusal.code != "sample-count-refused" or not report.sample_count:
+                raise
+            log.error("evaluation_refused", code=refusal.code, detail=refusal.detail)
+            self._report(DeviceEvaluation(report.federation_id, report.version, 0, {}))
 
     def _evaluation_of(self, task: EvaluationTask, folder: TrainingFolder) -> DeviceEvaluation:
         """Return the report; no samples where the code holds none out, fails, or reports what is out of form."""

@@ -155,6 +155,13 @@ class DivergedTrainer(SmallTrainer):
         return EvaluationOutcome(5, {"loss": float("nan")})
 
 
+class LavishTrainer(SmallTrainer):
+    """Measures on more samples than the policy takes."""
+
+    def evaluate_here(self, model):
+        return EvaluationOutcome(1001, {"loss": 1.0})
+
+
 class EmptyTrainer(SmallTrainer):
     """Measures on nothing."""
 
@@ -175,10 +182,11 @@ class BrokenTraining(TrainingHere):
         (TrainingHere(lambda parameters: EvaluatingTrainer(parameters, {})), 5, {"mean": 0.0}),
         (TrainingHere(lambda parameters: SmallTrainer(parameters, {})), 0, {}),
         (TrainingHere(lambda parameters: DivergedTrainer(parameters, {})), 0, {}),
+        (TrainingHere(lambda parameters: LavishTrainer(parameters, {})), 0, {}),
         (TrainingHere(lambda parameters: EmptyTrainer(parameters, {})), 0, {}),
         (BrokenTraining(lambda parameters: SmallTrainer(parameters, {})), 0, {}),
     ],
-    ids=["holds data out", "holds none", "diverged", "measures on nothing", "crashes"],
+    ids=["holds data out", "holds none", "diverged", "too many samples", "measures on nothing", "crashes"],
 )
 def test_the_client_evaluates_once_and_reports(evaluated, alice, training, samples, metrics):
     worker = RoundWorker(alice.http, alice.keeper, DeviceStateFile(alice.home), training)
