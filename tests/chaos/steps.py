@@ -17,7 +17,7 @@ from django.conf import settings
 from django.db import connection
 
 from enclave.core.host import DIGEST_BYTES
-from training.blobs import DRAFT_PREFIX
+from training.blob_store.folder import DRAFT_PREFIX
 from training.models import UNFINISHED, Federation, Round, RoundState, Upload
 
 POLL_SECONDS = 0.002
