@@ -65,7 +65,7 @@ def call_graph(root: Path = ROOT) -> CallGraph:
 
 def service_modules(root: Path = ROOT) -> Iterator[Path]:
     """Yield every module of an app that holds code of services: all but views, admins, commands and migrations."""
-    outside = {"migrations", "management", "core", "demo", "console", "formats", "templatetags"}
+    outside = {"migrations", "models", "management", "core", "demo", "console", "formats", "templatetags"}
     rooms = {"admin.py", "api.py", "models.py", "forms.py", "apps.py", "checks.py", "tasks.py", "settings.py"}
     for app in APPS:
         for path in sorted((root / app).rglob("*.py")):

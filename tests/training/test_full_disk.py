@@ -1,4 +1,4 @@
-"""A disk that is full: refused for now, nothing half there, and the round goes on by itself when there is room."""
+"""A full disk: refused for now, nothing left behind, and the round goes on by itself when there is room."""
 
 import errno
 import subprocess
