@@ -7,7 +7,7 @@ STAMP := .venv/.installed-requirements
 DEV_STAMP := .venv/.installed-requirements-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all lint bench bench-aggregate bench-attacks bench-audit bench-database bench-fleet bench-compare vectors clean
+.PHONY: help demo serve test test-all lint bench bench-aggregate bench-attacks bench-audit bench-database bench-fleet bench-compare bench-memory chaos vectors clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -67,10 +67,16 @@ bench-database: $(STAMP) ## Key storage, session lookup, audit insert and clean-
 	$(BIN)/python -m bench.database --output docs/benchmarks/database.md $(ARGS)
 
 bench-fleet: $(DEV_STAMP) ## 100, 1,000 and 5,000 virtual devices against the whole site; half an hour (ARGS="--sizes 100")
-	$(BIN)/python -m bench.fleet --output docs/benchmarks/fleet.md $(ARGS)
+	$(BIN)/python -m bench.fleet --output docs/benchmarks/fleet.md --scaling docs/scaling.md $(ARGS)
 
-bench-compare: $(DEV_STAMP) ## The same training in Flower's deployment engine and in QFLARE; ten minutes
-	$(BIN)/python -m bench.compare --output docs/benchmarks/compare.md $(ARGS)
+bench-compare: $(DEV_STAMP) ## The same training in Flower, NVIDIA FLARE and QFLARE; a quarter of an hour
+	$(BIN)/python -m bench.compare --write $(ARGS)
+
+bench-memory: $(DEV_STAMP) ## What each process holds after 200 rounds; a quarter of an hour (ARGS="--rounds 20")
+	$(BIN)/python -m bench.memory --output docs/benchmarks/memory.md $(ARGS)
+
+chaos: $(DEV_STAMP) ## Every victim killed at every step of a round; twenty minutes (ARGS="--victim redis")
+	$(BIN)/python -m tests.chaos --table $(ARGS)
 
 bench: $(STAMP) ## Cryptography, sealing and handshake beside their references (ARGS="--json"); on an idle machine
 	@$(BIN)/python -m bench.crypto $(ARGS)

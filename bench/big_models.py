@@ -1,7 +1,9 @@
 """`python -m bench.big_models`: the most memory that each process holds in a round with a large model.
 
 A whole site of the embedded profile, three devices as real clients that download, train, seal and upload, one after the
-other. Peaks are the kernel's (`VmHWM`), read while the processes live; the size of the model is the unit.
+other. The server's peaks are the kernel's (`VmHWM`), read while the processes live. A device maps the model's files,
+whose pages the kernel may take back at any time: its client and its training process are sampled for what they hold
+beside them (`RssAnon` and `RssShmem`).
 """
 
 import argparse
@@ -10,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +25,8 @@ MIB = 1 << 20
 DEVICES = 3
 ROOT = Path(__file__).resolve().parents[1]
 INSIDE = "QFLARE_BENCH_MODEL_MIB"
+HELD = ("RssAnon", "RssShmem")
+COLUMNS = ("web", "worker", "enclave worker", "sealed process", "client", "its training")
 
 
 class OneStepTrainer(Trainer):
@@ -45,11 +49,16 @@ class Peaks:
     def __init__(self) -> None:
         self.kib: dict[str, int] = {}
         self._watched: dict[int, str] = {}
+        self._devices: set[int] = set()
         self._over = threading.Event()
 
     def watch(self, name: str, pid: int) -> None:
-        """Watch a process under a name; several may share it."""
+        """Watch a process of the server under a name; several may share it."""
         self._watched[pid] = name
+
+    def watch_device(self, pid: int) -> None:
+        """Watch a device's client, and what it starts as its training process."""
+        self._devices.add(pid)
 
     @contextmanager
     def sampled(self) -> Iterator["Peaks"]:
@@ -63,12 +72,18 @@ class Peaks:
             thread.join()
 
     def _sample(self) -> None:
-        while not self._over.wait(0.05):
+        while not self._over.wait(0.02):
             for child in psutil.Process().children(recursive=True):
                 if child.pid not in self._watched and _is_sealed(child):
                     self.watch("sealed process", child.pid)
             for pid, name in list(self._watched.items()):
-                self.kib[name] = max(self.kib.get(name, 0), _peak_kib(pid))
+                self._note(name, _memory_kib(pid, ("VmHWM",)))
+            for pid in list(self._devices):
+                self._note("client", _memory_kib(pid, HELD))
+                self._note("its training", sum(_memory_kib(child, HELD) for child in _descendants(pid)))
+
+    def _note(self, name: str, kib: int) -> None:
+        self.kib[name] = max(self.kib.get(name, 0), kib)
 
 
 def _is_sealed(process: psutil.Process) -> bool:
@@ -78,13 +93,20 @@ def _is_sealed(process: psutil.Process) -> bool:
         return False
 
 
-def _peak_kib(pid: int) -> int:
+def _descendants(pid: int) -> list[int]:
+    try:
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def _memory_kib(pid: int, fields: Iterable[str]) -> int:
+    """Return the sum of these fields of a process's status in KiB, 0 where it has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return 0
-    peaks = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
-    return int(peaks[0]) if peaks else 0
+    return sum(int(line.split()[1]) for line in status.splitlines() if line.split(":")[0] in fields)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -97,8 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--mib", type=int, nargs="+", default=[64, 256, 1024], help="model sizes (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
-    print("| model, MiB | seconds | web | worker | enclave worker | sealed process | client |")  # noqa: T201
-    print("|---|---|---|---|---|---|---|")  # noqa: T201
+    print("| model, MiB | seconds | " + " | ".join(COLUMNS) + " |")  # noqa: T201
+    print("|---:" * (len(COLUMNS) + 2) + "|")  # noqa: T201
     for mib in options.mib:
         _on_a_stage(mib)
 
@@ -150,8 +172,7 @@ def _measure(mib: int) -> None:
         group.stop()
     ended = rounds.get()
     assert ended.state == RoundState.COMPLETED, ended.end_reason  # noqa: S101 - nothing was measured otherwise
-    order = ("web", "worker", "enclave worker", "sealed process", "client")
-    print(f"| {mib} | {seconds:.0f} | " + " | ".join(f"{peaks.kib[name] // 1024}" for name in order) + " |")  # noqa: T201
+    print(f"| {mib} | {seconds:.0f} | " + " | ".join(f"{peaks.kib[name] // 1024}" for name in COLUMNS) + " |")  # noqa: T201
 
 
 def _federation(mib: int) -> object:
@@ -195,7 +216,7 @@ class _Client:
         """Work one round and be watched."""
         work = ["train-once", "--trainer", "bench.big_models:OneStepTrainer", "--option", f"number={self._number}"]
         with subprocess.Popen([*self._command, *work], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:  # noqa: S603
-            peaks.watch("client", process.pid)
+            peaks.watch_device(process.pid)
             status = process.wait()
         assert status == 0, f"the client ended with status {status}"  # noqa: S101 - nothing was measured otherwise
 

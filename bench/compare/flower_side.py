@@ -6,11 +6,11 @@ import ipaddress
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 from cryptography import x509
@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from bench.compare.counting_proxy import CountingProxy
+from bench.compare.platform_processes import await_port, free_port, stop
 from bench.compare.task import Figures, Task
 from bench.fleet.meter import Meter, family
 
@@ -31,10 +32,10 @@ def run(task: Task) -> Figures:
         folder = Path(name)
         _make_certificates(folder)
         started = time.perf_counter()
-        port = _free_port()
+        port = free_port()
         processes = [_superlink(folder, port)]
-        stack.callback(_stop, processes)
-        _await_port(port)
+        stack.callback(stop, processes)
+        await_port(port, "Flower's SuperLink")
         proxy = stack.enter_context(CountingProxy(("127.0.0.1", port)))
         environment = _cli_environment(folder, port)
         meter = Meter(
@@ -79,7 +80,7 @@ def _supernode(
         [_tool("flwr"), "supernode", "register", str(public), "bench"], env=environment, check=True, stdout=sys.stderr
     )
     command = [
-        *(_tool("flower-supernode"), "--superlink", f"127.0.0.1:{port}", "--port", str(_free_port())),
+        *(_tool("flower-supernode"), "--superlink", f"127.0.0.1:{port}", "--port", str(free_port())),
         *("--root-certificates", str(folder / "ca.pem"), "--auth-supernode-private-key", str(private)),
         *("--ssl-certfile", str(folder / "server.pem"), "--ssl-keyfile", str(folder / "server.key")),
         *("--ssl-ca-certfile", str(folder / "ca.pem")),
@@ -93,6 +94,7 @@ def _trained(
 ) -> Figures:
     report = folder / "report.json"
     config = f"devices={task.devices} rounds={task.rounds} report='{report}' parameters='{_quoted(task)}'"
+    config += f" trainer='{task.trainer}'"
     app = folder / "app"
     shutil.copytree(APP, app)
     command = [_tool("flwr"), "run", str(app), "bench", "--run-config", config]
@@ -104,7 +106,7 @@ def _trained(
             raise SystemExit(f"Flower's run did not end:\n{logs}")
         time.sleep(0.2)
     found = json.loads(report.read_text())
-    return Figures("Flower", found["round_seconds"], found["accuracies"])
+    return Figures("Flower", version("flwr"), found["round_seconds"], found["accuracies"])
 
 
 def _quoted(task: Task) -> str:
@@ -130,37 +132,8 @@ def _start(command: list[str], log: Path, further: dict[str, str]) -> subprocess
         return subprocess.Popen(command, env=environment, stdout=output, stderr=output)  # noqa: S603
 
 
-def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
-    children = [one for process in processes for one in family(process.pid)]
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    for child in children:
-        with contextlib.suppress(Exception):
-            child.kill()
-
-
 def _tool(name: str) -> str:
     return str(Path(sys.executable).parent / name)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _await_port(port: int) -> None:
-    for _ in range(600):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.1)
-    raise SystemExit("Flower's SuperLink does not listen")
 
 
 def _make_certificates(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """QFLARE: all processes of a site on the embedded profile and one `qflare-edge` per device."""
 
+import itertools
 import json
 import os
 import secrets
@@ -8,15 +9,19 @@ import sys
 import tempfile
 import time
 from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.compare.counting_proxy import CountingProxy
-from bench.compare.task import TRAINER, Figures, Task
+from bench.compare.task import Figures, Task
 from bench.fleet.meter import Meter, family
 
+if TYPE_CHECKING:
+    from training.models import Federation
+
 OPERATOR = "operator:bench"
-FEDERATION = "digits"
+FEDERATION = "compared"
 LIMIT_SECONDS = 900
 
 
@@ -47,8 +52,9 @@ def run(task: Task) -> Figures:
         )
         try:
             with CountingProxy((host, int(port))) as proxy, meter.window() as window:
+                federation = _federation(task, Path(folder))
                 devices += _start_devices(task, f"http://127.0.0.1:{proxy.port}", Path(folder))
-                figures = _trained(task, Path(folder))
+                figures = _trained(task, federation)
         finally:
             for device in devices:
                 device.terminate()
@@ -88,7 +94,16 @@ def _start_devices(task: Task, server: str, folder: Path) -> list[subprocess.Pop
         (home / "token").write_text(issue_token(actor=OPERATOR, now=timezone.now(), device_name=f"d-{number}").text)
         command = [
             *(sys.executable, "-m", "edge_client", "--home", str(home), "--key-file", str(home / "key"), "run"),
-            *("--server", server, "--name", f"d-{number}", "--token-file", str(home / "token"), "--trainer", TRAINER),
+            *(
+                "--server",
+                server,
+                "--name",
+                f"d-{number}",
+                "--token-file",
+                str(home / "token"),
+                "--trainer",
+                task.trainer,
+            ),
             *("--option", f"shard={number}"),
         ]
         environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -97,41 +112,43 @@ def _start_devices(task: Task, server: str, folder: Path) -> list[subprocess.Pop
     return started
 
 
-def _trained(task: Task, folder: Path) -> Figures:
-    """Let the schedule open rounds as soon as the one before is over, and wait for the last."""
+def _federation(task: Task, folder: Path) -> "Federation":
+    """Create the federation, whose rounds open whenever all devices are idle, so at the end of the one before."""
     from django.utils import timezone
 
-    from devices.models import Device
     from qflare_protocol.aggregation_policy import AggregationPolicy
-    from training.models import Round
     from training.services.federations import create_federation
-    from training.services.schedules import schedule_rounds
+    from training.services.schedules import schedule_rounds_when_idle
 
     model = folder / "initial"
-    command = [sys.executable, "-m", "edge_client", "initial-model", "--trainer", TRAINER, "--output", str(model)]
+    command = [sys.executable, "-m", "edge_client", "initial-model", "--trainer", task.trainer, "--output", str(model)]
     subprocess.run([*command, "--parameters", json.dumps(task.parameters)], check=True)  # noqa: S603
-    _wait(lambda: Device.objects.count() == task.devices, "the enrolment")
     federation = create_federation(
         FEDERATION,
         initial_model=model.read_bytes(),
-        trainer=TRAINER,
-        evaluator=TRAINER,
+        trainer=task.trainer,
+        evaluator="" if task.wide else task.trainer,
         policy=AggregationPolicy(maximum_sample_count=10_000),
         trainer_parameters=task.parameters,
-        round_time=timedelta(seconds=60),
+        round_time=timedelta(seconds=600 if task.wide else 60),
         planned_rounds=task.rounds,
         actor=OPERATOR,
         now=timezone.now(),
     )
-    schedule_rounds(federation, every=timedelta(seconds=1), actor=OPERATOR)
-    versions = federation.versions.filter(number__gt=0, evaluated_at__isnull=False)
-    _wait(lambda: versions.count() == task.rounds, "the training")
-    figures, before = Figures("QFLARE"), None
-    for round_ in Round.objects.filter(state="completed").select_related("resulting_version").order_by("number"):
-        version = round_.resulting_version
-        figures.round_seconds.append((version.evaluated_at - (before or round_.created_at)).total_seconds())
-        figures.accuracies.append(version.metrics["accuracy"])
-        before = version.evaluated_at
+    schedule_rounds_when_idle(federation, idle_devices=task.devices, actor=OPERATOR)
+    return federation
+
+
+def _trained(task: Task, federation: "Federation") -> Figures:
+    """Wait for the last round and return the figures of all."""
+    versions = federation.versions.filter(number__gt=0)
+    done = versions if task.wide else versions.filter(evaluated_at__isnull=False)
+    _wait(lambda: done.count() == task.rounds, "the training")
+    figures = Figures("QFLARE", version("qflare"))
+    rounds = list(federation.rounds.filter(state="completed").select_related("resulting_version").order_by("number"))
+    starts = [round_.created_at for round_ in rounds] + [rounds[-1].finished_at]
+    figures.round_seconds = [(end - start).total_seconds() for start, end in itertools.pairwise(starts)]
+    figures.accuracies = [round_.resulting_version.metrics.get("accuracy", 0.0) for round_ in rounds]
     return figures
 
 

@@ -1,21 +1,33 @@
-"""What both platforms train, and the figures that are taken of each."""
+"""What the platforms train, and the figures that are taken of each."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
-TRAINER = "edge_client.examples.digits:DigitsTrainer"
+DIGITS = "edge_client.examples.digits:DigitsTrainer"
+WIDE = "bench.compare.wide_model:WideTrainer"
 
 
 @dataclass(frozen=True)
 class Task:
-    """Devices, rounds and the parameters of `DigitsTrainer`."""
+    """Devices, rounds, and the training code with its parameters.
+
+    `wide` is a model of 50 MB that costs no training to speak of; else the digits are learnt.
+    """
 
     devices: int
     rounds: int
+    wide: bool = False
+
+    @property
+    def trainer(self) -> str:
+        """The training code, `module:Class`."""
+        return WIDE if self.wide else DIGITS
 
     @property
     def parameters(self) -> dict[str, Any]:
         """Return what every device's training code is given."""
+        if self.wide:
+            return {"values": 12_500_000}
         return {
             "seed": 1, "shards": self.devices, "alpha": 0.5, "local_steps": 150, "learning_rate": 0.2, "batch_size": 32,
         }  # fmt: skip
@@ -25,12 +37,14 @@ class Task:
 class Figures:
     """One platform's run.
 
-    - round_seconds: of each round, from its start to its new model, evaluated.
+    - round_seconds: of each round, from its start to the start of the next, the last one to its new model.
+    - accuracies: of each round's model, as its platform or the bench evaluated it.
     - cpu_seconds: of all processes, servers and devices, from the first start to the last end.
     - peak_bytes: most memory (PSS) of all processes together, and of one device with all it starts.
     """
 
     platform: str
+    version: str
     round_seconds: list[float] = field(default_factory=list)
     accuracies: list[float] = field(default_factory=list)
     total_seconds: float = 0.0

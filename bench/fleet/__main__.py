@@ -9,6 +9,8 @@ from pathlib import Path
 
 from bench.fleet.page import page
 from bench.fleet.run import site_under_load
+from bench.fleet.scaling import scaling_page
+from bench.fleet.summary import summary
 from bench.postgresql_site import DEFAULT_SERVER
 
 
@@ -17,27 +19,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", default="100,1000,5000", help="devices of each fleet (default: %(default)s)")
     parser.add_argument("--generators", type=int, default=2, help="processes of virtual devices (default: %(default)s)")
-    parser.add_argument("--bare-posts", type=int, default=2000, help="posts to the bare view, before and after")
     parser.add_argument("--server", default=DEFAULT_SERVER, help="a superuser's URL of PostgreSQL")
     parser.add_argument("--broker", default="redis://127.0.0.1:6379/14", help="an empty Redis database, emptied again")
-    parser.add_argument("--output", type=Path, help="write the page there instead of printing it")
-    parser.add_argument("--json", type=Path, help="write all figures there too")
+    parser.add_argument("--output", type=Path, help="write the page there, and its figures beside it as JSON")
+    parser.add_argument("--scaling", type=Path, help="write there what larger fleets need by these figures")
+    parser.add_argument("--json", type=Path, help="write all samples there, after each fleet")
     options = parser.parse_args(arguments)
     sizes = [int(size) for size in options.sizes.split(",")]
-    with site_under_load(options.server, options.broker) as bench:
-        bare = [bench.bare_view(options.bare_posts, options.generators)]
+    with site_under_load(options.server, options.broker, options.generators) as bench:
+        bench.warm_up()
         fleets = []
         for size in sizes:
-            fleets.append(bench.fleet(size, options.generators))
+            fleets.append(bench.fleet(size))
             sys.stderr.write(f"{size} devices: {fleets[-1].accepted} updates in the model\n")
-        bare.append(bench.bare_view(options.bare_posts, options.generators))  # the machine may have changed meanwhile
-    text = page(bare, fleets)
-    if options.json:
-        options.json.write_text(
-            json.dumps({"bare": [asdict(one) for one in bare], "fleets": [asdict(one) for one in fleets]})
-        )
+            if options.json:  # after each fleet: the largest takes a while
+                options.json.write_text(json.dumps([asdict(one) for one in fleets]))
+    text = page(fleets)
     if options.output:
         options.output.write_text(text)
+        figures = options.output.with_suffix(".json")
+        figures.write_text(json.dumps(summary(fleets), indent=1) + "\n")
+        if options.scaling:
+            options.scaling.write_text(scaling_page(figures))
     else:
         sys.stdout.write(text)
 

@@ -1,7 +1,7 @@
 """One process of virtual devices: `python -m bench.fleet.generator URL THREADS FOLDER`.
 
 Commands come as lines of JSON on standard input, one answer each on standard output: how many devices did it,
-and the seconds of every request by endpoint.
+the bytes of the bodies that went and came, and the seconds of every request by endpoint.
 """
 
 import json
@@ -38,6 +38,7 @@ class TimedHttp(Http):
     def __init__(self, server: str, samples: dict[str, list[float]], lock: Lock) -> None:
         super().__init__(server, timeout_seconds=300)
         self._samples, self._lock = samples, lock
+        self.body_bytes = 0
 
     def send(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
@@ -46,6 +47,7 @@ class TimedHttp(Http):
         started = time.perf_counter()
         response = super().send(method, path, body, headers)
         self._note(method, path, response.status_code, time.perf_counter() - started)
+        self.body_bytes += len(body) + len(response.content)
         return response
 
     def _note(self, method: str, path: str, status: int, seconds: float) -> None:
@@ -86,16 +88,18 @@ class Generator:
         self._pool, self._local, self._lock = ThreadPoolExecutor(threads), local(), Lock()
         self._samples: dict[str, list[float]] = {}
         self._devices: list[RoundWorker] = []
+        self._connections: list[TimedHttp] = []
 
     def obey(self, command: dict[str, Any]) -> dict[str, Any]:
         """Do one command with all devices and return its figures."""
         self._samples.clear()
-        started, cpu = time.perf_counter(), time.process_time()
+        started, cpu, before = time.perf_counter(), time.process_time(), self._body_bytes()
         done = sum(getattr(self, f"_{command['do']}")(command))
         return {
             "done": done,
             "seconds": time.perf_counter() - started,
             "cpu_seconds": time.process_time() - cpu,
+            "body_bytes": self._body_bytes() - before,
             "samples": self._samples,
         }
 
@@ -108,20 +112,25 @@ class Generator:
         return self._each(lambda device: device._session.open())
 
     def _ask(self, command: dict[str, Any]) -> Iterable[int]:
-        asked = [self._each(lambda device: device._session.post("/api/work", {})) for _ in range(command["times"])]
-        return [sum(counts) for counts in asked]
+        """Ask for work, and post to the bare view beside each time where its address is given."""
+        times, beside = int(command["times"]), command.get("beside")
+
+        def ask(device: RoundWorker) -> int:
+            for _ in range(times):
+                device._session.post("/api/work", {})
+                if beside:
+                    self._bare(beside)
+            return times
+
+        return self._each(ask, counted=int)
 
     def _round(self, command: dict[str, Any]) -> Iterable[int]:
         return self._each(RoundWorker.work_once, counted=lambda worked: int(worked[0]))
 
-    def _bare(self, command: dict[str, Any]) -> Iterable[int]:
-        """Post to the bare view as often as there are devices."""
-        headers = {"Content-Type": "application/json"}
-
-        def post(_: int) -> int:
-            return int(self._http().send("POST", "/bare", BODY_OF_BARE_POST, headers).status_code == 200)
-
-        return self._pool.map(post, range(command["times"]))
+    def _bare(self, url: str) -> None:
+        if not hasattr(self._local, "bare"):
+            self._local.bare = TimedHttp(url, self._samples, self._lock)
+        self._local.bare.send("POST", "/bare", BODY_OF_BARE_POST, {"Content-Type": "application/json"})
 
     def _each(
         self, action: Callable[[RoundWorker], Any], counted: Callable[[Any], int] = lambda answer: 1
@@ -139,9 +148,13 @@ class Generator:
         keeper = IdentityKeeper(identity, lambda changed: None)
         return RoundWorker(self._http(), keeper, memory, Precomputed(number), Backoff(attempts=20))
 
+    def _body_bytes(self) -> int:
+        return sum(connection.body_bytes for connection in self._connections)
+
     def _http(self) -> TimedHttp:
         if not hasattr(self._local, "http"):
             self._local.http = TimedHttp(self._url, self._samples, self._lock)
+            self._connections.append(self._local.http)
         found: TimedHttp = self._local.http
         return found
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
-EVERY_SECONDS = 0.5
+EVERY_SECONDS = 2.0  # looking at every process takes a tenth of a second of a core, which the site is then without
 Processes = Callable[[], list[psutil.Process]]
 
 

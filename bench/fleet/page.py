@@ -1,107 +1,112 @@
 """The page of figures: what a device costs, how long requests take, what the processes took."""
 
-import math
 import os
-from collections.abc import Sequence
-from statistics import fmean
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-from bench.fleet.run import FleetFigures, Stage
-
-STAGES = {
-    "enrol": "enrolment (two requests)",
-    "session": "session (handshake, cosignature)",
-    "ask": "ask for work (one sealed POST)",
-    "round": "work, model, update, receipt",
-}
+from bench.fleet.run import ASK_AGAIN_SECONDS, ASKS, THREADS, FleetFigures
+from bench.fleet.summary import STAGES, percentile, summary
 
 
-def page(bare: Sequence[Stage], fleets: Sequence[FleetFigures]) -> str:
+def page(fleets: Sequence[FleetFigures]) -> str:
     """Return the page in Markdown."""
-    parts = [HEAD.format(cores=os.cpu_count()), *_costs(bare, fleets), *_latencies(fleets), *_processes(fleets)]
-    return "\n".join(parts) + "\n"
-
-
-def server_cpu(stage: Stage) -> float:
-    """Return the processor seconds of web and database for one device in a stage."""
-    return (stage.window.cpu_seconds["web"] + stage.window.cpu_seconds["postgres"]) / max(stage.done, 1)
-
-
-def percentile(samples: Sequence[float], percent: float) -> float:
-    """Return the value that so many of a hundred samples stay within, by nearest rank."""
-    return sorted(samples)[max(0, math.ceil(percent / 100 * len(samples)) - 1)]
+    figures = summary(fleets)
+    head = HEAD.format(cores=os.cpu_count(), threads=THREADS, asks=ASKS, apart=ASK_AGAIN_SECONDS)
+    return "\n".join([head, *_costs(figures), *_rates(figures), *_latencies(fleets), *_processes(figures)]) + "\n"
 
 
 HEAD = """# A fleet against the whole site
 
 Made by `make bench-fleet`. Virtual devices with the real client, real cryptography and precomputed updates, in a few
-processes, against all processes of the services profile on the same {cores} cores, PostgreSQL and Redis included: what
-the generators take is missing to the site, so that rates are lower than a site alone reaches, and processor time per
-device is the figure to plan with ([scaling](../scaling.md)).
+processes of {threads} threads each, against all processes of the services profile on the same {cores} cores, PostgreSQL
+and Redis included: what the generators take is missing to the site, so that rates are lower than a site alone reaches,
+and processor time per device is the figure to plan with ([scaling](../scaling.md)). Every fleet has the same requests
+in flight, and a small fleet that is not shown warms the site up. A device asks {asks} times in a row, and again after
+{apart:.0f} seconds, as an idle one does: the server keeps nothing of it in memory by then. Before each stage the tables
+are vacuumed and analysed, which autovacuum would do within a minute.
 """
 
+Figures = Sequence[dict[str, Any]]
 
-def _costs(bare: Sequence[Stage], fleets: Sequence[FleetFigures]) -> list[str]:
-    rows = [
+
+def _table(figures: Figures, rows: Iterable[tuple[str, Callable[[dict[str, Any]], str]]]) -> list[str]:
+    lines = ["| | " + " | ".join(f"{one['devices']:,} devices" for one in figures) + " |"]
+    lines.append("|---|" + "---:|" * len(figures))
+    lines += [f"| {title} | " + " | ".join(cell(one) for one in figures) + " |" for title, cell in rows]
+    return [*lines, ""]
+
+
+def _costs(figures: Figures) -> list[str]:
+    def cell(name: str) -> Callable[[dict[str, Any]], str]:
+        return lambda one: f"{one['server_ms'][name]:.1f} ({one['device_ms'][name]:.1f})"
+
+    rows = [(title, cell(name)) for name, title in STAGES.items()]
+    rows.append(("a bare view, one select and one insert", lambda one: f"{one['bare_ms']:.1f}"))
+    rows.append(("rate of a sealed POST by the bare view's", lambda one: f"{one['sealed_to_bare_rate']:.2f}"))
+    growth = ", ".join(
+        f"{title} {figures[-1]['server_ms'][name] / figures[0]['server_ms'][name]:.2f}"
+        for name, title in STAGES.items()
+    )
+    return [
         "## Processor time per device, milliseconds\n",
         "The web processes and PostgreSQL's processes for their connections; in brackets the generator's, which is "
-        "what devices themselves spend. Workers and PostgreSQL's checkpoints are in the last table.\n",
-        "| | " + " | ".join(f"{fleet.size} devices" for fleet in fleets) + " |",
-        "|---|" + "---:|" * len(fleets),
+        "what devices themselves spend (and, beside the asks in a row, on posts to the bare view). The bare view is "
+        "one of Django REST framework on the same web server and database; each ask in a row is followed by one post "
+        "to it, so that both meet the machine in the same state. On the same processor time a sealed POST is to reach "
+        "half of its rate. Workers and PostgreSQL's checkpoints are in the last table.\n",
+        *_table(figures, rows),
+        f"Of the largest fleet by the smallest: {growth}.\n",
     ]
-    for name, title in STAGES.items():
-        cells = []
-        for fleet in fleets:
-            stage = _stage(fleet, name)
-            own = stage.generator_cpu_seconds / max(stage.done, 1)
-            cells.append(f"{server_cpu(stage) * 1e3:.1f} ({own * 1e3:.1f})")
-        rows.append(f"| {title} | " + " | ".join(cells) + " |")
-    reference = fmean(server_cpu(stage) for stage in bare)
-    asks = [reference / server_cpu(_stage(fleet, "ask")) for fleet in fleets]
-    rows += [
-        "",
-        "A bare Django REST framework view with one select and one insert, same web server and database: "
-        + " and ".join(f"{server_cpu(stage) * 1e3:.2f}" for stage in bare)
-        + " ms a request, before and after the fleets. On the same processors a sealed POST therefore reaches "
-        + ", ".join(f"{ratio:.2f}" for ratio in asks)
-        + " of its rate, in the order of the columns (target: 0.5).\n",
-    ]
-    return rows
+
+
+def _rates(figures: Figures) -> list[str]:
+    def cell(name: str) -> Callable[[dict[str, Any]], str]:
+        return lambda one: f"{one['devices_a_second'][name]:.1f}"
+
+    return ["## Devices a second\n", *_table(figures, [(title, cell(name)) for name, title in STAGES.items()])]
 
 
 def _latencies(fleets: Sequence[FleetFigures]) -> list[str]:
-    rows = ["## Requests of the largest fleet, milliseconds\n", "| endpoint | requests | p50 | p95 | p99 |"]
-    rows.append("|---|---:|---:|---:|---:|")
-    merged: dict[str, list[float]] = {}
-    for stage in fleets[-1].stages:
-        for endpoint, samples in stage.samples.items():
-            merged.setdefault(endpoint, []).extend(samples)
-    for endpoint, samples in sorted(merged.items()):
-        ranks = " | ".join(f"{percentile(samples, percent) * 1e3:.0f}" for percent in (50, 95, 99))
-        rows.append(f"| `{endpoint}` | {len(samples)} | {ranks} |")
+    merged: list[dict[str, list[float]]] = []
+    for fleet in fleets:
+        merged.append({})
+        for stage in fleet.stages:
+            for endpoint, samples in stage.samples.items():
+                merged[-1].setdefault(endpoint, []).extend(samples)
+    rows = [
+        "## Requests, milliseconds: p50, p95, p99\n",
+        "| endpoint | " + " | ".join(f"{fleet.size:,} devices" for fleet in fleets) + " |",
+        "|---|" + "---:|" * len(fleets),
+    ]
+    for endpoint in sorted(set().union(*merged)):
+        cells = " | ".join(_ranks(of_fleet.get(endpoint)) for of_fleet in merged)
+        rows.append(f"| `{endpoint}` | {cells} |")
     return [*rows, ""]
 
 
-def _processes(fleets: Sequence[FleetFigures]) -> list[str]:
-    rows = [
-        "## The round of each fleet\n",
-        "| | " + " | ".join(f"{fleet.size} devices" for fleet in fleets) + " |",
-        "|---|" + "---:|" * len(fleets),
-        "| updates in the model | " + " | ".join(str(fleet.accepted) for fleet in fleets) + " |",
+def _ranks(samples: Sequence[float] | None) -> str:
+    if not samples:
+        return "none"
+    return ", ".join(f"{percentile(samples, percent) * 1e3:.0f}" for percent in (50, 95, 99))
+
+
+def _processes(figures: Figures) -> list[str]:
+    rows: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+        ("updates in the model", lambda one: f"{one['updates_in_the_model']:,}"),
+        ("seconds from the order of a round to its being open", lambda one: f"{one['opening_seconds']:.1f}"),
+        ("seconds while devices hand in", lambda one: f"{one['round_seconds']:.1f}"),
+        ("seconds from the last update to the new model", lambda one: f"{one['aggregate_seconds']:.1f}"),
+        ("longest queue, messages", lambda one: str(one["longest_queue"])),
     ]
-    rounds = [_stage(fleet, "round") for fleet in fleets]
-    rows.append("| devices a second | " + " | ".join(f"{stage.done / stage.seconds:.1f}" for stage in rounds) + " |")
-    seconds = " | ".join(f"{fleet.aggregate_seconds:.1f}" for fleet in fleets)
-    rows.append(f"| seconds from the last update to the new model | {seconds} |")
-    longest = " | ".join(str(max(stage.window.longest_queue for stage in fleet.stages)) for fleet in fleets)
-    rows.append(f"| longest queue, messages | {longest} |")
-    for name in rounds[0].window.cpu_seconds:
-        seconds = " | ".join(f"{stage.window.cpu_seconds[name]:.1f}" for stage in rounds)
-        rows.append(f"| processor seconds of {name}, while devices hand in | {seconds} |")
-    for name in rounds[0].window.peak_bytes:
-        peaks = " | ".join(f"{stage.window.peak_bytes[name] / 1e6:.0f}" for stage in rounds)
-        rows.append(f"| most memory of {name}, MB (PSS) | {peaks} |")
-    return rows
-
-
-def _stage(fleet: FleetFigures, name: str) -> Stage:
-    return next(stage for stage in fleet.stages if stage.name == name)
+    for name in figures[0]["round_cpu_seconds"]:
+        rows.append(
+            (
+                f"processor seconds of {name}, while devices hand in",
+                lambda one, name=name: f"{one['round_cpu_seconds'][name]:.1f}",
+            )
+        )
+    for name in figures[0]["memory_mb"]:
+        rows.append(
+            (f"most memory of {name} in any stage, MB (PSS)", lambda one, name=name: f"{one['memory_mb'][name]:.0f}")
+        )
+    return ["## The round of each fleet, and the processes\n", *_table(figures, rows)]

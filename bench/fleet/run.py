@@ -12,24 +12,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
-import numpy as np
 import psycopg
 import redis
 from psycopg import sql
 
 from bench.fleet.meter import Meter, Window, backends_of, backends_of_others, family, postgres_background
+from bench.fleet.rounds import end_of, make_tokens, open_round
 
-OPERATOR = "operator:bench"
 UNLIMITED = "1000000/m"
 THREADS = 4
-MODEL_COLUMNS = 5_000
-ROUND_SECONDS = 3600
-ASKS = 5  # of each device, one after the other: what it costs to ask is small beside what a stage costs around it
+WARM_UP = 48
+ASKS = 5
+"""Of each device in a row, so that what the server keeps of a busy session is there in a fleet of any size."""
+IDLE_ASKS, ASK_AGAIN_SECONDS = 2, 31.0
+"""As an idle device asks: its chain has left the server's memory then."""
 
 
 @dataclass
 class Stage:
-    """What one command to all devices came to."""
+    """What one command to all devices came to.
+
+    `body_bytes` went and came in bodies of requests and answers, without the model's blob; `database_bytes` is by
+    how much the database grew.
+    """
 
     name: str
     done: int
@@ -37,16 +42,23 @@ class Stage:
     generator_cpu_seconds: float
     samples: dict[str, list[float]]
     window: Window
+    body_bytes: int = 0
+    database_bytes: int = 0
 
 
 @dataclass
 class FleetFigures:
-    """All stages of one fleet, and what became of its round."""
+    """All stages of one fleet, with the bare view beside it, and what became of its round."""
 
     size: int
     stages: list[Stage] = field(default_factory=list)
     accepted: int = 0
+    opening_seconds: float = 0.0
     aggregate_seconds: float = 0.0
+
+    def stage(self, name: str) -> Stage:
+        """Return the stage of that name."""
+        return next(stage for stage in self.stages if stage.name == name)
 
 
 class Generators:
@@ -81,6 +93,7 @@ class Generators:
             "done": sum(answer["done"] for answer in answers),
             "seconds": max(answer["seconds"] for answer in answers),
             "cpu_seconds": sum(answer["cpu_seconds"] for answer in answers),
+            "body_bytes": sum(answer["body_bytes"] for answer in answers),
             "samples": samples,
         }
 
@@ -95,8 +108,11 @@ class Generators:
 class FleetBench:
     """Runs fleets against one site; made by `site_under_load`."""
 
-    def __init__(self, group: Any, bare: Any, database: str, folder: Path, broker: redis.Redis) -> None:
-        self._group, self._bare, self._folder = group, bare, folder
+    def __init__(
+        self, group: Any, bare: Any, database_url: str, folder: Path, broker: redis.Redis, generators: int
+    ) -> None:
+        self._group, self._bare, self._folder, self._generators = group, bare, folder, generators
+        self._database_url, database = database_url, database_url.rpartition("/")[2]
         pids = group.pids()
         groups = {name: lambda pid=pid: family(pid) for name, pid in pids.items()}
         groups |= {
@@ -111,45 +127,101 @@ class FleetBench:
         }
         self._bare_meter = Meter(bare_groups, lambda: 0)
 
-    def bare_view(self, times: int, generators: int) -> Stage:
-        """Post to the bare view so many times."""
-        running = Generators(self._bare.url, generators, self._folder)
-        try:
-            warm = {"do": "bare", "times": 16 * THREADS}  # every thread of the web server has its connection then
-            running.obey([warm] * generators)
-            return _stage(
-                "bare", running, [{"do": "bare", "times": times // generators}] * generators, self._bare_meter
-            )
-        finally:
-            running.close()
+    def warm_up(self) -> None:
+        """Have every thread of the site its connections, and all code its first run."""
+        self._fleet(FleetFigures(WARM_UP), ask_again_seconds=0.0)
 
-    def fleet(self, size: int, generators: int) -> FleetFigures:
-        """Enrol a fleet, open its sessions, ask for work, and run one round with all of it."""
-        figures = FleetFigures(size)
-        running = Generators(self._group.url, generators, self._folder)
+    def fleet(self, size: int) -> FleetFigures:
+        """Enrol a fleet, open its sessions, ask for work beside posts to the bare view, and run one round with it."""
+        return self._fleet(FleetFigures(size), ask_again_seconds=ASK_AGAIN_SECONDS)
+
+    def _fleet(self, figures: FleetFigures, *, ask_again_seconds: float) -> FleetFigures:
+        name = f"fleet-{figures.size}"
+        running = Generators(self._group.url, self._generators, self._folder)
         try:
-            tokens = _tokens(size, f"fleet-{size}")
-            share = [tokens[number::generators] for number in range(generators)]
-            commands = [{"do": "enrol", "tokens": part} for part in share]
-            figures.stages.append(_stage("enrol", running, commands, self._meter))
-            for name, times in (("session", 1), ("ask", ASKS)):
-                figures.stages.append(_stage(name, running, [{"do": name, "times": times}] * generators, self._meter))
-            round_ = _open_round(size)
-            figures.stages.append(_stage("round", running, [{"do": "round"}] * generators, self._meter))
-            figures.accepted, figures.aggregate_seconds = _end_of(round_)
+            tokens = make_tokens(figures.size, name)
+            commands = [{"do": "enrol", "tokens": tokens[number :: self._generators]} for number in self._numbers]
+            figures.stages.append(self._stage("enrol", running, commands))
+            figures.stages.append(self._stage("session", running, [{"do": "session"}] * self._generators))
+            began = time.monotonic()
+            figures.stages += self._asks_beside_the_bare_view(running)
+            passes = []
+            for _ in range(IDLE_ASKS):
+                time.sleep(max(0.0, began + ask_again_seconds - time.monotonic()))
+                began = time.monotonic()
+                passes.append(self._stage("idle", running, [{"do": "ask", "times": 1}] * self._generators))
+            figures.stages.append(merged(passes))
+            round_, figures.opening_seconds = open_round(name)
+            figures.stages.append(self._stage("round", running, [{"do": "round"}] * self._generators))
+            figures.accepted, figures.aggregate_seconds = end_of(round_)
         finally:
             running.close()
         return figures
 
+    @property
+    def _numbers(self) -> range:
+        return range(self._generators)
 
-def _stage(name: str, running: Generators, commands: Sequence[dict[str, Any]], meter: Meter) -> Stage:
+    def _stage(self, name: str, running: Generators, commands: Sequence[dict[str, Any]]) -> Stage:
+        """Take a stage's figures, on tables that are vacuumed and analysed, as PostgreSQL has them after a minute."""
+        with psycopg.connect(self._database_url, autocommit=True) as connection:
+            connection.execute("VACUUM (ANALYZE)")
+            before = _database_size(connection)
+            stage = _measured(name, running, commands, self._meter)
+            stage.database_bytes = _database_size(connection) - before
+        return stage
+
+    def _asks_beside_the_bare_view(self, running: Generators) -> list[Stage]:
+        """Have every ask followed by a post to the bare view, so that both meet the machine in the same state."""
+        command = {"do": "ask", "times": ASKS, "beside": self._bare.url}
+        with self._bare_meter.window() as window:
+            asked = self._stage("ask", running, [command] * self._generators)
+        bare = {name: asked.samples.pop(name) for name in list(asked.samples) if name.startswith("POST /bare")}
+        posts = len(bare.get("POST /bare", ()))
+        return [asked, Stage("bare", posts, asked.seconds, 0.0, bare, window)]
+
+
+def merged(passes: Sequence[Stage]) -> Stage:
+    """Return the figures of several runs of one stage as those of one."""
+    samples: dict[str, list[float]] = {}
+    for one in passes:
+        for endpoint, seconds in one.samples.items():
+            samples.setdefault(endpoint, []).extend(seconds)
+    windows = [one.window for one in passes]
+    groups = list(windows[0].cpu_seconds)
+    window = Window(
+        sum(one.seconds for one in windows),
+        {name: sum(one.cpu_seconds[name] for one in windows) for name in groups},
+        {name: max(one.peak_bytes[name] for one in windows) for name in groups},
+        max(one.longest_queue for one in windows),
+    )
+    return Stage(
+        passes[0].name,
+        sum(one.done for one in passes),
+        sum(one.seconds for one in passes),
+        sum(one.generator_cpu_seconds for one in passes),
+        samples,
+        window,
+        sum(one.body_bytes for one in passes),
+        sum(one.database_bytes for one in passes),
+    )
+
+
+def _measured(name: str, running: Generators, commands: Sequence[dict[str, Any]], meter: Meter) -> Stage:
     with meter.window() as window:
         answer = running.obey(commands)
-    return Stage(name, answer["done"], answer["seconds"], answer["cpu_seconds"], answer["samples"], window)
+    return Stage(
+        name, answer["done"], answer["seconds"], answer["cpu_seconds"], answer["samples"], window, answer["body_bytes"]
+    )
+
+
+def _database_size(connection: psycopg.Connection[Any]) -> int:
+    row = connection.execute("SELECT pg_database_size(current_database())").fetchone()
+    return int(row[0]) if row else 0
 
 
 @contextlib.contextmanager
-def site_under_load(server: str, broker_url: str) -> Iterator[FleetBench]:
+def site_under_load(server: str, broker_url: str, generators: int) -> Iterator[FleetBench]:
     """Give a bench on a site of its own: databases, data folder and all processes, gone at the end."""
     from bench.postgresql_site import own_site
 
@@ -161,12 +233,14 @@ def site_under_load(server: str, broker_url: str) -> Iterator[FleetBench]:
         }
         from qflare_site.processes import ProcessGroup, free_address
 
-        database = url.rpartition("/")[2]
         group = ProcessGroup(free_address(), log_dir=Path(folder) / "log")
         group.start()
         try:
-            with _bare_site(server, url, Path(folder)) as bare, redis.Redis.from_url(broker_url) as broker:
-                yield FleetBench(group, bare, database, Path(folder), broker)
+            with (
+                _bare_site(server, url, Path(folder)) as bare,
+                redis.Redis.from_url(broker_url, socket_timeout=60) as broker,  # the machine is full
+            ):
+                yield FleetBench(group, bare, url, Path(folder), broker, generators)
         finally:
             group.stop()
             with redis.Redis.from_url(broker_url) as broker:
@@ -206,56 +280,3 @@ def _await_answer(url: str) -> None:
                 return
         time.sleep(0.1)
     raise SystemExit("the bare view does not answer")
-
-
-def _tokens(count: int, name: str) -> list[str]:
-    from django.utils import timezone
-
-    from enrollment.services import issue_token
-
-    now = timezone.now()
-    return [issue_token(actor=OPERATOR, now=now, group=name).text for _ in range(count)]
-
-
-def _open_round(size: int) -> Any:
-    """Open a round of the whole fleet and wait for its enclave."""
-    from django.utils import timezone
-
-    from qflare_protocol.aggregation_policy import NONE, AggregationPolicy, Stage
-    from qflare_protocol.tensors import encode_tensors
-    from training.dispatch import start_round
-    from training.services.federations import create_federation
-
-    policy = AggregationPolicy(
-        tolerated_fraction=0.0, filters=(), pre_aggregation=(), rule=Stage("mean"), server_optimiser=NONE
-    )
-    federation = create_federation(
-        f"fleet-{size}",
-        initial_model=encode_tensors({"w": np.zeros(MODEL_COLUMNS, np.float32)}),
-        trainer="bench:Precomputed",
-        policy=policy,
-        group=f"fleet-{size}",
-        actor=OPERATOR,
-        now=timezone.now(),
-    )
-    opened = start_round(federation.pk, actor=OPERATOR, now=timezone.now())
-    return _wait(opened, "open")
-
-
-def _end_of(round_: Any) -> tuple[int, float]:
-    """Wait for the round's end; return how many updates are in the model and how long that took after the last."""
-    started = time.perf_counter()
-    ended = _wait(round_, "completed")
-    return ended.participations.filter(state="accepted").count(), time.perf_counter() - started
-
-
-def _wait(round_: Any, state: str) -> Any:
-    deadline = time.monotonic() + 900
-    while time.monotonic() < deadline:
-        round_.refresh_from_db()
-        if round_.state == state:
-            return round_
-        if round_.state in ("failed", "cancelled"):
-            raise SystemExit(f"the round {round_.state}: {round_.end_reason}")
-        time.sleep(0.1)
-    raise SystemExit(f"the round is still {round_.state}")

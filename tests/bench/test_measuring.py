@@ -19,7 +19,7 @@ def test_a_stopwatch_keeps_the_median_by_its_clock():
 
 def test_cases_take_turns():
     order = []
-    slow = {name: lambda name=name: (order.append(name), sum(range(200_000))) for name in "ab"}
+    slow = {name: lambda name=name: (order.append(name), sum(range(5_000_000))) for name in "ab"}
     medians = interleaved_medians(slow, repetitions=3)
     measured = order[-6:]
     assert measured == ["a", "b"] * 3

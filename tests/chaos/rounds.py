@@ -16,13 +16,13 @@ import numpy as np
 
 from tests.chaos.fleet import PARAMETERS, Fleet
 from tests.chaos.stage import Stage
-from tests.chaos.steps import Step, at_step
+from tests.chaos.steps import SHARED_STEPS, Step, at_step
 from tests.policies import bare
 from tests.system.log_driver import with_patience
 from tests.system.running_site import ROOT, create_federation, signed_result_of, wait_for
 
 ROUND_ENDS_WITHIN_SECONDS = 110
-SEALED = ("preparing", "aggregation begins", "first pass", "second pass")
+SEALED = {"preparing", "aggregation begins", "first pass", "second pass", *(step.name for step in SHARED_STEPS)}
 """The steps at which there is a sealed process to kill."""
 
 
@@ -37,15 +37,17 @@ class Told:
 
 @dataclass
 class Run:
-    """A federation of a fleet on a stage; `model` is what its training must have come to."""
+    """A federation of a fleet on a stage, its model shared by so many sealed processes; `model` is what it must be."""
 
     stage: Stage
     fleet: Fleet
+    ranges: int = 1
     federation: Any = None
     model: np.ndarray = field(default_factory=lambda: np.zeros(PARAMETERS, np.float32))
 
     def __post_init__(self) -> None:
-        self.federation = create_federation({"w": self.model}, bare())
+        policy = bare(ranges=self.ranges)
+        self.federation = create_federation({"w": self.model}, policy, name=f"chaos-{self.ranges}")
         self._mean = np.mean([change["w"] for change in self.fleet.changes], axis=0, dtype=np.float64)
 
     def round_with(self, step: Step, trouble: Callable[[], bool]) -> Told:

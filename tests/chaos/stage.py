@@ -20,6 +20,7 @@ import psycopg
 from qflare_site.processes import free_address
 from tests.system.broker_driver import Broker
 from tests.system.log_driver import kill_database
+from tests.system.running_site import wait_for
 
 PIECE_BYTES = 1 << 20
 _SCOPES = ("ENROLMENT", "CHALLENGE", "SUBMISSION", "UPLOAD", "DOWNLOAD", "WORK")
@@ -71,6 +72,8 @@ class Stage:
 
     def kill(self, victim: str) -> bool:
         """Kill what is called so with SIGKILL and start it again at once; False where there is none at the moment."""
+        if victim == NOBODY:
+            return True
         if victim == "postgres":
             kill_database(Path(os.environ["DATABASE_FOLDER"]))
         elif victim == "redis":
@@ -81,7 +84,7 @@ class Stage:
             with refuses_writes(seconds=1):
                 self._require_failed_health()
         elif victim == "sealed process":
-            return _kill_sealed_process()
+            return self._kill_sealed_process()
         else:
             pid = self.group.pids().get(victim)
             if pid is None:
@@ -90,10 +93,34 @@ class Stage:
             self.group.restart(victim)
         return True
 
+    def _kill_sealed_process(self) -> bool:
+        """Kill the sealed process that there is, or that is about to be started.
+
+        Its worker is stopped while it is looked for: a second pass is over sooner than that takes.
+        """
+        group = self.group.pids().get("enclave")
+        if group is None:
+            return False
+        os.killpg(group, signal.SIGSTOP)
+        try:
+            found = _kill_one_that_is_sealed()
+        finally:
+            os.killpg(group, signal.SIGCONT)
+        deadline = time.monotonic() + APPEARS_WITHIN_SECONDS
+        while not found and time.monotonic() < deadline:
+            found = _kill_one_that_is_sealed()
+        return found
+
     def _require_failed_health(self) -> None:
-        answer = httpx.get(f"{self.group.url}/health", timeout=10)
+        """Look at what `/health` says; a web process that was killed the moment before may still be starting."""
+        answer = wait_for(self._health, "the web to answer")
         assert answer.status_code == 503, answer.text
         assert "takes no changes" in answer.json()["parts"]["database"]["detail"], answer.text
+
+    def _health(self) -> httpx.Response | None:
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"{self.group.url}/health", timeout=10)
+        return None
 
     def _empty_the_broker(self) -> None:
         from redis import Redis
@@ -102,6 +129,7 @@ class Stage:
             client.flushdb()
 
 
+NOBODY = "nobody"
 VICTIMS = ("web", "worker", "enclave", "beat", "sealed process", "redis", "emptied redis", "postgres", "writes")
 """`writes`: the database takes none for a while."""
 
@@ -109,15 +137,12 @@ VICTIMS = ("web", "worker", "enclave", "beat", "sealed process", "redis", "empti
 APPEARS_WITHIN_SECONDS = 2
 
 
-def _kill_sealed_process() -> bool:
-    """Kill the sealed process that there is, or that is about to be started."""
-    deadline = time.monotonic() + APPEARS_WITHIN_SECONDS
-    while time.monotonic() < deadline:
-        for process in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                if "enclave.core" in process.cmdline():
-                    process.kill()
-                    return True
+def _kill_one_that_is_sealed() -> bool:
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if process.name().startswith("sealed"):
+                process.kill()
+                return True
     return False
 
 

@@ -18,7 +18,7 @@ from django.db import connection
 
 from enclave.core.host import DIGEST_BYTES
 from training.blob_store.folder import DRAFT_PREFIX
-from training.models import UNFINISHED, Federation, Round, RoundState, Upload
+from training.models import UNFINISHED, Federation, RangeStep, RangeStepKind, Round, RoundState, Upload
 
 POLL_SECONDS = 0.002
 
@@ -87,6 +87,38 @@ STEPS = (
     Step("model leaves", lambda round_: round_.state == RoundState.AGGREGATING and _draft_grows()),
     Step("publishing", _somebody_waits, Held(Federation, RoundState.AGGREGATING)),
 )
+
+
+def _at_ranges(kind: RangeStepKind) -> Callable[[Round], bool]:
+    """Return whether a worker has a step of this kind in hand."""
+
+    def reached(round_: Round) -> bool:
+        held = RangeStep.objects.filter(round=round_, kind=kind, message=None, lease_holder__isnull=False)
+        return held.exists()
+
+    return reached
+
+
+def _between_ranges(kinds: set[str]) -> Callable[[Round], bool]:
+    """Return whether a worker has the round itself in hand, its ranges having done steps of just these kinds."""
+
+    def reached(round_: Round) -> bool:
+        if round_.state != RoundState.AGGREGATING or round_.lease_holder is None:
+            return False
+        told = RangeStep.objects.filter(round=round_).values_list("kind", "message")
+        return {kind for kind, _ in told} == kinds and all(message is not None for _, message in told)
+
+    return reached
+
+
+SHARED_STEPS = (
+    Step("ranges are prepared", lambda round_: round_.state == RoundState.PENDING and round_.lease_holder is not None),
+    Step("ranges read", _at_ranges(RangeStepKind.READ)),
+    Step("ranges decide", _between_ranges({"read"})),
+    Step("ranges combine", _at_ranges(RangeStepKind.COMBINE)),
+    Step("ranges conclude", _between_ranges({"read", "decision", "combine"})),
+)
+"""What is other in a round whose model several sealed processes share."""
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import json
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from edge_client.examples.digits import DigitsTrainer
+from edge_client.trainer import load_trainer
 
 app = ClientApp()
 
@@ -14,7 +14,8 @@ app = ClientApp()
 def train(message: Message, context: Context) -> Message:
     """Train from the given arrays and answer with new ones."""
     parameters = json.loads(str(context.run_config["parameters"]).replace("|", '"'))
-    trainer = DigitsTrainer(parameters, {"shard": str(context.node_config["partition-id"])})
+    shard = str(context.node_config["partition-id"])
+    trainer = load_trainer(str(context.run_config["trainer"]), parameters, {"shard": shard})
     arrays = message.content["arrays"]
     model = {name: value.numpy() for name, value in arrays.items()}
     outcome = trainer.train(model, int(message.content["config"]["server-round"]))

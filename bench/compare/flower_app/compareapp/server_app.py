@@ -8,7 +8,7 @@ from flwr.app import Array, ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-from edge_client.examples.digits import DigitsTrainer
+from edge_client.trainer import load_trainer
 
 app = ServerApp()
 
@@ -18,7 +18,7 @@ def main(grid: Grid, context: Context) -> None:
     """Run all rounds and write the report."""
     parameters = json.loads(str(context.run_config["parameters"]).replace("|", '"'))
     devices, rounds = int(context.run_config["devices"]), int(context.run_config["rounds"])
-    trainer = DigitsTrainer(parameters, {})
+    trainer = load_trainer(str(context.run_config["trainer"]), parameters, {})
     moments: list[float] = []
     accuracies: list[float] = []
 
