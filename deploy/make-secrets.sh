@@ -13,6 +13,8 @@ once() { # once FILE VALUE
 once postgres_password "$(openssl rand -hex 32)"
 once redis_password "$(openssl rand -hex 32)"
 once secret_key "$(openssl rand -hex 48)"
+once metrics_token "$(openssl rand -hex 32)"
+once grafana_password "$(openssl rand -hex 16)"
 once redis.conf "requirepass $(cat secrets/redis_password)"
 once redis_url "redis://:$(cat secrets/redis_password)@redis:6379/0"
 once database_url "postgres://qflare:$(cat secrets/postgres_password)@postgres:5432/qflare"
