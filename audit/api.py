@@ -51,6 +51,8 @@ class LogView(APIView):
 class CheckpointView(LogView):
     """`GET /log/checkpoint`: the current signed note."""
 
+    answers = ("text/plain", "text")
+
     def get(self, request: Request) -> HttpResponse:
         answer = HttpResponse(_head().note, content_type="text/plain; charset=utf-8")
         answer["Cache-Control"] = CHECKPOINT_FRESH
@@ -59,6 +61,8 @@ class CheckpointView(LogView):
 
 class TileView(LogView):
     """`GET /log/tile/<level>/<place>`: a full tile, or a partial one that the current checkpoint covers."""
+
+    answers = ("application/octet-stream", "bytes")
 
     def get(self, request: Request, level: str, place: str) -> HttpResponse:
         index, width = _tile_place(place)
@@ -72,6 +76,8 @@ class TileView(LogView):
 
 class InclusionProofView(LogView):
     """`GET /log/proof/inclusion?index=&size=`: that an entry is in the log of so many entries."""
+
+    answers, numbers = ("application/json", "object"), ("index", "size")
 
     def get(self, request: Request) -> Response:
         head = _head()
@@ -88,6 +94,8 @@ class InclusionProofView(LogView):
 
 class ConsistencyProofView(LogView):
     """`GET /log/proof/consistency?from=&to=`: that the log of `to` entries continues that of `from`."""
+
+    answers, numbers = ("application/json", "object"), ("from", "to")
 
     def get(self, request: Request) -> Response:
         head = _head()

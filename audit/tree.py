@@ -1,7 +1,7 @@
 """The Merkle tree as the database keeps it: full tiles, and at the right edge entries and roots of tiles."""
 
 from collections.abc import Callable, Collection
-from functools import reduce
+from functools import lru_cache, reduce
 from operator import or_
 
 from django.db.models import Q
@@ -10,6 +10,8 @@ from audit.models import Entry, Tile
 from qflare_protocol import merkle
 from qflare_protocol.growing_tiles import GrowingTiles, subtree_root
 from qflare_protocol.log_tiles import TILE_HEIGHT, TILE_WIDTH
+
+KNOWN_ROOTS = 256
 
 
 def tree_size() -> int:
@@ -27,6 +29,23 @@ def load_tree(size: int) -> GrowingTiles:
 def root_at(size: int) -> bytes:
     """Return the root of the first `size` entries. Raises `LookupError` if the log is shorter."""
     return merkle.root_from_nodes(size, StoredTree(size).node) if size else merkle.EMPTY_ROOT
+
+
+def root_of_prefix(size: int) -> bytes | None:
+    """Return the root of the first `size` entries, None where the log is shorter; one query where it is known.
+
+    A fleet cosigns the same few checkpoints. The chain's hash at the last entry commits to all before it, so that
+    a root which was computed beside that hash is the root of these entries and of no others.
+    """
+    if size == 0:
+        return merkle.EMPTY_ROOT
+    last = Entry.objects.filter(index=size - 1).values_list("entry_hash", flat=True).first()
+    return None if last is None else _root_beside(size, bytes(last))
+
+
+@lru_cache(maxsize=KNOWN_ROOTS)
+def _root_beside(size: int, entry_hash: bytes) -> bytes:
+    return root_at(size)
 
 
 def inclusion_proof(index: int, size: int) -> list[bytes]:

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from audit.models import WitnessCosignature
 from audit.services import log_origin
-from audit.tree import root_at, tree_size
+from audit.tree import root_of_prefix
 from qflare_protocol.cose import Verifier
 from qflare_protocol.errors import Refusal
 from qflare_protocol.log_cosignature import verify_cosignature
@@ -25,22 +25,21 @@ def store_cosignature(device_name: str, verifier: Verifier, signed: bytes, *, no
     seen = verify_cosignature(verifier, signed)
     if seen.origin != log_origin():
         raise Refusal("proof-refused", "The cosignature is of another log than this server's.")
-    if not 1 <= seen.size <= tree_size() or root_at(seen.size) != seen.root:
+    if seen.size < 1 or root_of_prefix(seen.size) != seen.root:
         refusal = Refusal("log-inconsistent", "What you have cosigned is not part of this log; tell the operator.")
         told = {"device": device_name, "size": seen.size, "root": seen.root.hex()}
         raise refusal.with_event("log.fork_reported", actor=f"device:{device_name}", **told)
-    WitnessCosignature.objects.get_or_create(
+    made = WitnessCosignature(
         device_name=device_name,
         key_fingerprint=verifier.fingerprint,
         size=seen.size,
-        defaults={
-            "root": seen.root,
-            "algorithm": verifier.algorithm,
-            "public_key": verifier.public,
-            "cosignature": signed,
-            "received_at": now,
-        },
+        root=seen.root,
+        algorithm=verifier.algorithm,
+        public_key=verifier.public,
+        cosignature=signed,
+        received_at=now,
     )
+    WitnessCosignature.objects.bulk_create([made], ignore_conflicts=True)
 
 
 def export_witnesses(size: int) -> Iterator[bytes]:

@@ -1,6 +1,7 @@
 """`qflare-edge`: the command line of a device."""
 
 import argparse
+import contextlib
 import getpass
 import json
 import os
@@ -8,12 +9,14 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from edge_client.backoff import Backoff, retrying
+from edge_client.client_certificate import add_certificate_arguments, client_certificate
 from edge_client.device_state import DeviceStateFile
 from edge_client.enrolment import enroll_device
 from edge_client.http import Http, ServerUnreachable
@@ -60,11 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="qflare-edge", description="A QFLARE edge device.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     home = os.environ.get("QFLARE_EDGE_HOME", str(Path.home() / ".qflare-edge"))
     parser.add_argument("--home", type=Path, default=Path(home), help="folder of the key store (default: %(default)s)")
     parser.add_argument("--key-file", type=Path, help="unlock the key store by this 0600 file, made on first use")
     parser.add_argument("--passphrase-file", type=Path, help="read the passphrase from this file instead of asking")
     parser.add_argument("--json-logs", action="store_true", help="log one JSON object a line")
+    add_certificate_arguments(parser)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_enrolment(commands)
     _add_work(commands)
@@ -72,6 +77,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_keys(commands)
     _add_model_commands(commands)
     return parser
+
+
+def _version() -> str:
+    """Return the version of the package that this is part of: the device's alone, or the whole site's."""
+    for package in ("qflare-edge", "qflare"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(package)
+    return "of a working copy"
 
 
 def _add_enrolment(commands: Any) -> None:
@@ -163,7 +176,7 @@ def _enroll(options: argparse.Namespace) -> int:
 def _enroll_here(options: argparse.Namespace) -> DeviceIdentity:
     if not options.server:
         raise Refusal("not-found", "This device is not enrolled; name its server (--server) and a token.")
-    store, lock, http = _store(options), _lock(options, new=True), Http(options.server)
+    store, lock, http = _store(options), _lock(options, new=True), _http(options, options.server)
     token = _token(options)
     identity = retrying(
         lambda: enroll_device(http, options.server, token, options.name, suite=options.suite),
@@ -184,7 +197,7 @@ def _run(options: argparse.Namespace) -> int:
             _enroll_here(options)
         keeper, memory = _keeper(options), DeviceStateFile(options.home)
         backoff = Backoff(maximum_seconds=options.longest_wait)
-        http = Http(keeper.identity.server)
+        http = _http(options, keeper.identity.server)
         worker = RoundWorker(http, keeper, memory, training, backoff, qkd=qkd_settings(options))
         done = worker.run(rounds=options.rounds)
     finally:
@@ -211,7 +224,7 @@ def _status(options: argparse.Namespace) -> int:
 
 def _preflight(options: argparse.Namespace) -> int:
     session, memory = _session(options)
-    checks = list(preflight(options.home, Http(session.identity.server), session, memory))
+    checks = list(preflight(options.home, _http(options, session.identity.server), session, memory))
     for check in checks:
         _say(f"{'ok    ' if check.passed else 'FAILED'}  {check.name:8} {check.sentence}")
     return 0 if all(check.passed for check in checks) else EXIT_FAILED_CHECK
@@ -268,7 +281,12 @@ def _keeper(options: argparse.Namespace) -> IdentityKeeper:
 
 def _session(options: argparse.Namespace) -> tuple[DeviceSession, DeviceStateFile]:
     keeper, memory = _keeper(options), DeviceStateFile(options.home)
-    return DeviceSession(Http(keeper.identity.server), keeper, memory, qkd=qkd_settings(options)), memory
+    http = _http(options, keeper.identity.server)
+    return DeviceSession(http, keeper, memory, qkd=qkd_settings(options)), memory
+
+
+def _http(options: argparse.Namespace, server: str) -> Http:
+    return Http(server, certificate=client_certificate(options))
 
 
 def _store(options: argparse.Namespace) -> Path:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from edge_client.client_certificate import ClientCertificate
 from qflare_protocol.encoding import decode, encode
 from qflare_protocol.errors import CATALOGUE, TYPE_PREFIX, Refusal
 
@@ -33,9 +34,13 @@ class ServerUnreachable(Exception):  # noqa: N818 - it says what happened
 class Http:
     """One keep-alive connection to one server, which reads no more of a body than it has to."""
 
-    def __init__(self, server: str, *, timeout_seconds: float = 30.0) -> None:
+    def __init__(
+        self, server: str, *, timeout_seconds: float = 30.0, certificate: ClientCertificate | None = None
+    ) -> None:
         # The system's authorities, or those of SSL_CERT_FILE; without trust_env httpx would look for neither.
         authorities = ssl.create_default_context()
+        if certificate is not None:
+            certificate.load_into(authorities)
         self._client = httpx.Client(
             base_url=server.rstrip("/"),
             timeout=timeout_seconds,

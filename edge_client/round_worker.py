@@ -90,7 +90,7 @@ class RoundWorker:
         if answer.get("round") is None:
             if "evaluation" in answer:
                 self._evaluate(EvaluationTask.from_wire(answer["evaluation"]))
-            return False, float(unsigned_field(answer, "ask_again_seconds", 3600))
+            return False, _wait_seconds(answer)
         assignment = Assignment.from_wire(answer["round"])
         if not self._make_update(assignment) or not self._hand_in():
             return False, AFTER_NO_UPDATE_SECONDS
@@ -236,3 +236,10 @@ class RoundWorker:
         if len({(one.measurement, one.policy.digest()) for one in processes}) > 1:
             raise Refusal("evidence-refused", "The processes that share the model differ in their code or policy.")
         return processes
+
+
+def _wait_seconds(answer: dict[str, Any]) -> float:
+    """Return when to ask again for work: to the millisecond where the server expects a round soon."""
+    if "ask_again_milliseconds" in answer:
+        return unsigned_field(answer, "ask_again_milliseconds", 3_600_000) / 1000
+    return float(unsigned_field(answer, "ask_again_seconds", 3600))

@@ -155,12 +155,11 @@ class TrainingProcess:
         return answer
 
     def _stopping_what_is_unwanted(self, watch: Any) -> None:
-        try:
+        with contextlib.ExitStack() as unless_wanted:
+            unless_wanted.callback(self._await_end)
+            unless_wanted.callback(self._tell, {"stop": True})
             watch()
-        except BaseException:
-            self._tell({"stop": True})
-            self._await_end()
-            raise
+            unless_wanted.pop_all()
 
     def _await_end(self) -> dict[str, Any]:
         while (answer := self._next_answer(lambda: None))["kind"] != "ended":

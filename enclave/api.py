@@ -19,6 +19,7 @@ class EnclaveStatusView(APIView):
     authentication_classes = ()
     permission_classes = ()
     rate_limit_scope = "download"
+    answers = ("application/json", "object")
 
     def get(self, request: Request) -> Response:
         live = EnclaveInstance.objects.filter(retired_at=None)

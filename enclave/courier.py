@@ -14,7 +14,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -32,6 +31,7 @@ from enclave.core.second_pass import MODEL
 from enclave.core.sources import BASE_MODEL
 from enclave.held_model import HeldModel
 from enclave.round_given import OpenBlob, RoundGiven, SealedRow, SealedUpdate
+from enclave.spare_process import CHANNEL_OPTION, PROGRAM, SPARE, start
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.attestation.evidence import EnclaveClaims, read_evidence
 from qflare_protocol.errors import Refusal
@@ -57,8 +57,6 @@ __all__ = [
 
 COPY_BYTES = 1 << 20
 SPARE_DESCRIPTORS = 64
-ROOT = Path(__file__).resolve().parents[1]
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 logger = logging.getLogger("qflare.enclave")
 
@@ -122,17 +120,11 @@ class SealedProcess:
 
     def __init__(self, host: EnclaveHost, task: "EnclaveTask") -> None:
         self._deadline = time.monotonic() + host.timeout_seconds
-        self._socket, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - a fixed command of our own
-                _command(host, task, theirs.fileno()),
-                env=_environment(),
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                pass_fds=(theirs.fileno(), *task.blob_descriptors),
-            )
+        running = SPARE.take(_arguments(host, task), task.blob_descriptors)
+        if running is None:
+            ours, theirs = socket.socketpair()
+            running = start(_command(host, task, theirs.fileno()), (ours, theirs), task.blob_descriptors)
+        self._process, self._socket = running.process, running.socket
         self._channel = Channel(self._read, self._write)
 
     def __enter__(self) -> "SealedProcess":
@@ -366,8 +358,12 @@ def _allow_open_files(blobs: int) -> None:
 
 
 def _command(host: EnclaveHost, task: EnclaveTask, descriptor: int) -> list[str]:
+    return [*PROGRAM, *_arguments(host, task), CHANNEL_OPTION, str(descriptor)]
+
+
+def _arguments(host: EnclaveHost, task: EnclaveTask) -> list[str]:
+    """Return the command line of a sealed process but for its channel."""
     options: dict[str, object] = {
-        "--channel-fd": descriptor,
         "--host-directory": host.directory.resolve(),
         "--uid": host.uid,
         "--gid": host.gid,
@@ -382,13 +378,7 @@ def _command(host: EnclaveHost, task: EnclaveTask, descriptor: int) -> list[str]
         options["--range"] = task.range_index
     if task.blob_descriptors:
         options["--blob-fds"] = ",".join(map(str, task.blob_descriptors))
-    flags = [str(part) for option in options.items() for part in option]
-    return [sys.executable, "-P", "-s", "-B", "-m", "enclave.core", task.mode, *flags]
-
-
-def _environment() -> dict[str, str]:
-    """Nothing of ours is inherited: no secret, no Django, and BLAS on one thread."""
-    return {"PYTHONPATH": str(ROOT), "PATH": os.defpath, "LC_ALL": "C.UTF-8", **ONE_THREAD}
+    return [task.mode, *(str(part) for option in options.items() for part in option)]
 
 
 def _describe(status: int) -> str:

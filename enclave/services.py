@@ -16,6 +16,7 @@ from enclave.core.measurement import measure
 from enclave.models import EnclaveInstance
 from enclave.range_courier import RangeTask
 from enclave.round_given import RoundGiven
+from enclave.spare_process import SPARE
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.attestation import Appraisal, AppraisalPolicy, PlatformPin, appraise
 from qflare_protocol.attestation.evidence import SIGNATURE_ALGORITHM, read_evidence
@@ -173,6 +174,11 @@ def _own_platform(prepared: courier.PreparedRound) -> frozenset[PlatformPin]:
         return frozenset()
     report = verify_platform(read.hardware, VENDOR_ROOTS, at=read.claims.issued_at)
     return frozenset({PlatformPin.of_report(report)})
+
+
+def keep_process_ready() -> None:
+    """Have a warmed-up process wait in this worker for the next request of a round; see `enclave.spare_process`."""
+    SPARE.keep()
 
 
 def live_instance(round_id: uuid.UUID) -> EnclaveInstance:

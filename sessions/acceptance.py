@@ -22,7 +22,8 @@ _STATEMENT = (
     "UPDATE {sessions} AS s "
     "SET highest_sequence = %s, requests = s.requests + 1, transfer_bytes = s.transfer_bytes + %s "
     "FROM {devices} AS d WHERE d.id = s.device_id "
-    "AND s.id = %s AND s.state = %s AND s.expires_at > %s AND d.state = %s "
+    # As in `sessions.session_lookup`: whatever the tables hold when this is planned, by the primary keys.
+    "AND s.id = %s AND (s.state = %s AND s.expires_at > %s AND d.state = %s) IS TRUE "
     # What the request was opened with: where it stands, the chain in memory is the row's still.
     "AND s.generation = %s AND s.epoch = %s AND s.first_epoch = %s "
     # A number above the highest was never used: there is no earlier answer to look for.

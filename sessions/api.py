@@ -15,7 +15,6 @@ from qflare_protocol.key_rotation import RotationRequest
 from qflare_protocol.log_cosignature import MAX_BYTES as COSIGNATURE_BYTES
 from qflare_protocol.suites import SUITES, largest_begin_bytes
 from sessions.key_rotation import begin_key_rotation, finish_key_rotation
-from sessions.models import Session
 from sessions.qkd_keys import reserve_qkd_key
 from sessions.rekeying import answer_rekey, finish_rekey, offer_rekey
 from sessions.sealed_views import SealedView, opened_cbor
@@ -128,10 +127,9 @@ class WitnessView(SealedView):
 
     def post(self, request: Request) -> Response:
         message, now = require_map(opened_cbor(request), _WITNESS, "cosignature"), timezone.now()
-        device = request.user
-        session = Session.objects.select_related("device").get(id=request.auth.session_id)
         cosignature = bytes_field(message, "cosignature", maximum=COSIGNATURE_BYTES)
-        store_cosignature(device.name, keys_of_session(session, now).verifier, cosignature, now=now)
+        keys = keys_of_session(request.auth.session, now)
+        store_cosignature(request.user.name, keys.verifier, cosignature, now=now)
         return Response({})
 
 

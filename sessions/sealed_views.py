@@ -76,6 +76,7 @@ class SealedAnswerRenderer(BaseRenderer):
     """Writes a sealed answer's body, and unsealed problem details where no session could be opened."""
 
     media_type = SEALED_MEDIA_TYPE
+    format = "sealed"
     charset = None
     render_style = "binary"
 

@@ -44,6 +44,7 @@ ON_SERVICES = [
     "tests/training/test_progress.py", "tests/training/test_model_release.py",
     "tests/training/test_privacy_ledger.py", "tests/training/test_round_steps.py", "tests/training/test_tick.py",
     "tests/monitor/test_races.py", "tests/training/test_device_evaluation.py",
+    "tests/training/test_round_lifecycle.py",
 ]  # fmt: skip
 """What depends on locks, transactions or the broker; `make test-all` runs everything on the services profile too."""
 

@@ -18,7 +18,7 @@ from django.utils import timezone
 from edge_client.hand_in import UPDATE_MEDIA_TYPE
 from enclave import services as enclave
 from enclave.core.host import HostDirectory
-from enclave.core.keys import generate_round_keys
+from enclave.core.keys import RoundKeys, generate_round_keys
 from enclave.core.measurement import measure
 from enclave.courier import PreparedRound
 from qflare_protocol.aggregation_policy import PROTECTIONS, AggregationPolicy
@@ -40,10 +40,16 @@ MEASUREMENT = measure()
 
 
 def prepare_here(
-    round_id: uuid.UUID, federation_id: uuid.UUID, policy: AggregationPolicy, range_index: int = 0, range_count: int = 1
+    round_id: uuid.UUID,
+    federation_id: uuid.UUID,
+    policy: AggregationPolicy,
+    range_index: int = 0,
+    range_count: int = 1,
+    *,
+    keys: RoundKeys | None = None,
 ) -> PreparedRound:
-    """Do what the sealed process does, in this process."""
-    keys = generate_round_keys()
+    """Do what the sealed process does, in this process; with fresh keys where none are given."""
+    keys = keys or generate_round_keys()
     claims = EnclaveClaims(
         nonce=os.urandom(32),
         round_id=round_id.bytes,

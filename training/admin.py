@@ -144,7 +144,7 @@ class ParticipationInline(ReadOnlyInline):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Participation]:
         """Fetch the devices and the rounds by which rows are named along with the rows."""
-        return super().get_queryset(request).select_related("device", "round__federation")
+        return super().get_queryset(request).select_related("device", "round__federation").defer("round__roster")
 
 
 class RoundStepInline(ReadOnlyInline):
@@ -155,7 +155,7 @@ class RoundStepInline(ReadOnlyInline):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[RoundStep]:
         """Fetch the rounds by which rows are named along with the rows."""
-        return super().get_queryset(request).select_related("round__federation")
+        return super().get_queryset(request).select_related("round__federation").defer("round__roster")
 
 
 @admin.register(Round)

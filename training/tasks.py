@@ -6,6 +6,7 @@ import structlog
 from celery import shared_task
 from django.utils import timezone
 
+from enclave.services import keep_process_ready
 from qflare_protocol.errors import Refusal
 from training.services import blob_sweep, evaluation, range_steps, rounds, steps
 from training.services.tick import Dispatch
@@ -21,13 +22,14 @@ DISPATCH_EXPIRES_SECONDS = 10
 def prepare_round(round_id: str) -> None:
     """Prepare a round's enclave and open the round."""
     steps.prepare_round(uuid.UUID(round_id), now=timezone.now())
+    keep_process_ready()
 
 
 @shared_task
 def aggregate_round(round_id: str) -> None:
     """Aggregate a closed round and publish the model."""
     if steps.aggregate_round(uuid.UUID(round_id), now=timezone.now()):
-        tick.apply_async(expires=DISPATCH_EXPIRES_SECONDS)
+        tick()  # here: the next round need not wait for a message
 
 
 @shared_task

@@ -1,5 +1,7 @@
 """`python -m enclave.core`: one sealed process for one request of one round.
 
+One that is started as `wait` warms up ahead and is given the rest of its command line over its channel.
+
 Order: import and warm up, measure, open what is needed of the host directory, seal, and only then
 listen and make keys.
 """
@@ -11,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from enclave.core import kernel
 from enclave.core.attesters.choice import ATTESTERS, open_attester
 from enclave.core.attesters.interface import Attester
 from enclave.core.channel import Channel, ChannelClosed
@@ -18,6 +21,7 @@ from enclave.core.host import DecisionRecord, HostDirectory, acting_as
 from enclave.core.measurement import measure
 from enclave.core.sealing import SealingPlan, seal_process
 from enclave.core.service import EnclaveState, refused, serve
+from enclave.core.waiting import await_task
 from enclave.core.warmup import warm_up
 from qflare_protocol.errors import Refusal
 from qflare_protocol.ranges import MAX_RANGES
@@ -43,9 +47,19 @@ class _HostGives:
 
 def main(arguments: list[str]) -> None:
     """Run the process to its end; see `_arguments` for the command line."""
-    options = _arguments(arguments)
+    if arguments[0] == "wait":
+        warm_up()
+        measure()  # now, and kept: a release that is installed during the wait is not what runs here
+        given = await_task(_waiting_at(arguments[1:]))
+        if given is None:
+            return
+        task, channel_fd = given
+        options = _arguments([*task, "--channel-fd", str(channel_fd)])
+    else:
+        options = _arguments(arguments)
+        warm_up()
+    kernel.name_process(f"sealed {options.mode}")
     channel = Channel.over_descriptor(options.channel_fd)
-    warm_up()
     try:
         state = _sealed_state(options)
     except Refusal as refusal:  # the platform or a secret of the host is absent: say which
@@ -71,6 +85,12 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--parent-pid", type=int, required=True)
     parser.add_argument("--attester", choices=ATTESTERS, required=True)
     return parser.parse_args(arguments)
+
+
+def _waiting_at(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m enclave.core wait")
+    parser.add_argument("--channel-fd", type=int, required=True)
+    return int(parser.parse_args(arguments).channel_fd)
 
 
 def _descriptors(text: str) -> tuple[int, ...]:

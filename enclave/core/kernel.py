@@ -9,6 +9,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_GET_DUMPABLE = 3
+PR_SET_NAME = 15
 PR_SET_SECCOMP = 22
 PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
@@ -42,6 +43,12 @@ def prctl(option: int, *arguments: Any) -> int:
     padded = [*arguments, *([0] * (4 - len(arguments)))]
     values = [value if isinstance(value, ctypes.c_void_p) else ctypes.c_ulong(value) for value in padded]
     return _checked(_LIBC.prctl(ctypes.c_int(option), *values))
+
+
+def name_process(name: str) -> None:
+    """Let the process be seen under a name, of which the kernel keeps 15 bytes. Raises `OSError`."""
+    buffer = ctypes.create_string_buffer(name.encode())  # lives until the kernel has read it
+    prctl(PR_SET_NAME, ctypes.c_void_p(ctypes.addressof(buffer)))
 
 
 def syscall(number: int, *arguments: Any) -> int:

@@ -1,6 +1,7 @@
 """A device that has seen another log than this one is heard, and the report survives the refusal."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 
 import pytest
@@ -8,6 +9,7 @@ from django.db import transaction
 
 from audit import services
 from audit.models import Event, WitnessSighting
+from audit.tree import root_of_prefix
 from qflare_protocol import merkle
 from qflare_protocol.errors import Refusal
 from tests.audit.conftest import NOW, record
@@ -76,3 +78,29 @@ def test_inside_a_transaction_it_would_lose_the_report_and_is_a_defect() -> None
     services.sequence_log(NOW)
     with pytest.raises(RuntimeError), transaction.atomic():
         services.witness_checkpoint("alice", 1, services.root_at(1), NOW)
+
+
+def test_a_root_that_is_known_costs_one_query(
+    make_log: MakeLog, django_assert_num_queries: Callable[[int], AbstractContextManager[object]]
+) -> None:
+    make_log(300)
+    expected = services.root_at(290)
+    assert root_of_prefix(290) == expected
+    with django_assert_num_queries(1):
+        assert root_of_prefix(290) == expected
+
+
+def test_a_log_has_no_root_beyond_its_end(make_log: MakeLog) -> None:
+    make_log(5)
+    assert root_of_prefix(0) == merkle.EMPTY_ROOT
+    assert root_of_prefix(5) == services.root_at(5)
+    assert [root_of_prefix(size) for size in (6, 2**70, -1)] == [None, None, None]
+
+
+def test_the_root_of_another_log_of_that_size_is_not_taken_for_this_ones(make_log: MakeLog) -> None:
+    with transaction.atomic():
+        make_log(5)
+        other = root_of_prefix(5)
+        transaction.set_rollback(True)
+    make_log(5)
+    assert other != root_of_prefix(5) == services.root_at(5)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from enclave import courier
+from enclave import courier, spare_process
 from enclave.core.__main__ import _report_failures_to, main
 from enclave.core.channel import Channel, ChannelClosed
 from enclave.core.host import HostDirectory
@@ -278,8 +278,8 @@ def test_a_blob_in_memory_reaches_the_process_without_touching_a_disk():
 
 def test_the_child_inherits_no_secret(monkeypatch):
     monkeypatch.setenv("SECRET_KEY", "known")
-    assert "known" not in str(courier._environment())
-    assert "DJANGO_SETTINGS_MODULE" not in courier._environment()
+    assert "known" not in str(spare_process.environment())
+    assert "DJANGO_SETTINGS_MODULE" not in spare_process.environment()
 
 
 def test_a_message_to_a_dead_process_is_a_failure(host):

@@ -11,7 +11,7 @@ from enclave.core.host import DecisionRecord
 from enclave.core.keys import RoundKeys
 from enclave.core.streams import new_scratch
 from qflare_protocol import ranges
-from qflare_protocol.aggregation_policy import Stage
+from qflare_protocol.aggregation_policy import AggregationPolicy, Stage
 from qflare_protocol.carried_rows import CarriedRow
 from qflare_protocol.errors import Refusal
 from qflare_protocol.ranges import BLOCK_COLUMNS, range_bounds, segment_columns
@@ -24,6 +24,7 @@ SIZE = 4 * BLOCK_COLUMNS + 77
 BASE = np.linspace(-1, 1, SIZE, dtype=np.float32)
 CLIPPED = {"filters": (), "pre_aggregation": (Stage("quantile-clipping"),), "rule": Stage("mean")}
 POLICIES = {
+    "the default": AggregationPolicy(),
     "weighted mean": screened(),
     "multi-krum after nnm": screened(tolerated_fraction=0.2, pre_aggregation=(Stage("nnm"),), rule=Stage("multi-krum")),
     "geometric median after bucketing": screened(

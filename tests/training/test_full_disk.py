@@ -1,4 +1,4 @@
-"""A full disk: refused for now, nothing left behind, and the round goes on by itself when there is room."""
+"""A full disk: a refusal with `Retry-After`, nothing left behind; the round goes on by itself when there is room."""
 
 import errno
 import subprocess

@@ -5,6 +5,7 @@ import uuid
 from dataclasses import replace
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from audit.models import Event
@@ -13,6 +14,7 @@ from qflare_protocol.cose import sign1, verify1
 from qflare_protocol.encoding import encode, frame
 from qflare_protocol.errors import Refusal
 from qflare_protocol.manifest import PURPOSE, manifest_digest
+from qflare_protocol.progress import ProgressReport
 from sessions.services import revoke_device
 from tests.open_rounds import SEALED, Submission, make_federation, send_submission
 from tests.people import OPERATOR, assert_refused, enrol, nothing_changed, opened
@@ -86,6 +88,25 @@ def test_a_second_different_update_is_refused(line, honest):
     honest.hand_in(line)
     with nothing_changed():
         assert_refused(replace(honest, claims={"sample_count": 99}).hand_in(line), "already-submitted")
+
+
+def test_no_request_of_a_round_reads_what_names_all_its_devices(line, honest, running):
+    """What a device costs would grow with the number of the others."""
+    body, manifest = honest.body(), honest.manifest()
+    report = ProgressReport(running.id.bytes, "training", 0.5, 1.0).to_map()
+    statements = []
+
+    def note(execute, sql, params, many, context):
+        statements.append(sql)
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(note):
+        assert line.ask("/api/work").message["round"] is not None
+        assert line.ask("/api/progress", report).message["continue"]
+        line.ask("/api/uploads", {"manifest": manifest})
+        assert send_submission(line, body).message["receipt"]
+    assert any('"training_round"' in statement for statement in statements)
+    assert not [statement for statement in statements if '"roster"' in statement or '"provenance"' in statement]
 
 
 def test_an_update_that_lost_a_race_gets_what_the_faster_one_left(alice, line, honest, monkeypatch):

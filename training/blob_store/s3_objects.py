@@ -7,7 +7,7 @@ import io
 import logging
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -104,17 +104,14 @@ class Bucket:
 
     def download(self, name: str) -> BinaryIO:
         """Return an object as a file without a name, in the folder for temporary files. Raises `ObjectAbsent`."""
-        reader, file = self.open(name), tempfile.TemporaryFile()
-        try:
-            with reader:
-                while piece := reader.read(PIECE_BYTES):
-                    file.write(piece)
+        with self.open(name) as reader, ExitStack() as unless_whole:
+            file = unless_whole.enter_context(tempfile.TemporaryFile())
+            while piece := reader.read(PIECE_BYTES):
+                file.write(piece)
             file.flush()
             file.seek(0)
-        except BaseException:
-            file.close()
-            raise
-        return file
+            unless_whole.pop_all()
+            return file
 
     def copy(self, name: str, target: str) -> None:
         """Copy an object inside the bucket; onto itself it looks as if it were written now. Raises `ObjectAbsent`."""

@@ -1,12 +1,10 @@
 """Evaluation of model versions on data held back by the operator, in a process of its own.
 
 The evaluator is the operator's code and may import torch, so it never runs inside a web or worker
-process: `python -m edge_client evaluate` loads it, and its answer is one line of JSON.
+process (`training.evaluator_process`), and its answer is one line of JSON.
 """
 
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from datetime import datetime, timedelta
@@ -20,6 +18,7 @@ from django.utils import timezone
 
 from audit.services import record_event
 from qflare_protocol.errors import Refusal
+from training.evaluator_process import evaluate_in_process, may_evaluate_here
 from training.models import ModelVersion
 from training.services.early_stopping import stop_when_due
 from training.services.publication import time_step
@@ -28,6 +27,7 @@ from training.services.round_sources import model_pieces
 log = structlog.get_logger(__name__)
 
 LARGEST_METRIC = 1e12
+LEFT_TO_ANOTHER = timedelta(seconds=10)
 
 
 def due_evaluations(now: datetime) -> QuerySet[ModelVersion]:
@@ -39,14 +39,21 @@ def due_evaluations(now: datetime) -> QuerySet[ModelVersion]:
 
 
 def evaluate_version(version_id: int, *, now: datetime) -> bool:
-    """Evaluate a model version once and keep its metrics; return whether this call did."""
+    """Evaluate a model version once and keep its metrics; return whether this call did.
+
+    Where another process of this host keeps the evaluator, the version is left to it for a while; one that is
+    still waiting then is evaluated by a process of its own.
+    """
+    keep = may_evaluate_here()
+    if not keep and ModelVersion.objects.filter(id=version_id, created_at__gt=now - LEFT_TO_ANOTHER).exists():
+        return False
     allowance = timedelta(seconds=settings.QFLARE_EVALUATION_SECONDS)
     if not due_evaluations(now).filter(id=version_id).update(evaluation_lease_expires_at=now + 2 * allowance):
         return False
     version = ModelVersion.objects.select_related("federation").get(id=version_id)
     started = time.monotonic()
     try:
-        metrics = _run_evaluator(version, allowance)
+        metrics = _run_evaluator(version, allowance, keep=keep)
     except Refusal as refusal:
         log.warning("evaluation_failed", version=str(version), detail=refusal.detail)
         ModelVersion.objects.filter(id=version_id).update(evaluation_error=refusal.detail[:500])
@@ -72,33 +79,19 @@ def _record_metrics(version: ModelVersion, metrics: dict[str, float], started_at
         time_step(round_, "evaluate", started_at, seconds)
 
 
-def _run_evaluator(version: ModelVersion, allowance: timedelta) -> dict[str, float]:
+def _run_evaluator(version: ModelVersion, allowance: timedelta, *, keep: bool) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="qflare-evaluation-") as folder:
         model = Path(folder) / "model.safetensors"
         with model.open("wb") as file:
             file.writelines(model_pieces(version))
-        command = [
-            *(sys.executable, "-m", "edge_client", "evaluate"),
-            *("--trainer", version.federation.evaluator),
-            *("--parameters", json.dumps(version.federation.trainer_parameters)),
-            *("--model", str(model)),
-        ]
-        try:
-            finished = subprocess.run(  # noqa: S603 - the command is ours; the trainer name is an argument
-                command,
-                capture_output=True,
-                text=True,
-                timeout=allowance.total_seconds(),
-                check=False,
-                cwd=settings.BASE_DIR,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise Refusal(
-                "internal-error", f"The evaluator took longer than {allowance.total_seconds():.0f} s."
-            ) from error
-    if finished.returncode != 0:
-        raise Refusal("internal-error", f"The evaluator failed: {finished.stderr.strip()[-400:]}")
-    return _metrics_from(finished.stdout)
+        output = evaluate_in_process(
+            version.federation.evaluator,
+            version.federation.trainer_parameters,
+            model,
+            timeout_seconds=allowance.total_seconds(),
+            keep=keep,
+        )
+    return _metrics_from(output)
 
 
 def _metrics_from(output: str) -> dict[str, float]:

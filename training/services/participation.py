@@ -38,6 +38,9 @@ REPORTED_FAILED = "The device has reported that its training failed in this roun
 SHORTEST_ASK_AGAIN_SECONDS, LONGEST_ASK_AGAIN_SECONDS = 1, 30
 GAP_ASK_AGAIN_SECONDS = 2
 ASKS_PER_ROUND = 60
+SHORTEST_ASK_AGAIN_MILLISECONDS, AWAITED_MILLISECONDS_PER_DEVICE = 200, 20
+"""A round that is about to open is asked for by all its devices together fifty times a second, and no device more
+than five times."""
 
 
 def work_for(device: Device, *, now: datetime) -> dict[str, Any]:
@@ -51,8 +54,17 @@ def work_for(device: Device, *, now: datetime) -> dict[str, Any]:
 def _nothing_to_train(device: Device, nothing: NothingWaits) -> dict[str, Any]:
     """Return when to ask again, and the version that waits for the device's evaluation, where one does."""
     evaluation = evaluation_for(device) if nothing.evaluations_asked else None
-    waits = {"round": None, "ask_again_seconds": _ask_again(nothing)}
+    seconds = _ask_again(nothing)
+    waits = {"round": None, "ask_again_seconds": seconds, **_sooner(nothing, seconds)}
     return waits | ({"evaluation": evaluation} if evaluation else {})
+
+
+def _sooner(nothing: NothingWaits, seconds: int) -> dict[str, int]:
+    """Return when to ask for a round that is about to open, where that is before `seconds` are over."""
+    if nothing.awaited_devices is None:
+        return {}
+    wait = max(AWAITED_MILLISECONDS_PER_DEVICE * nothing.awaited_devices, SHORTEST_ASK_AGAIN_MILLISECONDS)
+    return {"ask_again_milliseconds": wait} if wait < 1000 * seconds else {}
 
 
 def _ask_again(nothing: NothingWaits) -> int:
@@ -217,6 +229,7 @@ def _part_of(device: Device, manifest: Manifest) -> Participation:
     part = (
         Participation.objects.filter(device=device, round_id=uuid.UUID(bytes=manifest.round_id))
         .select_related("round__federation", "round__base_version", "signature_key")
+        .defer("round__roster", "round__base_version__provenance")  # both name every device of a round
         .first()
     )
     if part is None or part.round.federation_id != uuid.UUID(bytes=manifest.federation_id):
@@ -261,9 +274,9 @@ def record_update(device: Device, update: ReceivedUpdate, *, now: datetime) -> b
     earlier = Update.objects.filter(participation=part).first()
     if earlier is not None:
         return _earlier_receipt(earlier, update.signed, device)
-    # Taking the round's row keeps it open; the second row count tells of a submission that was faster.
+    # Counting takes the round's row, which keeps it open; the second row count tells of a submission that was faster.
     open_round = Round.objects.filter(id=part.round_id, state=RoundState.OPEN)
-    if not open_round.update(submissions=F("submissions")):
+    if not open_round.update(submissions=F("submissions") + 1):
         raise round_closed(part.round)
     if manifest.key_ids != live_key_ids(part.round_id):
         raise Refusal("enclave-key-mismatch", "The round began anew meanwhile; ask for work and seal again.")
@@ -274,8 +287,8 @@ def record_update(device: Device, update: ReceivedUpdate, *, now: datetime) -> b
             faster = Update.objects.get(participation=part)
         except Update.DoesNotExist:
             raise Refusal("not-invited", REPORTED_FAILED) from None
+        open_round.update(submissions=F("submissions") - 1)
         return _earlier_receipt(faster, update.signed, device)
-    open_round.update(submissions=F("submissions") + 1)
     receipt = _sign_receipt(device, manifest, update.signed, now)
     Update.objects.create(
         participation=part,

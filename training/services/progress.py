@@ -29,6 +29,7 @@ def report_progress(device: Device, report: ProgressReport, *, now: datetime) ->
     part = (
         Participation.objects.filter(device=device, round_id=uuid.UUID(bytes=report.round_id))
         .select_related("round__federation", "signature_key")
+        .defer("round__roster")
         .first()
     )
     if part is None:

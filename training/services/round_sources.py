@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Generator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import BinaryIO
 
 from enclave.models import EnclaveInstance
@@ -45,16 +45,14 @@ def open_model(version: ModelVersion) -> BinaryIO:
 
     The file is the only copy. Raises as `model_pieces` does.
     """
-    file = os.fdopen(os.memfd_create("model"), "w+b")
-    try:
+    with ExitStack() as unless_whole:
+        file = unless_whole.enter_context(os.fdopen(os.memfd_create("model"), "w+b"))
         for piece in model_pieces(version):
             file.write(piece)
         file.flush()
         file.seek(0)
-    except BaseException:
-        file.close()
-        raise
-    return file
+        unless_whole.pop_all()
+        return file
 
 
 def ranges_of(round_: Round) -> int:

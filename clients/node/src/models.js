@@ -16,6 +16,7 @@ const WORK = {
   round: (value) => (value === null ? null : assignmentOf(value)),
   ask_again_seconds: integer(0, 30),
 };
+const NOT_ALWAYS = { evaluation: anyMap(16), ask_again_milliseconds: integer(1, 30_000) };
 function assignmentOf(value) {
   const shared = value instanceof Map && value.has('range_evidence');
   demand(!shared, 'evidence-refused', 'Several processes share the model; this client seals to one only.');
@@ -88,7 +89,7 @@ const VERDICT = {
 export const askForWork = async (client) => workOf(await client.call('/api/work', new Map()));
 
 /** Read an answer to a question for work; what it asks to evaluate is left undone, as the protocol allows (9.6). */
-export const workOf = (answer) => members(answer, WORK, { evaluation: anyMap(16) });
+export const workOf = (answer) => members(answer, WORK, NOT_ALWAYS);
 
 /**
  * Download the assignment's base model and check size, digests and provenance.

@@ -42,12 +42,12 @@ export async function takePart(client, trainer, { repeatBase = false } = {}) {
 
 async function nextAssignment(client) {
   for (;;) {
-    const { round, ask_again_seconds: seconds } = await askForWork(client);
+    const { round, ask_again_seconds: seconds, ask_again_milliseconds: sooner } = await askForWork(client);
     if (round !== null) {
       client.say(`round ${round.round_number} of ${round.federation}, operator's trainer: ${round.trainer}`);
       return round;
     }
-    await sleep(1000 * Math.max(seconds, 1));
+    await sleep(sooner ?? 1000 * Math.max(seconds, 1));
   }
 }
 

@@ -39,3 +39,8 @@ test('an answer may ask for an evaluation, which this client leaves undone', () 
 test('an answer with a member that the protocol does not have is refused', () => {
   assert.throws(() => workOf(work(null, [['surprise', 1]])));
 });
+
+test('an answer may say in milliseconds when a round is about to open', () => {
+  assert.equal(workOf(work(null, [['ask_again_milliseconds', 200]])).ask_again_milliseconds, 200);
+  assert.throws(() => workOf(work(null, [['ask_again_milliseconds', 0]])));
+});
