@@ -1,0 +1,1 @@
+"""`qflare`: the operator API from a shell, for people and, with `--json`, for their scripts."""
