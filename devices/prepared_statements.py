@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from django.db import connection
+from django.db import DEFAULT_DB_ALIAS, connection, connections
 from django.db.backends.utils import CursorWrapper
 
 Converter = Callable[[Any], Any]
+_POSTGRESQL = "postgresql"
 
 
 @contextmanager
@@ -22,13 +23,17 @@ def prepared_cursor() -> Iterator[CursorWrapper]:
     It is Django's in all else: in its transaction, seen by its execute wrappers, its errors Django's. Values are
     bound by the server, which has to find their types from the statement. Elsewhere it is Django's own cursor.
     """
-    with connection.cursor() as cursor:
-        if connection.vendor != "postgresql":
+    database = connections[DEFAULT_DB_ALIAS]
+    if database.vendor != _POSTGRESQL:
+        with database.cursor() as cursor:
             yield cursor
-            return
+        return
+    # What `cursor()` does, but for its cursor, which could not prepare.
+    database.close_if_health_check_failed()
+    database.ensure_connection()
     from django.db.backends.postgresql.base import ServerBindingCursor
 
-    with connection._prepare_cursor(ServerBindingCursor(connection.connection)) as prepared:
+    with database._prepare_cursor(ServerBindingCursor(database.connection)) as prepared:
         yield prepared
 
 
@@ -49,14 +54,21 @@ def quoted(name: str) -> str:
     return str(connection.ops.quote_name(name))
 
 
-def converters(fields: Sequence[Any]) -> list[Converter]:
-    """Return what makes a field's value of each column's, as the database gives it."""
+def converters(fields: Sequence[Any]) -> list[Converter | None]:
+    """Return what makes a field's value of each column's, None where the database gives it as it is."""
     return [_converter(field) for field in fields]
 
 
-def _converter(field: Any) -> Converter:
+def converted(values: Sequence[Any], of_columns: Sequence[Converter | None]) -> list[Any]:
+    """Return the values of fields for the values of a row."""
+    return [convert(value) if convert else value for convert, value in zip(of_columns, values, strict=True)]
+
+
+def _converter(field: Any) -> Converter | None:
     column = field.get_col(field.model._meta.db_table)
     steps = [*connection.ops.get_db_converters(column), *column.get_db_converters(connection)]
+    if not steps:
+        return None
 
     def convert(value: Any) -> Any:
         for step in steps:

@@ -16,6 +16,8 @@ from operator_admin.decorators import action
 from operator_admin.operations import DANGER, Answers, Operation, actor_of, on_one, on_selected
 from qflare_protocol.errors import Refusal
 
+SHOWN_ONCE = "The tokens are shown once, on the next page, and kept nowhere."
+
 
 def _state_of(token: EnrolmentToken) -> tuple[str, str]:
     state = token.state(timezone.now())
@@ -83,7 +85,9 @@ class EnrolmentTokenAdmin(ReadOnlyAdmin):
                 return self._show_once(request, _issue(form, actor_of(request)))
             except Refusal as refusal:
                 self.message_user(request, refusal.detail, messages.ERROR)
-        return self._page(request, "operator_admin/issue_tokens.html", form=form)
+        return self._page(
+            request, "operator_admin/issue_once_shown.html", form=form, button="Issue", shown_once=SHOWN_ONCE
+        )
 
     def _show_once(self, request: HttpRequest, issued: list[IssuedToken]) -> HttpResponse:
         server = request.build_absolute_uri("/").rstrip("/")

@@ -66,6 +66,7 @@ GRANTS: dict[str, tuple[str, str, str]] = {
     "monitor_notificationchannel": ("SIUD", "S", ""),
     "monitor_delivery": ("SID", "SIUD", ""),
     "monitor_monitorposition": ("S", "SIU", ""),
+    "operator_api_apikey": ("SIU", "", ""),
     "qflare_site_processheartbeat": ("S", "SIUD", "SIUD"),
     # Operators, their sessions and what they did in the admin.
     "auth_user": ("SIUD", "", ""),

@@ -45,14 +45,19 @@ DEFAULTS: dict[str, Any] = {
     "QFLARE_INSECURE_HTTP": False,
     "QFLARE_TRUSTED_PROXIES": [],
     "QFLARE_LOG_LEVEL": "INFO",
+    # What a scraper of /metrics has to show; empty: metrics are for this host alone.
+    "QFLARE_METRICS_TOKEN": "",
+    # Where a Celery worker gives its host's numbers, without a token; 0: nowhere.
+    "QFLARE_METRICS_PORT": 0,
     # Requests per second, minute, hour or day that one device, token or address may make.
     "QFLARE_RATE_ENROLMENT": "5/m",
     "QFLARE_RATE_CHALLENGE": "30/m",
-    "QFLARE_RATE_SUBMISSION": "10/m",
+    "QFLARE_RATE_SUBMISSION": "60/m",
     "QFLARE_RATE_UPLOAD": "600/m",
-    "QFLARE_RATE_DOWNLOAD": "60/m",
-    "QFLARE_RATE_WORK": "120/m",
+    "QFLARE_RATE_DOWNLOAD": "120/m",
+    "QFLARE_RATE_WORK": "600/m",
     "QFLARE_RATE_LOG": "600/m",
+    "QFLARE_RATE_OPERATOR": "600/m",
     "QFLARE_RATE_REFUSAL_EVENTS": "60/m",
     # Sessions and rounds. A key allowance can only be lowered below the protocol's own.
     "QFLARE_SESSION_REQUESTS": 64,
@@ -275,6 +280,7 @@ _VALIDATORS: dict[str, Callable[[Any], None]] = {
     "QFLARE_EVALUATION_SECONDS": _between(1, 86_400),
     "QFLARE_RETENTION_SESSION_DAYS": _between(1, 3650),  # a replayed M1 has to be known for a while
     "QFLARE_RETENTION_DISCLOSURE_DAYS": _between(0, 36_500),
+    "QFLARE_METRICS_PORT": _between(0, 65_535),
     "QFLARE_ENCLAVE_ATTESTER": _attester,
     "QFLARE_ENCLAVE_PLATFORMS": _platforms,
     "QFLARE_ENCLAVE_UID": _between(1, 2**31 - 1),

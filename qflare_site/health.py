@@ -43,16 +43,26 @@ class Health(TypedDict):
 @require_safe
 def health(_request: HttpRequest) -> JsonResponse:
     """Answer `GET /health`: 200 while the site can work (ok, degraded), 503 when a part has failed."""
-    report = examine(timezone.now())
-    answer = JsonResponse(report, status=503 if report["status"] == "failed" else 200)
-    answer["Cache-Control"] = "no-store"
-    return answer
+    return _answer(examine(timezone.now()))
 
 
 @require_safe
 def live(_request: HttpRequest) -> JsonResponse:
     """Answer `GET /health/live`: this web process answers, whatever the rest of the site does."""
     return JsonResponse({"status": "ok"})
+
+
+@require_safe
+def ready(_request: HttpRequest) -> JsonResponse:
+    """Answer `GET /health/ready`: whether this web process can serve, whatever workers do."""
+    parts = {"database": _database(), "broker": _broker()}
+    return _answer({"status": _worst(parts), "parts": parts})
+
+
+def _answer(report: Health) -> JsonResponse:
+    answer = JsonResponse(report, status=503 if report["status"] == "failed" else 200)
+    answer["Cache-Control"] = "no-store"
+    return answer
 
 
 def examine(now: datetime) -> Health:

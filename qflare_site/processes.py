@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from django.conf import settings
 
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")}
 """FrodoKEM's matrix products are small: several BLAS threads in each process would only fight for the cores."""
+
+FEW_ARENAS = {"MALLOC_ARENA_MAX": "2"}
+"""glibc gives each thread an arena of its own, which keeps what that thread once needed: a web process with its eight
+threads would grow for hundreds of rounds until each of them has met its largest request."""
 
 STOP_SECONDS = 15
 FIRST_BACKOFF_SECONDS = 1.0
@@ -105,13 +110,13 @@ class ProcessGroup:
         Raises `StartFailed` after ending what had started.
         """
         self.migrate()
-        try:
+        _forget_former_processes(settings.QFLARE_METRICS_DIR)
+        with ExitStack() as unless_healthy:
+            unless_healthy.callback(self.stop)
             for name in self.names:
                 self._launch(name)
             self.wait_until_healthy(timeout_seconds)
-        except BaseException:
-            self.stop()
-            raise
+            unless_healthy.pop_all()
 
     def migrate(self) -> None:
         """Bring the database to the current schema. Raises `StartFailed`."""
@@ -198,11 +203,24 @@ class ProcessGroup:
         return self._children[name]
 
     def _environment(self) -> dict[str, str]:
-        return {**os.environ, **ONE_THREAD, "DJANGO_SETTINGS_MODULE": "qflare_site.settings", **self.environment}
+        return {
+            **FEW_ARENAS,
+            **os.environ,
+            **ONE_THREAD,
+            "DJANGO_SETTINGS_MODULE": "qflare_site.settings",
+            **self.environment,
+        }
 
     def _log(self, name: str) -> Path:
         self.log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self.log_dir / f"{name}.log"
+
+
+def _forget_former_processes(metrics_dir: Path) -> None:
+    """Delete the numbers of processes that are no more: each start would leave its files behind for ever."""
+    for file in metrics_dir.glob("*.db"):
+        if not file.name.endswith(f"_{os.getpid()}.db"):
+            file.unlink(missing_ok=True)
 
 
 def _die_with_parent() -> None:

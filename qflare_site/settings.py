@@ -4,6 +4,7 @@ Two profiles share one code path. Without `DATABASE_URL` and `REDIS_URL` everyth
 host under `QFLARE_DATA_DIR` (embedded); with both, it lives in PostgreSQL and Redis (services).
 """
 
+import os
 from datetime import timedelta
 from pathlib import Path
 
@@ -30,6 +31,11 @@ PROFILE = "services" if ENVIRONMENT["DATABASE_URL"] else "embedded"
 EMBEDDED = PROFILE == "embedded"
 QFLARE_DATA_DIR = make_private_folder(BASE_DIR / ENVIRONMENT["QFLARE_DATA_DIR"])
 QFLARE_LOG_DIR = QFLARE_DATA_DIR / "log"
+QFLARE_METRICS_DIR = make_private_folder(QFLARE_DATA_DIR / "metrics")
+# prometheus_client reads it when it is imported: then the processes of a host add their numbers up there.
+os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(QFLARE_METRICS_DIR))
+QFLARE_METRICS_TOKEN = ENVIRONMENT["QFLARE_METRICS_TOKEN"]
+QFLARE_METRICS_PORT = ENVIRONMENT["QFLARE_METRICS_PORT"]
 QFLARE_BROKER_DIR = QFLARE_DATA_DIR / "broker"
 QFLARE_BLOB_ACCEL = ENVIRONMENT["QFLARE_BLOB_ACCEL"]
 QFLARE_BLOB_REDIRECT = ENVIRONMENT["QFLARE_BLOB_REDIRECT"]
@@ -80,9 +86,11 @@ INSTALLED_APPS = [
     "enclave",
     "training",
     "monitor",
+    "operator_api",
 ]
 
 MIDDLEWARE = [
+    "qflare_site.metrics.processes.RequestMetricsMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "qflare_site.content_security.ContentSecurityPolicyMiddleware",
@@ -114,13 +122,12 @@ TEMPLATES = [
 if EMBEDDED:
     DATABASES = {"default": sqlite_database(QFLARE_DATA_DIR / "qflare.sqlite3")}
     CACHES = embedded_caches(QFLARE_DATA_DIR / "counters.sqlite3")
-    # Our counter cache adds atomically and is shared by the processes of the host, which is what
-    # django-ratelimit asks for; its list of supported caches knows only servers.
-    SILENCED_SYSTEM_CHECKS = ["django_ratelimit.W001"]
 else:
     DATABASES = {"default": postgres_database(ENVIRONMENT["DATABASE_URL"])}
     CACHES = redis_caches(ENVIRONMENT["REDIS_URL"], ENVIRONMENT["QFLARE_REDIS_PREFIX"])
-    SILENCED_SYSTEM_CHECKS = []
+# Our counter caches add atomically and are shared by the processes that count, which is what django-ratelimit asks
+# for; its list of supported caches does not know them.
+SILENCED_SYSTEM_CHECKS = ["django_ratelimit.W001"]
 
 # Time, language, static files
 TIME_ZONE = "UTC"
@@ -140,7 +147,7 @@ CSRF_COOKIE_HTTPONLY = SESSION_COOKIE_HTTPONLY = True
 CSRF_COOKIE_SAMESITE = SESSION_COOKIE_SAMESITE = "Strict"
 SESSION_COOKIE_AGE = 8 * 3600
 SECURE_SSL_REDIRECT = not QFLARE_INSECURE_HTTP
-SECURE_REDIRECT_EXEMPT = [r"^health(/live)?$"]
+SECURE_REDIRECT_EXEMPT = [r"^health(/live|/ready)?$", r"^metrics$"]
 SECURE_HSTS_SECONDS = 0 if QFLARE_INSECURE_HTTP else 365 * 24 * 3600
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = not QFLARE_INSECURE_HTTP
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if QFLARE_TRUSTED_PROXIES else None
@@ -194,13 +201,29 @@ REST_FRAMEWORK = {
     "DEFAULT_THROTTLE_CLASSES": ["qflare_site.throttling.RateLimit"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_SCHEMA_CLASS": "qflare_site.api_description.ApiSchema",
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "QFLARE",
     "DESCRIPTION": "Federated learning over quantum-safe sessions. The wire protocol is in docs/protocol.md.",
     "VERSION": "0.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PUBLIC": True,
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+    "SERVE_AUTHENTICATION": [],
+    "POSTPROCESSING_HOOKS": ["qflare_site.api_description.with_problems"],
+    "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_NAME_OVERRIDES": {
+        "DeviceState": "devices.models.DeviceState",
+        "FederationState": "training.models.FederationState",
+        "RoundState": "training.models.RoundState",
+        "ParticipationState": "training.models.ParticipationState",
+    },
+    "TAGS": [
+        {"name": "operators", "description": "What people and their scripts do, under an API key."},
+        {"name": "devices", "description": "QF/1, as docs/protocol.md says."},
+        {"name": "log", "description": "The transparency log for everybody, as C2SP tlog-tiles."},
+    ],
 }
 RATELIMIT_USE_CACHE = "ratelimit"
 QFLARE_RATES = {
@@ -211,6 +234,7 @@ QFLARE_RATES = {
     "download": ENVIRONMENT["QFLARE_RATE_DOWNLOAD"],
     "work": ENVIRONMENT["QFLARE_RATE_WORK"],
     "log": ENVIRONMENT["QFLARE_RATE_LOG"],
+    "operator": ENVIRONMENT["QFLARE_RATE_OPERATOR"],
     "refusal-events": ENVIRONMENT["QFLARE_RATE_REFUSAL_EVENTS"],
 }
 QFLARE_RATES_FAIL_OPEN = {"download", "log"}

@@ -63,7 +63,8 @@ def redis_caches(url: str, prefix: str) -> dict[str, Any]:
         "SOCKET_TIMEOUT": 1,
     }
     cache = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": url, "OPTIONS": options}
-    return {"default": {**cache, "KEY_PREFIX": prefix}, "ratelimit": {**cache, "KEY_PREFIX": f"{prefix}-rate"}}
+    counters = {**cache, "BACKEND": "qflare_site.redis_counters.RedisCounterCache", "KEY_PREFIX": f"{prefix}-rate"}
+    return {"default": {**cache, "KEY_PREFIX": prefix}, "ratelimit": counters}
 
 
 def filesystem_broker_options(folder: Path) -> dict[str, Any]:

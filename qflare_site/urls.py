@@ -5,6 +5,8 @@ from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView
 
 from qflare_site import health
+from qflare_site.api_reference import api_reference
+from qflare_site.metrics.endpoint import metrics
 
 handler400 = "qflare_site.problem_details.bad_request"
 handler403 = "qflare_site.problem_details.permission_denied"
@@ -16,7 +18,11 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("health", health.health, name="health"),
     path("health/live", health.live, name="health-live"),
+    path("health/ready", health.ready, name="health-ready"),
+    path("metrics", metrics, name="metrics"),
     path("log/", include("audit.urls")),
+    path("docs/api", api_reference, name="api-reference"),
     path("api/schema", SpectacularAPIView.as_view(), name="schema"),
+    path("api/operator/", include("operator_api.urls")),
     *(path("api/", include(f"{app}.urls")) for app in ("enrollment", "sessions", "training", "enclave")),
 ]

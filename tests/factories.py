@@ -21,6 +21,8 @@ from monitor.models import ChannelKind
 from monitor.services.channels import create_channel
 from monitor.services.watch import watch
 from monitor.terms import Severity
+from operator_api.scopes import READING
+from operator_api.services import create_key
 from qflare_protocol.aggregation_policy import PROTECTIONS
 from qflare_protocol.attestation.limits import left_open
 from qflare_protocol.device_keys import RegisteredKeys, generate_device_keypair
@@ -246,6 +248,7 @@ def populate(*, devices: int = 4, now: datetime = NOW) -> PopulatedSite:
     )  # fmt: skip
     set_qkd_policy("ward", "preferred", actor=ACTOR, now=now)
     record_heartbeat("worker", host="one", pid=7, now=now)
+    create_key("a-script", scopes=READING, lifetime=timedelta(days=30), actor=ACTOR, now=now)
     create_channel("pager", ChannelKind.EMAIL, "olga@x.example", least_severity=Severity.INFO, actor=ACTOR, now=now)
     with transaction.atomic():
         record_event("device.suspended", actor=ACTOR, payload={"device": "edge-9", "reason": "lost & found"}, now=now)

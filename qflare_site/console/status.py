@@ -15,7 +15,7 @@ from qflare_protocol.pqc.status import EngineStatus, engine_status
 from qflare_protocol.suites import SUITES, Suite, unavailable_suites
 from qflare_site.health import examine
 
-SECRETS = frozenset({"SECRET_KEY", "QFLARE_PKCS11_PIN"})
+SECRETS = frozenset({"SECRET_KEY", "QFLARE_PKCS11_PIN", "QFLARE_METRICS_TOKEN"})
 URLS = frozenset({"DATABASE_URL", "REDIS_URL", "BLOB_URL", "QFLARE_SMTP_URL"})
 
 

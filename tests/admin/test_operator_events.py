@@ -2,7 +2,6 @@
 
 import pytest
 from django.contrib.auth.models import Group, Permission, User
-from django.core.cache import cache
 from django.test import Client
 from django.urls import reverse
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
@@ -10,11 +9,6 @@ from django_celery_beat.models import IntervalSchedule, PeriodicTask
 from audit.models import Event
 
 PASSWORD = "a long enough password"
-
-
-@pytest.fixture(autouse=True)
-def fresh_counters():
-    cache.clear()
 
 
 class Since:

@@ -66,13 +66,13 @@ def test_a_label_on_the_wire_stands_in_its_section(row):
 
 
 def endpoints(resolver=None, prefix=""):
-    """Return path to view class for everything under /api/."""
+    """Return path to view class for everything under /api/ but what is for operators alone."""
     found = {}
     for entry in (resolver or get_resolver()).url_patterns:
         path = prefix + str(entry.pattern)
         if isinstance(entry, URLResolver):
             found |= endpoints(entry, path)
-        elif isinstance(entry, URLPattern) and path.startswith("api/"):
+        elif isinstance(entry, URLPattern) and path.startswith("api/") and not path.startswith("api/operator/"):
             found["/" + re.sub(r"<\w+:", "<", path)] = getattr(entry.callback, "cls", None) or entry.callback.view_class
     return found
 

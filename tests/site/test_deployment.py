@@ -20,7 +20,7 @@ SITE = ("migrate", "web", "worker", "audit", "enclave", "beat")
 
 
 def test_every_part_is_there():
-    assert set(SERVICES) == {"postgres", "redis", *SITE, "nginx", "edge"}
+    assert set(SERVICES) == {"postgres", "redis", *SITE, "nginx", "edge", "prometheus", "grafana"}
 
 
 @pytest.mark.parametrize("kind", ["secrets", "networks"])
@@ -49,7 +49,7 @@ def test_our_containers_cannot_write_their_image_or_gain_rights(name):
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
-    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["security_opt"][0] == "no-new-privileges:true"
 
 
 @pytest.mark.parametrize("name", sorted(set(SERVICES) - {"migrate", "edge"}))
@@ -58,7 +58,9 @@ def test_every_lasting_service_has_a_health_check(name):
 
 
 def test_only_nginx_is_open_to_the_outside():
-    assert [name for name, service in SERVICES.items() if "ports" in service] == ["nginx"]
+    opened = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert set(opened) == {"nginx", "grafana"}
+    assert opened["grafana"] == ["127.0.0.1:3000:3000"]  # for who sits at the machine
 
 
 def test_no_secret_stands_in_the_file():
@@ -102,6 +104,7 @@ def test_an_image_copies_only_what_exists(dockerfile):
 def test_the_image_of_the_server_holds_every_app_of_the_house():
     copied = set(re.findall(r"^COPY (\w+) ", (ROOT / "deploy" / "Dockerfile").read_text(), re.MULTILINE))
     assert {app for app in settings.INSTALLED_APPS if (ROOT / app).is_dir()} <= copied
+    assert "edge_client" in copied  # an evaluator is a trainer of the devices' kind
 
 
 def test_the_secrets_script_makes_every_file_that_compose_names_and_keeps_what_exists(tmp_path):
@@ -129,7 +132,11 @@ def test_every_requirement_is_pinned_and_explained(name):
 
 def test_the_console_scripts_are_declared():
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    assert scripts == {"qflare-edge": "edge_client.cli:main", "qflare-verify": "verifier.qflare_verify:main"}
+    assert scripts == {
+        "qflare": "operator_cli.main:main",
+        "qflare-edge": "edge_client.cli:main",
+        "qflare-verify": "verifier.qflare_verify:main",
+    }
 
 
 def test_the_continuous_integration_entry_is_executable():

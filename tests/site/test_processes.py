@@ -1,6 +1,8 @@
 """The process group: what it starts it tends, and what it ends leaves nothing behind."""
 
+import gc
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -8,6 +10,8 @@ import time
 
 import psutil
 import pytest
+from celery.signals import worker_before_create_process
+from django.conf import settings
 
 from qflare_site import processes
 from qflare_site.processes import ProcessGroup, StartFailed, commands, free_address
@@ -155,6 +159,21 @@ def test_a_database_that_cannot_be_migrated_stops_the_start(tmp_path):
     assert group.pids() == {}
 
 
+def test_a_start_forgets_the_numbers_of_former_processes_and_keeps_its_own(tmp_path, settings, monkeypatch):
+    settings.QFLARE_METRICS_DIR = tmp_path
+    own = f"counter_{os.getpid()}.db"
+    for name in ("counter_1.db", "histogram_1.db", own, "notes"):
+        (tmp_path / name).touch()
+    group = ProcessGroup("127.0.0.1:1", log_dir=tmp_path / "log", command_lines={"one": SLEEP})
+    monkeypatch.setattr(group, "migrate", lambda: None)
+    monkeypatch.setattr(group, "wait_until_healthy", lambda seconds: None)
+    try:
+        group.start()
+    finally:
+        group.stop()
+    assert {file.name for file in tmp_path.iterdir() if file.is_file()} == {own, "notes"}
+
+
 def test_each_queue_has_a_worker_and_the_enclave_has_its_own():
     lines = commands("127.0.0.1:8000")
     assert list(lines) == ["web", "worker", "enclave", "beat"]
@@ -166,6 +185,29 @@ def test_each_queue_has_a_worker_and_the_enclave_has_its_own():
 def test_blas_is_pinned_to_one_thread(group_of, tmp_path):
     group_of(one=[sys.executable, "-c", "import os; print(os.environ['OPENBLAS_NUM_THREADS'])"])
     wait_for(lambda: (tmp_path / "log" / "one.log").read_text() == "1\n")
+
+
+def test_threads_share_few_arenas_unless_the_operator_says_otherwise(group_of, tmp_path, monkeypatch):
+    said = [sys.executable, "-c", "import os; print(os.environ['MALLOC_ARENA_MAX'])"]
+    group_of(one=said)
+    wait_for(lambda: (tmp_path / "log" / "one.log").read_text() == "2\n")
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "8")
+    group_of(other=said)
+    wait_for(lambda: (tmp_path / "log" / "other.log").read_text() == "8\n")
+
+
+@pytest.mark.parametrize("forks", ["gunicorn", "celery"])
+def test_what_is_loaded_before_a_fork_is_out_of_the_childs_collectors_reach(forks):
+    loaded = [["an object of the parent"]]
+    assert any(known is loaded for known in gc.get_objects())
+    try:
+        if forks == "celery":
+            worker_before_create_process.send(sender=None)
+        else:
+            runpy.run_path(str(settings.BASE_DIR / "deploy" / "gunicorn.conf.py"))["when_ready"](None)
+        assert not any(known is loaded for known in gc.get_objects())
+    finally:
+        gc.unfreeze()
 
 
 def test_a_free_address_can_be_bound():

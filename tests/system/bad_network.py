@@ -16,7 +16,7 @@ PIECE = 1 << 14
 LATE_SECONDS = 0.7
 LONGEST_DELAY_SECONDS = 0.05
 FATES = ("honest", "refused", "request cut", "answer cut", "slow", "late")
-WEIGHTS = (4, 1, 2, 2, 1, 1)
+WEIGHTS = (2, 1, 2, 2, 1, 1)
 
 
 class BadNetwork:

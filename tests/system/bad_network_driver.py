@@ -103,7 +103,7 @@ def work_through(federation: Any, near: list[Any], device: Device, chance: rando
     submitted = part.exclude(state__in=("invited", "downloaded"))
     while kills < KILLS and not submitted.exists():
         process = device.work()
-        time.sleep(chance.uniform(1.0, 4.0))
+        time.sleep(chance.uniform(0.5, 2.5))
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             kills += 1

@@ -1,5 +1,6 @@
 """Driver: kill -9 the enclave worker, then the sealed process, during aggregation; the model must be the same."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -70,12 +71,9 @@ def sealed_processes() -> list[psutil.Process]:
     """Return the sealed processes below this one that aggregate."""
     found = []
     for process in psutil.Process().children(recursive=True):
-        try:
-            command = process.cmdline()
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-        if "enclave.core" in command and "aggregate" in command:
-            found.append(process)
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if process.name().startswith("sealed aggregat"):  # of a name the kernel keeps 15 bytes
+                found.append(process)
     return found
 
 

@@ -47,11 +47,11 @@ def _tails(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def site() -> Iterator[Any]:
-    """Start the processes of one host and end them all."""
+def site(bind: str = "") -> Iterator[Any]:
+    """Start the processes of one host, on a free address unless one is given, and end them all."""
     from qflare_site.processes import ProcessGroup, free_address
 
-    group = ProcessGroup(bind=free_address())
+    group = ProcessGroup(bind=bind or free_address())
     group.start()
     try:
         yield group
@@ -77,7 +77,7 @@ class KnownUpdateTrainer(Trainer):
         return {"size": float(sum(value.size for value in model.values()))}
 
 
-def create_federation(model: Tensors, policy: Any = None, **options: Any) -> Any:
+def create_federation(model: Tensors, policy: Any = None, *, name: str = "system-test", **options: Any) -> Any:
     """Create a federation of all devices that starts from this model."""
     from datetime import timedelta
 
@@ -88,7 +88,7 @@ def create_federation(model: Tensors, policy: Any = None, **options: Any) -> Any
     from training.services import federations
 
     return federations.create_federation(
-        "system-test",
+        name,
         initial_model=encode_tensors(model),
         trainer="tests.system.running_site:KnownUpdateTrainer",
         policy=policy or screened(),
@@ -142,12 +142,12 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60) -> An
 
 
 def signed_result_of(round_: Any) -> Any:
-    """Return the enclave's result of a round, its signature checked."""
+    """Return the result of a round, the signature of its enclave, or of its first range, checked."""
     from enclave.models import EnclaveInstance
     from qflare_protocol.cose import Verifier
     from qflare_protocol.round_result import verify_result
 
-    instance = EnclaveInstance.objects.get(round_id=round_.id)
+    instance = EnclaveInstance.objects.get(round_id=round_.id, range_index=0)
     verifier = Verifier("ML-DSA-44", bytes(instance.result_public_key))
     return verify_result(bytes(round_.resulting_version.provenance), verifier)
 
