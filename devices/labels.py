@@ -27,3 +27,8 @@ def parse_labels(lines: list[str]) -> dict[str, str]:
             raise Refusal("malformed-message", f"A label is NAME=VALUE, each name once; {line!r} is not.")
         labels[name.strip()] = text.strip()
     return checked_labels(labels)
+
+
+def labels_as_text(labels: dict[str, str]) -> str:
+    """Return labels as `parse_labels` reads them from words: NAME=VALUE, separated by spaces."""
+    return " ".join(f"{name}={value}" for name, value in sorted(labels.items()))

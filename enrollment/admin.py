@@ -1,7 +1,7 @@
 """Enrolment tokens: issued here, shown once, revoked here. The texts are nowhere but in that one answer."""
 
 from django.contrib import admin, messages
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils import timezone
@@ -9,6 +9,7 @@ from django.utils import timezone
 from enrollment.device_command import device_command
 from enrollment.forms import IssueTokensForm
 from enrollment.models import EnrolmentToken
+from enrollment.qr_code import qr_code
 from enrollment.services import IssuedToken, issue_tokens, revoke_token
 from operator_admin.base import ReadOnlyAdmin
 from operator_admin.columns import state_column
@@ -40,19 +41,14 @@ class StateFilter(admin.SimpleListFilter):
 
     def lookups(self, request: HttpRequest, model_admin: ReadOnlyAdmin) -> list[tuple[str, str]]:
         """Return the states there are."""
-        return [(state, state.capitalize()) for state in ("unused", "used", "expired", "revoked")]
+        return [(state, state.capitalize()) for state in EnrolmentToken.STATES]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[EnrolmentToken]) -> QuerySet[EnrolmentToken]:
         """Return the tokens in the chosen state now."""
-        now = timezone.now()
-        untouched = Q(used_at=None, revoked_at=None)
-        conditions = {
-            "unused": untouched & Q(expires_at__gt=now),
-            "used": Q(used_at__isnull=False),
-            "expired": untouched & Q(expires_at__lte=now),
-            "revoked": Q(revoked_at__isnull=False),
-        }
-        return queryset.filter(conditions.get(self.value() or "", Q()))
+        chosen = self.value()
+        if chosen not in EnrolmentToken.STATES:
+            return queryset
+        return queryset.filter(EnrolmentToken.in_state(chosen, timezone.now()))
 
 
 @admin.register(EnrolmentToken)
@@ -91,14 +87,16 @@ class EnrolmentTokenAdmin(ReadOnlyAdmin):
 
     def _show_once(self, request: HttpRequest, issued: list[IssuedToken]) -> HttpResponse:
         server = request.build_absolute_uri("/").rstrip("/")
-        tokens = [{"issued": token, "command": device_command(token, server)} for token in issued]
+        tokens = [
+            {"issued": token, "command": device_command(token, server), "code": qr_code(token.text)} for token in issued
+        ]
         answer = self._page(request, "operator_admin/issued_tokens.html", tokens=tokens)
         answer["Cache-Control"] = "no-store"
         answer["Referrer-Policy"] = "no-referrer"
         return answer
 
     def _page(self, request: HttpRequest, template: str, **context: object) -> HttpResponse:
-        common = {**self.admin_site.each_context(request), "title": "Issue enrolment tokens", "opts": self.opts}
+        common = {**self.admin_site.each_context(request), "title": "Issue enrolment tokens", "console": True}
         return TemplateResponse(request, template, common | context)
 
 

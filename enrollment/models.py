@@ -2,6 +2,7 @@
 
 import uuid
 from datetime import datetime
+from typing import ClassVar
 
 from django.db import models
 from django.db.models import Q
@@ -46,6 +47,19 @@ class EnrolmentToken(models.Model):
 
     def __str__(self) -> str:
         return f"token {str(self.id)[:8]} for {self.device_name or 'any device'}"
+
+    STATES: ClassVar[tuple[str, ...]] = ("unused", "used", "expired", "revoked")
+
+    @staticmethod
+    def in_state(state: str, now: datetime) -> Q:
+        """Return the condition under which a token is in one of `STATES` now; it says in SQL what `state` says."""
+        untouched = Q(used_at=None, revoked_at=None)
+        return {
+            "unused": untouched & Q(expires_at__gt=now),
+            "used": Q(used_at__isnull=False),
+            "expired": untouched & Q(expires_at__lte=now),
+            "revoked": Q(revoked_at__isnull=False),
+        }[state]
 
     def state(self, now: datetime) -> str:
         """Return "used", "revoked", "expired" or "unused"."""

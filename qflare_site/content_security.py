@@ -15,8 +15,12 @@ ADMIN_ADDITIONS: dict[str, list[str]] = {
 }
 
 
+THEMED = frozenset({"admin", "console"})
+"""The names of the URL spaces whose pages wear the theme."""
+
+
 class ContentSecurityPolicyMiddleware(CSPMiddleware):
-    """Send the policy of `CONTENT_SECURITY_POLICY`, with `ADMIN_ADDITIONS` for the admin's own pages only.
+    """Send `CONTENT_SECURITY_POLICY`, with `ADMIN_ADDITIONS` for the pages of the admin and the console only.
 
     It is written out once for the answers of the API, which no view changes it for: that takes as long as a query.
     """
@@ -37,6 +41,6 @@ class ContentSecurityPolicyMiddleware(CSPMiddleware):
     ) -> PolicyParts:
         """Return django-csp's parts for this request."""
         parts = super().get_policy_parts(request, response, report_only)
-        if not report_only and request.resolver_match and "admin" in request.resolver_match.app_names:
+        if not report_only and request.resolver_match and THEMED & set(request.resolver_match.app_names):
             parts.update = {**(parts.update or {}), **ADMIN_ADDITIONS}
         return parts

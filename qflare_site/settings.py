@@ -8,6 +8,8 @@ import os
 from datetime import timedelta
 from pathlib import Path
 
+from django.templatetags.static import static
+
 from audit.anchor_settings import parse_anchors
 from qflare_site.data_dir import make_private_folder, read_or_create_secret
 from qflare_site.environment import read_environment
@@ -168,13 +170,28 @@ CONTENT_SECURITY_POLICY = {
     },
 }
 
-# The admin's theme
+# The admin's theme: a blue whose text weights (600 on light, 500 on dark) are legible
+PRIMARY_COLOURS = {
+    "50": "oklch(97% .014 254.6)",
+    "100": "oklch(93.2% .032 255.6)",
+    "200": "oklch(88.2% .059 254.1)",
+    "300": "oklch(80.9% .105 251.8)",
+    "400": "oklch(77% .13 251)",
+    "500": "oklch(72% .14 251)",
+    "600": "oklch(47% .16 255)",
+    "700": "oklch(43% .16 256)",
+    "800": "oklch(38% .15 257)",
+    "900": "oklch(33% .12 258)",
+    "950": "oklch(25% .09 260)",
+}
 UNFOLD = {
     "SITE_TITLE": "QFLARE",
     "SITE_HEADER": "QFLARE",
-    "SITE_SUBHEADER": "Operator administration",
     "SITE_URL": "/",
     "SHOW_VIEW_ON_SITE": False,
+    "STYLES": [lambda request: static("console.css")],
+    "SIDEBAR": {"navigation": "qflare_site.console.navigation.navigation"},
+    "COLORS": {"primary": PRIMARY_COLOURS},
 }
 
 # People who sign in

@@ -28,6 +28,7 @@ from training.privacy import OUTSIDE_THE_GUARANTEE
 from training.services.federations import pause_federation, resume_federation
 from training.services.model_release import release_version, roll_back
 from training.services.privacy_budget import privacy_statement
+from training.services.quarantine import quarantine_update
 from training.services.rounds import cancel_round, extend_round
 
 
@@ -55,6 +56,11 @@ def _extend(round_: Round, actor: str, answers: Answers) -> str:
     seconds = answers["minutes"] * 60
     extended = extend_round(round_.pk, seconds=seconds, reason=answers["reason"], actor=actor, now=timezone.now())
     return f"{extended} waits until {extended.deadline_at:%Y-%m-%d %H:%M} UTC."
+
+
+def _quarantine(part: Participation, actor: str, answers: Answers) -> str:
+    quarantine_update(part.pk, reason=answers["reason"], actor=actor, now=timezone.now())
+    return f"The update of {part} is taken out."
 
 
 def _release(version: ModelVersion, actor: str, answers: Answers) -> str:
@@ -85,6 +91,17 @@ CANCEL = Operation(
     "Cancel",
     "The round ends without a model, its keys are destroyed, and the updates it received can never be opened.",
     _cancel,
+    ReasonForm,
+    DANGER,
+)
+
+
+QUARANTINE = Operation(
+    "quarantine",
+    "Quarantine",
+    "The update is taken out of its round before it is aggregated, and the device is not asked again in it. "
+    "Who holds its receipt sees that, and that it was you.",
+    _quarantine,
     ReasonForm,
     DANGER,
 )
@@ -187,6 +204,8 @@ class ParticipationAdmin(ReadOnlyAdmin):
     """Each device's part in each round, with the enclave's verdict, reason and scores."""
 
     status = state_column(stored_state, ordering="state")
+    quarantine = on_one(QUARANTINE)
+    actions_detail = ("quarantine",)
 
     ordering = ("-id",)  # by their round's age, near enough; names of another table cannot be read in order
     trained = progress_column()

@@ -16,6 +16,7 @@ _KINDS = {
     "round.cancelled": "Round {round_number} of {federation} cancelled: {reason}",
     "update.received": "Update of {device} received in round {round_number} of {federation}",
     "round.extended": "Round {round_number} of {federation} waits {seconds} s longer: {reason}",
+    "update.quarantined": "Update of {device} taken out of round {round_number} of {federation}: {reason}",
     "update.failed": "Training of {device} failed in round {round_number} of {federation}: {reason}",
     "update.rejected": "Update of {device} rejected in round {round_number} of {federation}: {reason}",
     "privacy.released": "Release {privacy_release} of {federation} under differential privacy: "

@@ -1,13 +1,23 @@
-"""The pages of the console."""
+"""The screens of the console; every list and every row of one has its address."""
 
 from django.urls import path
 
-from qflare_site.console import views
+from qflare_site.console import enrolment, new_federation, views
 
 app_name = "console"
 
 urlpatterns = [
-    path("", views.overview, name="overview"),
-    path("devices", views.devices, name="devices"),
-    path("status", views.status, name="status"),
+    path("", views.show_overview, name="overview"),
+    path("devices", views.list_devices, name="devices"),
+    path("devices/<uuid:device_id>", views.show_device, name="device"),
+    path("enrolment", enrolment.list_tokens, name="enrolment"),
+    path("sessions", views.list_sessions, name="sessions"),
+    path("federations", views.list_federations, name="federations"),
+    path("federations/new", new_federation.create, name="federation-new"),
+    path("federations/<uuid:federation_id>", views.show_federation, name="federation"),
+    path("rounds", views.list_rounds, name="rounds"),
+    path("rounds/<uuid:round_id>", views.show_round, name="round"),
+    path("rounds/<uuid:round_id>/result", views.download_result, name="round-result"),
+    path("incidents", views.list_incidents, name="incidents"),
+    path("system", views.show_system, name="system"),
 ]

@@ -1,36 +1,153 @@
-"""Plain pages for signed-in staff; everybody else is sent to the login."""
+"""The screens of the console that look: each is panels or a list, in the frame of `qflare_site.console.pages`."""
 
-from django.contrib.admin.views.decorators import staff_member_required
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+import uuid
+
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import get_object_or_404
+from django.urls import reverse
 from django.utils import timezone
-from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_safe
 
-from qflare_site.console.devices import device_page
-from qflare_site.console.overview import read_overview
+from devices.models import Device
+from monitor.models import Incident, IncidentState
+from monitor.terms import Severity
+from qflare_site.console import federations, fleet, overview, rounds
+from qflare_site.console.listing import Choice, Listing
+from qflare_site.console.pages import Panel, console_page, show, show_panels
 from qflare_site.console.status import read_status
+from sessions.models import Session, SessionState
+from training.models import UNFINISHED, Federation, FederationState, Round, RoundState
 
 
-@require_safe
-@never_cache
-@staff_member_required
-def overview(request: HttpRequest) -> HttpResponse:
-    """Answer `/`: what runs now."""
-    return render(request, "console/overview.html", {"overview": read_overview(timezone.now())})
+@console_page()
+def show_overview(request: HttpRequest) -> HttpResponseBase:
+    """Answer `/`: what runs now, of what this operator may see."""
+    now = timezone.now()
+    panels = {
+        "fleet": ("devices.view_device", Panel("fleet", lambda: overview.read_fleet(now))),
+        "incidents": ("monitor.view_incident", Panel("incidents", overview.read_incidents)),
+        "health": ("", Panel("health", lambda: overview.read_health(now))),
+        "federations": ("training.view_federation", Panel("federations", overview.read_federations)),
+        "rejections": ("training.view_participation", Panel("rejections", overview.read_rejections)),
+        "events": ("audit.view_event", Panel("events", overview.read_events)),
+    }
+    seen = {name: panel for name, (needed, panel) in panels.items() if not needed or request.user.has_perm(needed)}
+    return show_panels(request, "console/overview.html", seen, title="Overview")
 
 
-@require_safe
-@never_cache
-@staff_member_required
-def devices(request: HttpRequest) -> HttpResponse:
-    """Answer `/devices`: every device with its state and what came of its updates."""
-    return render(request, "console/devices.html", {"page": device_page(request.GET.get("page"))})
+@console_page("devices.view_device")
+def list_devices(request: HttpRequest) -> HttpResponseBase:
+    """Answer `/devices`: the fleet, with what came of each device's updates."""
+    listing, rows = fleet.list_devices(request)
+    return show(request, "console/devices.html", title="Devices", listing=listing, rows=rows)
 
 
-@require_safe
-@never_cache
-@staff_member_required
-def status(request: HttpRequest) -> HttpResponse:
-    """Answer `/status`: health, cryptography, settings and log."""
-    return render(request, "console/status.html", {"status": read_status(timezone.now())})
+@console_page("devices.view_device")
+def show_device(request: HttpRequest, device_id: uuid.UUID) -> HttpResponseBase:
+    """Answer `/devices/<id>`: one device."""
+    device = get_object_or_404(Device, pk=device_id)
+    panels = {
+        "identity": Panel("device_identity", lambda: fleet.read_identity(device, timezone.now())),
+        "participation": Panel("device_participation", lambda: fleet.read_participation(device)),
+        "sessions": Panel("device_sessions", lambda: fleet.read_sessions(device)),
+        "incidents": Panel("device_incidents", lambda: fleet.read_incidents(device)),
+        "history": Panel("device_history", lambda: fleet.read_history(device)),
+    }
+    trail = [("Devices", reverse("console:devices"))]
+    return show_panels(request, "console/device.html", panels, title=device.name, trail=trail, device=device)
+
+
+@console_page("device_sessions.view_session")
+def list_sessions(request: HttpRequest) -> HttpResponseBase:
+    """Answer `/sessions`: handshakes and what followed, newest first."""
+    columns = (
+        "device__name", "suite", "state", "end_reason", "qkd", "generation", "requests", "transfer_bytes",
+        "challenged_at", "activated_at", "expires_at", "ended_at",
+    )  # fmt: skip
+    rows = Session.objects.select_related("device").only(*columns).order_by("-challenged_at")
+    choices = (Choice("state", "State", SessionState.choices),)
+    listing = Listing.of(rows, request, choices=choices, search=("device__name",))
+    return show(request, "console/sessions.html", title="Sessions", listing=listing)
+
+
+@console_page("training.view_federation")
+def list_federations(request: HttpRequest) -> HttpResponseBase:
+    """Answer `/federations`."""
+    listing = federations.list_federations(request)
+    return show(request, "console/federations.html", title="Federations", listing=listing)
+
+
+@console_page("training.view_federation")
+def show_federation(request: HttpRequest, federation_id: uuid.UUID) -> HttpResponseBase:
+    """Answer `/federations/<id>`: one federation."""
+    federation = get_object_or_404(Federation.objects.select_related("current_version"), pk=federation_id)
+    panels = {
+        "rounds": Panel("federation_rounds", lambda: federations.read_rounds(federation)),
+        "terms": Panel("federation_terms", lambda: federations.read_terms(federation)),
+    }
+    trail = [("Federations", reverse("console:federations"))]
+    may_start = federation.state == FederationState.ACTIVE and not federations.has_running_round(federation)
+    return show_panels(
+        request, "console/federation.html", panels, title=federation.name, trail=trail, federation=federation,
+        may_start=may_start,
+    )  # fmt: skip
+
+
+@console_page("training.view_round")
+def show_round(request: HttpRequest, round_id: uuid.UUID) -> HttpResponseBase:
+    """Answer `/rounds/<id>`: one round."""
+    round_ = get_object_or_404(Round.objects.select_related("federation").defer("roster"), pk=round_id)
+    panels = {
+        "progress": Panel("round_progress", lambda: rounds.read_progress(round_)),
+        "participants": Panel("round_participants", lambda: rounds.read_participants(round_)),
+        "defence": Panel("round_defence", lambda: rounds.read_defence(round_)),
+        "result": Panel("round_result", lambda: rounds.read_result(round_)),
+    }
+    federation = round_.federation
+    trail = [
+        ("Federations", reverse("console:federations")),
+        (federation.name, reverse("console:federation", args=(federation.id,))),
+    ]
+    title = f"{federation.name} round {round_.number}"
+    return show_panels(
+        request, "console/round.html", panels, title=title, trail=trail, round=round_, unfinished=UNFINISHED
+    )
+
+
+@console_page("training.view_round")
+def download_result(_request: HttpRequest, round_id: uuid.UUID) -> HttpResponseBase:
+    """Answer `/rounds/<id>/result`: the round's result as its enclave signed it (protocol section 10)."""
+    round_ = get_object_or_404(
+        Round.objects.select_related("federation", "resulting_version").defer("roster"),
+        pk=round_id, resulting_version__provenance__isnull=False,
+    )  # fmt: skip
+    answer = HttpResponse(bytes(round_.resulting_version.provenance), content_type="application/cose")
+    name = f"{round_.federation.name}-round-{round_.number}.cose"
+    answer["Content-Disposition"] = f'attachment; filename="{name}"'
+    return answer
+
+
+@console_page("training.view_round")
+def list_rounds(request: HttpRequest) -> HttpResponseBase:
+    """Answer `/rounds`: the rounds of every federation, newest first."""
+    rows = Round.objects.select_related("federation", "resulting_version").defer("roster").order_by("-created_at")
+    names = Federation.objects.order_by("name").values_list("name", flat=True)[:200]
+    choices = (
+        Choice("state", "State", RoundState.choices),
+        Choice("federation__name", "Federation", [(name, name) for name in names]),
+    )
+    return show(request, "console/rounds.html", title="Rounds", listing=Listing.of(rows, request, choices=choices))
+
+
+@console_page("monitor.view_incident")
+def list_incidents(request: HttpRequest) -> HttpResponseBase:
+    """Answer `/incidents`: what the monitor found, newest first."""
+    choices = (Choice("state", "State", IncidentState.choices), Choice("severity", "Severity", Severity.choices))
+    rows = Incident.objects.order_by("-opened_at")
+    listing = Listing.of(rows, request, choices=choices, search=("subject_name", "rule"))
+    return show(request, "console/incidents.html", title="Incidents", listing=listing)
+
+
+@console_page("qflare_site.view_processheartbeat")
+def show_system(request: HttpRequest) -> HttpResponseBase:
+    """Answer `/system`: health, cryptography, settings and log."""
+    return show(request, "console/status.html", title="System", status=read_status(timezone.now()))

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.django_db
 
 
 def status_page(staff):
-    return " ".join(staff.get(reverse("console:status")).content.decode().split())
+    return " ".join(staff.get(reverse("console:system")).content.decode().split())
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from training.blobs import open_blob, opener_of, pieces_of
 from training.models import ModelVersion, Round, Update
 from training.services.federations import MODEL_CONTEXT
 from training.services.late_updates import bases_of
+from training.services.quarantine import QUARANTINED
 from training.services.rounds import roster_entries
 
 
@@ -92,7 +93,9 @@ def given_of(round_: Round, instance: EnclaveInstance, carried: Sequence[SealedR
 
 
 def _sealed_updates(round_: Round) -> list[SealedUpdate]:
-    updates = Update.objects.filter(participation__round=round_).select_related("participation")
+    """Return the updates that were handed in, without those that an operator took out."""
+    handed_in = Update.objects.filter(participation__round=round_).select_related("participation")
+    updates = handed_in.exclude(participation__reason=QUARANTINED)
     return [
         SealedUpdate(update.participation.device_id.bytes, bytes(update.manifest), opener_of(update.blob_digest))
         for update in updates.order_by("participation__device_id")

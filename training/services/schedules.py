@@ -72,7 +72,7 @@ def unschedule_rounds(federation: Federation, *, actor: str) -> None:
 def _set_entry(federation: Federation, when: str, actor: str, **schedule: Any) -> PeriodicTask:
     Federation.objects.filter(id=federation.id).update(idle_devices=None)
     entry, _ = PeriodicTask.objects.update_or_create(
-        name=_entry_name(federation),
+        name=schedule_name(federation),
         defaults={
             "task": "training.tasks.open_scheduled_round",
             "interval": None,
@@ -87,14 +87,15 @@ def _set_entry(federation: Federation, when: str, actor: str, **schedule: Any) -
 
 
 def _forget_entry(federation: Federation) -> bool:
-    entry = PeriodicTask.objects.filter(name=_entry_name(federation)).first()
+    entry = PeriodicTask.objects.filter(name=schedule_name(federation)).first()
     if entry is None:
         return False
     entry.delete()  # one by one, so that beat hears of it
     return True
 
 
-def _entry_name(federation: Federation) -> str:
+def schedule_name(federation: Federation) -> str:
+    """Return the name of the entry by which beat opens a federation's rounds."""
     return f"open rounds of {federation.name}"
 
 

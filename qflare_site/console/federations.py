@@ -1,0 +1,55 @@
+"""The federations, and one federation with its rounds, policy, schedule and privacy budget."""
+
+from typing import Any
+
+from django.db.models import OuterRef, Subquery
+from django.http import HttpRequest
+from django_celery_beat.models import PeriodicTask
+
+from qflare_site.console.listing import Choice, Listing
+from qflare_site.console.policy import explained_policy
+from qflare_site.console.round_rows import round_rows
+from training.models import UNFINISHED, Federation, FederationState, ModelVersion, Round
+from training.privacy import OUTSIDE_THE_GUARANTEE
+from training.services.privacy_budget import privacy_statement
+from training.services.schedules import schedule_name
+
+ROUNDS_SHOWN = 25
+
+
+def list_federations(request: HttpRequest) -> Listing:
+    """Return the page of federations that the request asks for, each with its last round's number and accuracy."""
+    rounds = Round.objects.filter(federation=OuterRef("pk")).order_by("-number")
+    measured = ModelVersion.objects.filter(federation=OuterRef("pk"), metrics__accuracy__isnull=False)
+    rows = Federation.objects.annotate(
+        last_round=Subquery(rounds.values("number")[:1]),
+        last_state=Subquery(rounds.values("state")[:1]),
+        measured=Subquery(measured.order_by("-number").values("metrics")[:1]),
+    ).select_related("current_version")
+    choices = (Choice("state", "State", FederationState.choices),)
+    return Listing.of(rows.order_by("name"), request, choices=choices, search=("name", "group", "trainer"))
+
+
+def read_rounds(federation: Federation) -> dict[str, Any]:
+    """Return the federation's last rounds, newest first; alive while one runs or another may open."""
+    rows = round_rows(federation.rounds.order_by("-number")[:ROUNDS_SHOWN])
+    return {
+        "rows": rows,
+        "current": next((row for row in rows if row.running), None),
+        "live": federation.state != FederationState.FINISHED or any(row.running for row in rows),
+    }
+
+
+def read_terms(federation: Federation) -> dict[str, Any]:
+    """Return the policy with what each part does, the terms of its rounds, its schedule and its privacy budget."""
+    return {
+        "policy": explained_policy(federation.aggregation_policy()),
+        "schedule": PeriodicTask.objects.filter(name=schedule_name(federation)).first(),
+        "privacy": privacy_statement(federation) if federation.privacy_delta else "",
+        "outside_the_guarantee": OUTSIDE_THE_GUARANTEE,
+    }
+
+
+def has_running_round(federation: Federation) -> bool:
+    """Whether a round of the federation runs."""
+    return federation.rounds.filter(state__in=UNFINISHED).exists()

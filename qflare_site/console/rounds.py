@@ -1,0 +1,138 @@
+"""One round: its phases, who took part with which verdict, what the defence did, and the model it made."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db.models import F
+
+from operator_admin.tones import tone_of
+from qflare_protocol.errors import CATALOGUE
+from qflare_protocol.round_result import SCREENING_REASONS
+from qflare_site.console.policy import explained_policy
+from qflare_site.console.round_rows import Outcomes, RoundRow, outcomes_of
+from training.models import UNFINISHED, Participation, ParticipationState, Round, RoundState, RoundStep
+from training.privacy import OUTSIDE_THE_GUARANTEE
+from training.services.quarantine import QUARANTINED
+
+PARTICIPANTS_SHOWN = 200
+PHASES = {
+    "prepare": "Preparing the enclave",
+    "collect": "Collecting updates",
+    "aggregate": "Aggregating",
+    "publish": "Publishing the model",
+    "evaluate": "Evaluating it",
+}
+_RUNNING = {RoundState.PENDING: "prepare", RoundState.OPEN: "collect", RoundState.AGGREGATING: "aggregate"}
+_BY_VERDICT = (
+    ParticipationState.REJECTED, ParticipationState.FAILED, ParticipationState.SUBMITTED, ParticipationState.ACCEPTED,
+    ParticipationState.DOWNLOADED, ParticipationState.INVITED,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of a round: done in so many seconds, running since a time, or still to come."""
+
+    word: str
+    state: str
+    began_at: datetime | None = None
+    seconds: float | None = None
+
+    @property
+    def tone(self) -> str:
+        """The colour of its state."""
+        return tone_of({"done": "completed", "running": "open"}.get(self.state, ""))
+
+
+def read_progress(round_: Round) -> dict[str, Any]:
+    """Return where the round stands; alive until it has ended."""
+    round_ = fresh(round_)
+    outcomes = outcomes_of([round_.id]).get(round_.id, Outcomes())
+    return {
+        "row": RoundRow(round_, outcomes),
+        "phases": phases_of(round_, list(round_.steps.order_by("started_at"))),
+        "live": round_.state in UNFINISHED,
+    }
+
+
+def fresh(round_: Round) -> Round:
+    """Return the round as the database has it now, without its roster."""
+    return (
+        Round.objects.select_related("federation", "base_version", "resulting_version")
+        .defer("roster")
+        .get(pk=round_.pk)
+    )
+
+
+def phases_of(round_: Round, steps: Sequence[RoundStep]) -> list[Phase]:
+    """Return every phase in order: those with a step are done, the one of the round's state runs."""
+    done = {step.name: step for step in steps}
+    running = _RUNNING.get(RoundState(round_.state))
+    found = []
+    for name, word in PHASES.items():
+        step = done.get(name)
+        if name == running:
+            found.append(Phase(word, "running", _began(round_, name)))
+        elif step:
+            found.append(Phase(word, "done", step.started_at, step.seconds))
+        else:
+            found.append(Phase(word, "to come" if round_.state in UNFINISHED else "not reached"))
+    return found
+
+
+def _began(round_: Round, phase: str) -> datetime | None:
+    return {"prepare": round_.created_at, "collect": round_.opened_at, "aggregate": round_.closed_at}[phase]
+
+
+def read_participants(round_: Round) -> dict[str, Any]:
+    """Return the participants, rejected ones first, at most 200; alive until the round has ended."""
+    parts = Participation.objects.filter(round=round_).select_related("device", "update")
+    shown = parts.defer("update__manifest", "update__receipt").annotate(weight=F("scores__weight"))
+    rows = sorted(shown.order_by("device__name")[:PARTICIPANTS_SHOWN], key=lambda part: _BY_VERDICT.index(part.state))
+    state = fresh(round_).state
+    return {
+        "parts": rows,
+        "more": parts.count() > PARTICIPANTS_SHOWN,
+        "is_open": state == RoundState.OPEN,
+        "outside_the_guarantee": OUTSIDE_THE_GUARANTEE if round_.federation.privacy_delta else "",
+        "live": state in UNFINISHED,
+    }
+
+
+def read_defence(round_: Round) -> dict[str, Any]:
+    """Return what the policy demands, how many attackers it stands, and what was left out and why."""
+    round_ = fresh(round_)
+    policy = round_.aggregation_policy()
+    outcomes = outcomes_of([round_.id]).get(round_.id, Outcomes())
+    reasons = [(reason, explained_reason(reason), count) for reason, count in sorted(outcomes.rejected.items())]
+    return {
+        "stages": explained_policy(policy),
+        "policy": policy,
+        "tolerated": policy.tolerated(outcomes.returned),
+        "outcomes": outcomes,
+        "reasons": reasons,
+        "live": round_.state in UNFINISHED,
+    }
+
+
+def explained_reason(reason: str) -> str:
+    """Return the sentence that goes with a reason code."""
+    if reason == QUARANTINED:
+        return "An operator took the update out of the round."
+    if reason in SCREENING_REASONS:
+        return SCREENING_REASONS[reason]
+    return CATALOGUE[reason].title if reason in CATALOGUE else reason
+
+
+def read_result(round_: Round) -> dict[str, Any]:
+    """Return the model that the round made; alive until it is there and evaluated."""
+    round_ = fresh(round_)
+    version = round_.resulting_version
+    waits = version is not None and version.evaluated_at is None and bool(round_.federation.evaluator)
+    return {
+        "version": version,
+        "round": round_,
+        "live": round_.state in UNFINISHED or (waits and not version.evaluation_error),
+    }
