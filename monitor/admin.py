@@ -21,6 +21,7 @@ from operator_admin.base import ReadOnlyAdmin, ReadOnlyInline
 from operator_admin.columns import state_column, stored_state
 from operator_admin.decorators import action, display
 from operator_admin.forms import ReasonForm
+from operator_admin.fresh_sign_in import needs_fresh_sign_in
 from operator_admin.operations import Answers, Operation, actor_of, on_one, on_selected
 from qflare_protocol.errors import Refusal
 
@@ -225,6 +226,7 @@ class RuleSettingAdmin(ReadOnlyAdmin):
         return ", ".join(RULES[setting.rule].responses) if setting.rule in RULES else "-"
 
     @action(description="Tune", url_path="tune", permissions=["operate"])
+    @needs_fresh_sign_in
     def tune(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Ask for the terms and the reason, and change them on a POST."""
         setting = self.get_object(request, object_id)
@@ -263,6 +265,7 @@ class NotificationChannelAdmin(ReadOnlyAdmin):
     actions_detail = ("renew_secret", "switch_on", "switch_off")
 
     @action(description="Make a channel", url_path="make", permissions=["issue"])
+    @needs_fresh_sign_in
     def make(self, request: HttpRequest) -> HttpResponse:
         """Ask for the terms; answer the POST with a webhook's secret, this once."""
         form = ChannelForm(request.POST or None)
@@ -278,6 +281,7 @@ class NotificationChannelAdmin(ReadOnlyAdmin):
         return _page(self, request, "Make a channel", "operator_admin/ask.html", **context)
 
     @action(description="New secret", url_path="renew_secret", permissions=["operate"])
+    @needs_fresh_sign_in
     def renew_secret(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Ask first; answer the POST with the new secret, this once."""
         channel = self.get_object(request, object_id)

@@ -14,7 +14,8 @@ class ReadOnlyAdmin(ModelAdmin):
 
     `fields` names what a page shows, so that a column with a wrapped secret is never shown by accident.
     The model's change permission does not open a form; it is what an operation on a row demands
-    (`has_operate_permission`), and the add permission what bringing one about does (`has_issue_permission`).
+    (`has_operate_permission`), the add permission what bringing one about does (`has_issue_permission`), and the
+    delete permission what ending one for good does (`has_end_permission`).
     """
 
     fields: tuple[str, ...] = ()
@@ -42,6 +43,10 @@ class ReadOnlyAdmin(ModelAdmin):
     def has_issue_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Whether the operator may ask a service to bring rows about."""
         return self._permitted(request, "add")
+
+    def has_end_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Whether the operator may ask a service to end something for good, such as to revoke a device."""
+        return self._permitted(request, "delete")
 
     def _permitted(self, request: HttpRequest, verb: str) -> bool:
         return request.user.has_perm(f"{self.opts.app_label}.{verb}_{self.opts.model_name}")

@@ -16,6 +16,7 @@ from django import forms
 from django.contrib import messages
 from django.contrib.admin import helpers
 from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect
@@ -26,6 +27,7 @@ from unfold.enums import ActionVariant
 
 from operator_admin.base import ReadOnlyAdmin
 from operator_admin.forms import ConfirmationForm
+from operator_admin.fresh_sign_in import is_fresh, sign_in_again
 from operator_admin.party import Party
 from qflare_protocol.errors import Refusal
 
@@ -45,6 +47,8 @@ class Operation:
     - consequence: what happens then, in a sentence or two.
     - perform: does it to one row, given (row, actor, form data); returns what was done as a sentence.
     - form_class: what is asked besides.
+    - permission: what of the admin it demands: "issue", "operate" or "end".
+    - sensitive: whether it asks for a fresh sign-in.
     """
 
     name: str
@@ -53,6 +57,8 @@ class Operation:
     perform: Callable[[Any, str, Answers], str]
     form_class: type[forms.Form] = ConfirmationForm
     variant: ActionVariant = ActionVariant.DEFAULT
+    permission: str = "operate"
+    sensitive: bool = False
 
 
 def actor_of(request: HttpRequest) -> str:
@@ -67,11 +73,16 @@ def on_one(operation: Operation) -> AdminView:
         row = admin.get_object(request, unquote(object_id))
         if row is None:
             raise Http404
+        if not getattr(admin, f"has_{operation.permission}_permission")(request, row):
+            raise PermissionDenied
         return _ask_or_perform(operation, admin, request, [row], back=_address_of(admin, row))
 
     view.__name__ = operation.name
     decorate = action(
-        description=operation.label, url_path=operation.name, permissions=["operate"], variant=operation.variant
+        description=operation.label,
+        url_path=operation.name,
+        permissions=[operation.permission],
+        variant=operation.variant,
     )
     decorated: AdminView = decorate(view)
     return decorated
@@ -84,7 +95,7 @@ def on_selected(operation: Operation) -> AdminView:
         return _ask_or_perform(operation, admin, request, list(queryset), back=request.get_full_path())
 
     view.__name__ = f"{operation.name}_selected"
-    decorate = action(description=f"{operation.label} the selected", permissions=["operate"])
+    decorate = action(description=f"{operation.label} the selected", permissions=[operation.permission])
     decorated: AdminView = decorate(view)
     return decorated
 
@@ -92,6 +103,8 @@ def on_selected(operation: Operation) -> AdminView:
 def _ask_or_perform(
     operation: Operation, admin: ReadOnlyAdmin, request: HttpRequest, rows: list[Any], *, back: str
 ) -> HttpResponseBase:
+    if operation.sensitive and not is_fresh(request):
+        return sign_in_again(request, back=request.get_full_path())
     answered = request.method == "POST" and CONFIRMED in request.POST
     form = operation.form_class(request.POST if answered else None)
     if not form.is_valid():

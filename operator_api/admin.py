@@ -9,6 +9,7 @@ from operator_admin.base import ReadOnlyAdmin
 from operator_admin.columns import state_column
 from operator_admin.decorators import action, display
 from operator_admin.forms import ReasonForm
+from operator_admin.fresh_sign_in import needs_fresh_sign_in
 from operator_admin.operations import DANGER, Answers, Operation, actor_of, on_one, on_selected
 from operator_api.forms import CreateKeyForm
 from operator_api.models import ApiKey
@@ -28,7 +29,9 @@ def _revoke(key: ApiKey, actor: str, answers: Answers) -> str:
     return f"{key} is revoked."
 
 
-REVOKE = Operation("revoke", "Revoke", "Whoever has it is refused from now on.", _revoke, ReasonForm, DANGER)
+REVOKE = Operation(
+    "revoke", "Revoke", "Whoever has it is refused from now on.", _revoke, ReasonForm, DANGER, sensitive=True
+)
 
 
 @admin.register(ApiKey)
@@ -54,6 +57,7 @@ class ApiKeyAdmin(ReadOnlyAdmin):
         return " ".join(key.scopes)
 
     @action(description="Create an API key", url_path="create", permissions=["issue"])
+    @needs_fresh_sign_in
     def create(self, request: HttpRequest) -> HttpResponse:
         """Ask for the terms; answer the POST with the key's text, this once.
 

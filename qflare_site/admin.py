@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from allauth.account.admin import EmailAddress  # from where it is registered, to be withdrawn below
+from allauth.mfa.admin import Authenticator
 from axes.admin import IsLockedOutFilter
 from axes.models import AccessAttempt, AccessFailureLog, AccessLog
 from django.contrib import admin
@@ -15,9 +17,20 @@ from django.http import HttpRequest, HttpResponseBase
 from django_celery_beat import admin as beat_admin
 from django_celery_beat.models import ClockedSchedule, CrontabSchedule, IntervalSchedule, PeriodicTask, SolarSchedule
 
+from operator_access.people_forms import RolesForm
+from operator_access.services.people import keep_out, let_in, set_roles
+from operator_access.services.second_factor import reset_second_factor
 from operator_admin.base import ModelAdmin, ReadOnlyAdmin
-from operator_admin.forms import AdminPasswordChangeForm, SelectWidget, TextWidget, UserChangeForm, UserCreationForm
-from operator_admin.operations import actor_of
+from operator_admin.forms import (
+    AdminPasswordChangeForm,
+    ReasonForm,
+    SelectWidget,
+    TextWidget,
+    UserChangeForm,
+    UserCreationForm,
+)
+from operator_admin.fresh_sign_in import is_fresh, needs_fresh_sign_in, sign_in_again
+from operator_admin.operations import DANGER, Answers, Operation, actor_of, on_one
 from qflare_site.models import ProcessHeartbeat
 from qflare_site.operator_events import (
     permissions_of,
@@ -68,8 +81,28 @@ def _changed_fields(message: Any) -> list[str]:
     return [field for part in message for detail in part.values() for field in detail.get("fields", ())]
 
 
+GIVING_RIGHTS = ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")
+
+
 class PermissionHolderAdmin(RecordedAdmin):
-    """Rows that hold permissions: what was granted and withdrawn is an event."""
+    """Rows that hold permissions: what was granted and withdrawn is an event, and asks for a fresh sign-in."""
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        """Ask for a fresh sign-in before the form, of who may do more than look."""
+        if self.has_change_permission(request) and not is_fresh(request):
+            return sign_in_again(request, back=request.get_full_path())
+        return super().changeform_view(request, *args, **kwargs)
+
+    @needs_fresh_sign_in
+    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        """Ask for a fresh sign-in before somebody is deleted."""
+        return super().delete_view(request, *args, **kwargs)
+
+    def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        """Ask for a fresh sign-in before the selected are deleted."""
+        if request.method == "POST" and not is_fresh(request):
+            return sign_in_again(request, back=request.get_full_path())
+        return super().changelist_view(request, *args, **kwargs)
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         """Save, and remember what was held before."""
@@ -83,13 +116,71 @@ class PermissionHolderAdmin(RecordedAdmin):
         record_permissions_changed(form.instance, form.held_before, actor=actor_of(request))
 
 
+def _set_roles(user: User, actor: str, answers: Answers) -> str:
+    set_roles(user.pk, answers["roles"], reason=answers["reason"], actor=actor)
+    return f"{user} has these roles and no others."
+
+
+def _reset_second_factor(user: User, actor: str, answers: Answers) -> str:
+    reset_second_factor(user, reason=answers["reason"], actor=actor)
+    return f"{user} has no second factor any more; the next sign-in asks to enrol one."
+
+
+def _keep_out(user: User, actor: str, answers: Answers) -> str:
+    keep_out(user.pk, reason=answers["reason"], actor=actor)
+    return f"{user} may not sign in any more."
+
+
+def _let_in(user: User, actor: str, answers: Answers) -> str:
+    let_in(user.pk, reason=answers["reason"], actor=actor)
+    return f"{user} may sign in again."
+
+
+SET_ROLES = Operation(
+    "set_roles", "Set roles", "They have these roles from then on and no others.", _set_roles, RolesForm, sensitive=True
+)
+RESET_SECOND_FACTOR = Operation(
+    "reset_second_factor",
+    "Reset the second factor",
+    "Their authenticator app, passkeys and recovery codes are void. Who knows the password enrols the next ones: make "
+    "sure, other than by e-mail, that it is them who ask.",
+    _reset_second_factor,
+    ReasonForm,
+    DANGER,
+    sensitive=True,
+)
+KEEP_OUT = Operation(
+    "keep_out", "Keep out", "Their sessions end and they may not sign in.", _keep_out, ReasonForm, DANGER,
+    sensitive=True,
+)  # fmt: skip
+LET_IN = Operation("let_in", "Let in", "They may sign in again.", _let_in, ReasonForm, sensitive=True)
+
+
 class OperatorAdmin(UserAdmin, PermissionHolderAdmin):
-    """People who sign in."""
+    """People who sign in. Roles are set by an operation; single permissions and superusers are a superuser's matter."""
 
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
+    set_roles, reset_second_factor = on_one(SET_ROLES), on_one(RESET_SECOND_FACTOR)
+    keep_out, let_in = on_one(KEEP_OUT), on_one(LET_IN)
+    actions_detail = ("set_roles", "reset_second_factor", "keep_out", "let_in")
 
+    def has_operate_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Whether somebody may set roles and reset second factors, of this person if one is named."""
+        return self.has_change_permission(request, obj if isinstance(obj, User) else None)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Whether somebody may change people; superusers are changed by superusers."""
+        beyond = obj is not None and obj.is_superuser and not request.user.is_superuser
+        return not beyond and super().has_change_permission(request, obj)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Return what the form only shows: to everybody but superusers, whatever gives rights."""
+        shown = super().get_readonly_fields(request, obj)
+        return shown if request.user.is_superuser else (*shown, *GIVING_RIGHTS)
+
+    @needs_fresh_sign_in
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponseBase:  # noqa: A002
         """Change a password and record who did it in one transaction; Django's own view has none."""
         with transaction.atomic():
@@ -183,6 +274,8 @@ _REPLACED = {
     AccessLog: SignInLogAdmin,
     AccessFailureLog: SignInFailureAdmin,
 }
+for _hidden in (Authenticator, EmailAddress):  # what is in the one is nobody's to see; the other is not used
+    admin.site.unregister(_hidden)
 # The imports above have registered the packages' own admins already, so their autodiscovery adds nothing later.
 for _model, _admin in _REPLACED.items():
     admin.site.unregister(_model)

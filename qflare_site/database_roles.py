@@ -79,6 +79,11 @@ GRANTS: dict[str, tuple[str, str, str]] = {
     "django_session": ("SIUD", "", ""),
     "django_admin_log": ("SID", "", ""),
     "django_migrations": ("S", "S", "S"),
+    "account_emailaddress": ("SD", "", ""),  # allauth's; no addresses are kept here
+    "account_emailconfirmation": ("SD", "", ""),
+    "mfa_authenticator": ("SIUD", "", ""),
+    "operator_access_factorsecret": ("SIUD", "", ""),
+    "operator_access_approvalrequest": ("SIU", "", ""),
     "axes_accessattempt": ("SIUD", "", ""),
     "axes_accessattemptexpiration": ("SIUD", "", ""),
     "axes_accessfailurelog": ("SIUD", "", ""),

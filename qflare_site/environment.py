@@ -44,6 +44,9 @@ DEFAULTS: dict[str, Any] = {
     "CSRF_TRUSTED_ORIGINS": [],
     "QFLARE_INSECURE_HTTP": False,
     "QFLARE_TRUSTED_PROXIES": [],
+    # Access: a second factor for everybody who signs in, and how old a sign-in may be for what is sensitive.
+    "QFLARE_REQUIRE_SECOND_FACTOR": True,
+    "QFLARE_FRESH_SIGN_IN_SECONDS": 300,
     "QFLARE_LOG_LEVEL": "INFO",
     # What a scraper of /metrics has to show; empty: metrics are for this host alone.
     "QFLARE_METRICS_TOKEN": "",
@@ -281,6 +284,7 @@ _VALIDATORS: dict[str, Callable[[Any], None]] = {
     "QFLARE_RETENTION_SESSION_DAYS": _between(1, 3650),  # a replayed M1 has to be known for a while
     "QFLARE_RETENTION_DISCLOSURE_DAYS": _between(0, 36_500),
     "QFLARE_METRICS_PORT": _between(0, 65_535),
+    "QFLARE_FRESH_SIGN_IN_SECONDS": _between(0, 86_400),
     "QFLARE_ENCLAVE_ATTESTER": _attester,
     "QFLARE_ENCLAVE_PLATFORMS": _platforms,
     "QFLARE_ENCLAVE_UID": _between(1, 2**31 - 1),

@@ -74,6 +74,9 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "django.contrib.humanize",
+    "allauth",
+    "allauth.account",
+    "allauth.mfa",
     "django_celery_beat",
     "django_ratelimit",
     "rest_framework",
@@ -82,6 +85,7 @@ INSTALLED_APPS = [
     "csp",
     "keyring",
     "audit",
+    "operator_access",
     "devices",
     "enrollment",
     "sessions",
@@ -102,6 +106,8 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
+    "operator_access.middleware.SecondFactorMiddleware",
     "axes.middleware.AxesMiddleware",
 ]
 
@@ -202,8 +208,33 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
     {"NAME": "qflare_site.operator_events.PasswordChangeRecorder"},
 ]
-LOGIN_URL = "admin:login"
+LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "/"
+QFLARE_REQUIRE_SECOND_FACTOR = ENVIRONMENT["QFLARE_REQUIRE_SECOND_FACTOR"]
+QFLARE_FRESH_SIGN_IN_SECONDS = ENVIRONMENT["QFLARE_FRESH_SIGN_IN_SECONDS"]
+ACCOUNT_ADAPTER = "operator_access.adapters.AccountAdapter"
+ACCOUNT_LOGIN_METHODS = {"username"}
+ACCOUNT_SIGNUP_FIELDS = ["username*", "password1*", "password2*"]
+ACCOUNT_EMAIL_VERIFICATION = "none"
+ACCOUNT_SESSION_REMEMBER = False
+ACCOUNT_LOGOUT_REDIRECT_URL = "account_login"
+# django-axes counts wrong passwords and operator_access.code_limit wrong codes: in stores that all processes share.
+ACCOUNT_RATE_LIMITS = MFA_RATE_LIMITS = False
+MFA_ADAPTER = "operator_access.adapters.SecondFactorAdapter"
+MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
+MFA_PASSKEY_LOGIN_ENABLED = True
+MFA_RECOVERY_CODES_SHOW_ONCE = True
+MFA_TOTP_ISSUER = "QFLARE"
+MFA_TOTP_TOLERANCE = 1
+MFA_FORMS = {
+    "authenticate": "operator_access.forms.AuthenticateForm",
+    "reauthenticate": "operator_access.forms.ReauthenticateForm",
+    "activate_totp": "operator_access.forms.EnrolTotpForm",
+    "authenticate_webauthn": "operator_access.forms.AuthenticatePasskeyForm",
+    "reauthenticate_webauthn": "operator_access.forms.ReauthenticatePasskeyForm",
+    "login_webauthn": "operator_access.forms.PasskeySignInForm",
+    "add_webauthn": "operator_access.forms.EnrolPasskeyForm",
+}
 AXES_VERBOSE = False  # no line in the log at every start
 AXES_FAILURE_LIMIT = 5
 AXES_COOLOFF_TIME = timedelta(minutes=15)

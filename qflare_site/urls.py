@@ -1,5 +1,6 @@
 """Where everything is: API, admin, console, health."""
 
+from allauth.account.decorators import secure_admin_login
 from django.contrib import admin
 from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView
@@ -13,7 +14,11 @@ handler403 = "qflare_site.problem_details.permission_denied"
 handler404 = "qflare_site.problem_details.page_not_found"
 handler500 = "qflare_site.problem_details.server_error"
 
+# One way in, with the second factor: the admin's own login page sends people there.
+admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-assign]
+
 urlpatterns = [
+    path("accounts/", include("operator_access.urls")),
     path("", include("qflare_site.console.urls")),
     path("admin/", admin.site.urls),
     path("health", health.health, name="health"),

@@ -14,6 +14,7 @@ from operator_admin.base import ReadOnlyAdmin
 from operator_admin.columns import state_column, stored_state
 from operator_admin.decorators import action
 from operator_admin.forms import ReasonForm
+from operator_admin.fresh_sign_in import needs_fresh_sign_in
 from operator_admin.operations import DANGER, Answers, Operation, actor_of, on_one, on_selected
 from sessions import services
 from sessions.forms import LabelsForm, QkdPolicyForm
@@ -62,6 +63,8 @@ REVOKE = Operation(
     _revoke,
     ReasonForm,
     DANGER,
+    permission="end",
+    sensitive=True,
 )
 DEMAND_NEW_KEYS = Operation(
     "demand_new_keys",
@@ -148,6 +151,7 @@ class QkdPolicyAdmin(ReadOnlyAdmin):
     actions_list = ("set_policy",)
 
     @action(description="Set a policy", url_path="set", permissions=["operate"])
+    @needs_fresh_sign_in
     def set_policy(self, request: HttpRequest) -> HttpResponse:
         """Ask for group and policy, and set it on a POST."""
         form = QkdPolicyForm(request.POST or None)

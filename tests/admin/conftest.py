@@ -7,7 +7,7 @@ from django.test import Client
 
 from tests.factories import PopulatedSite, make_user, populate
 
-VERBS_OF_OLGA = ("view", "change", "add")
+VERBS_OF_OLGA = ("view", "change", "add", "delete")
 
 
 def _codenames(*verbs: str) -> list[str]:

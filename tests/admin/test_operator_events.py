@@ -29,7 +29,7 @@ def told():
 
 def sign_in(name, password):
     client = Client()
-    client.post(reverse("admin:login"), {"username": name, "password": password})
+    client.post(reverse("account_login"), {"login": name, "password": password})
     return client
 
 

@@ -1,0 +1,61 @@
+"""Sign-in and second factors: allauth's pages, without those of sign-up and e-mail.
+
+What is posted to them happens in one transaction with its events.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from allauth.account import urls as account_urls
+from allauth.mfa import urls as factor_urls
+from django.db import IntegrityError, transaction
+from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
+from django.urls import URLPattern, URLResolver, include, path, reverse
+from django.views.decorators.cache import never_cache
+
+from operator_access.services.second_factor import factors_of, record_factor_changes
+
+PAGES = {
+    "account_login", "account_logout", "account_inactive", "account_reauthenticate", "account_change_password",
+}  # fmt: skip
+
+View = Callable[..., HttpResponseBase]
+
+
+def recorded(view: View) -> View:
+    """Decorate a page of second factors: what it changes and the events of it are one transaction; no page is kept."""
+
+    @never_cache
+    @wraps(view)
+    def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if request.method != "POST":
+            return view(request, *args, **kwargs)
+        try:
+            with transaction.atomic():
+                before = factors_of(request.user)
+                response = view(request, *args, **kwargs)
+                if request.user.is_authenticated:
+                    record_factor_changes(request, before)
+                return response
+        except IntegrityError:  # the same factor was enrolled from two pages at once
+            return HttpResponseRedirect(reverse("mfa_index"))
+
+    return answer
+
+
+def _recorded(patterns: list[URLPattern | URLResolver]) -> list[URLPattern | URLResolver]:
+    """Return the pages of allauth's factors, each decorated."""
+    decorated: list[URLPattern | URLResolver] = []
+    for one in patterns:
+        if isinstance(one, URLResolver):
+            decorated.append(path(str(one.pattern), include(_recorded(one.url_patterns))))
+        else:
+            decorated.append(path(str(one.pattern), recorded(one.callback), name=one.name))
+    return decorated
+
+
+urlpatterns = [
+    *(page for page in account_urls.urlpatterns if isinstance(page, URLPattern) and page.name in PAGES),
+    path("2fa/", include(_recorded(factor_urls.urlpatterns))),
+]

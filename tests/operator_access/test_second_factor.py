@@ -1,0 +1,255 @@
+"""The second factor: nobody is let in without it, and nobody guesses it."""
+
+import json
+
+import pytest
+from allauth.mfa.models import Authenticator
+from django.contrib.auth.models import User
+from django.contrib.sessions.models import Session
+from django.core.cache import caches
+from django.core.management import CommandError, call_command
+from django.urls import reverse
+
+from keyring.columns import wrapped_columns
+from operator_access.models import FactorSecret
+from operator_access.roles import Role
+from tests.operator_access.conftest import Browser, code_of, person, told
+
+PAGES = ["console:overview", "console:devices", "console:status", "admin:index", "admin:devices_device_changelist"]
+
+
+@pytest.fixture
+def newcomer():
+    person("olga", Role.OPERATOR)
+    browser = Browser()
+    browser.give_password("olga")
+    return browser
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_without_a_second_factor_every_page_leads_to_enrolment(newcomer, page):
+    answer = newcomer.get(reverse(page))
+    assert answer.status_code == 302
+    assert answer["Location"].startswith(reverse("mfa_index"))
+
+
+def test_posting_without_a_second_factor_does_nothing(newcomer):
+    answer = newcomer.post(reverse("admin:enrollment_enrolmenttoken_issue"), {"count": "1"})
+    assert answer["Location"].startswith(reverse("mfa_index"))
+    assert told("token.issued") == []
+
+
+@pytest.mark.parametrize("address", ["/health/live", "/api/schema", "/log/checkpoint"])
+def test_what_asks_for_no_sign_in_stays_open(newcomer, address):
+    assert newcomer.get(address).status_code in (200, 404)
+
+
+def test_the_site_may_be_told_to_go_without(newcomer, settings):
+    settings.QFLARE_REQUIRE_SECOND_FACTOR = False
+    assert newcomer.get(reverse("console:overview")).status_code == 200
+
+
+def test_an_enrolled_app_opens_the_site_and_shows_recovery_codes_once(newcomer):
+    answer = newcomer.enrol_app()
+    assert answer["Location"] == reverse("mfa_view_recovery_codes")
+    first, second = newcomer.get(answer["Location"]), newcomer.get(answer["Location"])
+    codes = first.context["unused_codes"]
+    assert len(set(codes)) == 10
+    assert not [code for code in codes if code in second.content.decode()]
+    assert newcomer.get(reverse("console:overview")).status_code == 200
+    assert told("operator.factor_enrolled") == [
+        "Operator olga enrolled a second factor: authenticator app",
+        "Operator olga enrolled a second factor: recovery codes",
+    ]
+
+
+def test_a_wrong_first_code_enrols_nothing(newcomer):
+    newcomer.get(reverse("mfa_activate_totp"))
+    assert newcomer.post(reverse("mfa_activate_totp"), {"code": "000000"}).status_code == 200
+    assert not Authenticator.objects.exists()
+
+
+def test_pages_with_secrets_are_kept_by_nobody_and_work_under_the_strict_policy(newcomer):
+    answer = newcomer.get(reverse("mfa_activate_totp"))
+    assert "no-store" in answer["Cache-Control"]
+    assert "unsafe" not in answer["Content-Security-Policy"]
+    assert "style=" not in answer.content.decode()
+
+
+def test_no_secret_of_a_factor_rests_in_the_clear(newcomer):
+    newcomer.get(reverse("mfa_activate_totp"))
+    newcomer.enrol_app()
+    rows = [json.dumps(data) for data in Authenticator.objects.values_list("data", flat=True)]
+    rows += [str(session.get_decoded()) for session in Session.objects.all()]
+    rows += [repr(bytes(secret.wrapped_secret)) for secret in FactorSecret.objects.all()]
+    assert not [row for row in rows if newcomer.secret in row]
+    assert FactorSecret.objects.count() == 2  # the app's and the recovery codes'; what was not enrolled is gone
+
+
+def test_the_keyring_knows_the_secrets_and_rewraps_them(newcomer):
+    newcomer.enrol_app()
+    (column,) = [column for column in wrapped_columns() if column.table == "operator_access_factorsecret"]
+    assert sum(column.counts().values()) == 2
+    row = FactorSecret.objects.first()
+    assert column.bound_to(row) == f"{row.user_id}/{row.pk}"
+
+
+@pytest.fixture
+def enrolled(newcomer):
+    newcomer.enrol_app()
+    return newcomer
+
+
+@pytest.fixture
+def at_the_door(enrolled):
+    """A browser in which the password was given and no code yet."""
+    browser = Browser()
+    browser.secret = enrolled.secret
+    browser.give_password("olga")
+    return browser
+
+
+def give(browser, code):
+    return browser.post(reverse("mfa_authenticate"), {"code": code})
+
+
+def test_the_password_alone_opens_nothing(at_the_door):
+    answer = at_the_door.get(reverse("console:overview"))
+    assert "/login/" in answer["Location"]
+    assert "_auth_user_id" not in at_the_door.session
+
+
+def test_the_code_lets_in(at_the_door):
+    assert give(at_the_door, code_of(at_the_door.secret)).status_code == 302
+    assert at_the_door.get(reverse("console:overview")).status_code == 200
+
+
+@pytest.mark.parametrize("spelling", ["{}", "{0[0]}{0[1]}{0[2]} {0[3]}{0[4]}{0[5]}", "-{}-"])
+def test_a_code_that_was_used_is_refused_however_it_is_written(at_the_door, spelling):
+    code = code_of(at_the_door.secret)
+    give(at_the_door, code)
+    caches["default"].clear()  # another process has a memory of its own
+    other = Browser()
+    other.give_password("olga")
+    assert "Incorrect code" in give(other, spelling.format(code)).content.decode()
+    assert told("operator.second_factor_failed") == ["A second factor of olga was wrong"]
+
+
+def test_guessing_ends_after_a_few_wrong_codes_for_every_process(at_the_door):
+    for _ in range(5):
+        give(at_the_door, "000000")
+        caches["default"].clear()
+    answer = give(at_the_door, code_of(at_the_door.secret))
+    assert "Too many codes were wrong" in answer.content.decode()
+    assert len(told("operator.second_factor_failed")) == 5
+
+
+def test_a_right_code_forgets_the_wrong_ones(at_the_door):
+    for _ in range(4):
+        give(at_the_door, "000000")
+    assert give(at_the_door, code_of(at_the_door.secret)).status_code == 302
+    other = Browser()
+    other.give_password("olga")
+    assert "Incorrect code" in give(other, "000000").content.decode()
+
+
+def test_where_codes_cannot_be_counted_none_is_taken(at_the_door, monkeypatch):
+    def down(*arguments, **options):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(caches["ratelimit"], "add", down)
+    answer = give(at_the_door, code_of(at_the_door.secret))
+    assert "cannot be checked at the moment" in answer.content.decode()
+
+
+def test_a_recovery_code_lets_in_once(enrolled):
+    codes = enrolled.get(reverse("mfa_view_recovery_codes")).context["unused_codes"]
+    for expected in (302, 200):
+        browser = Browser()
+        browser.give_password("olga")
+        assert give(browser, codes[0]).status_code == expected
+    assert told("operator.recovery_code_used") == ["Operator olga used a recovery code; 9 are left"]
+
+
+def test_a_session_from_before_the_factor_has_to_show_it(newcomer):
+    stolen = Browser()
+    stolen.give_password("olga")
+    newcomer.enrol_app()
+    answer = stolen.get(reverse("console:overview"))
+    assert answer["Location"].startswith(reverse("mfa_reauthenticate"))
+    stolen.post(reverse("mfa_reauthenticate"), {"code": code_of(newcomer.secret, later=1)})
+    assert stolen.get(reverse("console:overview")).status_code == 200
+
+
+def test_a_removed_factor_is_an_event_and_leads_back_to_enrolment(enrolled):
+    assert enrolled.post(reverse("mfa_deactivate_totp")).status_code == 302
+    assert told("operator.factor_removed") == [
+        "Operator olga removed a second factor: authenticator app",
+        "Operator olga removed a second factor: recovery codes",
+    ]
+    assert not FactorSecret.objects.exists()
+    assert enrolled.get(reverse("console:overview"))["Location"].startswith(reverse("mfa_index"))
+
+
+@pytest.mark.parametrize("page", ["mfa_deactivate_totp", "mfa_generate_recovery_codes", "mfa_add_webauthn"])
+def test_factors_are_changed_after_a_fresh_sign_in_only(enrolled, page):
+    enrolled.sits_idle(301)
+    answer = enrolled.post(reverse(page), {})
+    assert answer["Location"].startswith(reverse("account_reauthenticate"))
+    assert Authenticator.objects.count() == 2
+
+
+def test_new_recovery_codes_void_the_old_ones_and_are_an_event(enrolled):
+    old = enrolled.get(reverse("mfa_view_recovery_codes")).context["unused_codes"]
+    enrolled.post(reverse("mfa_generate_recovery_codes"))
+    new = enrolled.get(reverse("mfa_view_recovery_codes")).context["unused_codes"]
+    assert not set(old) & set(new)
+    assert "Operator olga enrolled a second factor: recovery codes" in told("operator.factor_enrolled")
+    assert FactorSecret.objects.count() == 2
+
+
+def test_a_lost_factor_is_reset_from_a_shell_with_a_reason(enrolled):
+    call_command("reset_second_factor", "olga", "--reason", "her phone fell into the lake")
+    assert not Authenticator.objects.exists()
+    assert not FactorSecret.objects.exists()
+    assert told("operator.second_factor_reset") == [
+        "The second factors of operator olga were taken away: her phone fell into the lake"
+    ]
+    assert enrolled.get(reverse("console:overview"))["Location"].startswith(reverse("mfa_index"))
+
+
+@pytest.mark.parametrize(("name", "reason"), [("nobody", "x"), ("olga", " "), ("eve", "she has none")])
+def test_a_reset_that_makes_no_sense_is_refused(enrolled, name, reason):
+    person("eve", Role.VIEWER)
+    with pytest.raises(CommandError):
+        call_command("reset_second_factor", name, "--reason", reason)
+    assert Authenticator.objects.count() == 2
+
+
+CREDENTIALS = ["{}", "[]", "null", "7", '"x"', '{"response": 7}', '{"response": {"userHandle": "AA"}}', "no JSON", ""]
+
+
+@pytest.mark.parametrize("credential", CREDENTIALS)
+@pytest.mark.parametrize("page", ["mfa_authenticate", "mfa_login_webauthn"])
+def test_the_answer_of_a_passkey_may_be_anything_and_lets_nobody_in(at_the_door, page, credential):
+    assert at_the_door.post(reverse(page), {"credential": credential}).status_code in (200, 302)
+    assert "_auth_user_id" not in at_the_door.session
+
+
+@pytest.mark.parametrize("credential", CREDENTIALS)
+@pytest.mark.parametrize("page", ["mfa_add_webauthn", "mfa_reauthenticate_webauthn"])
+def test_a_passkey_that_is_none_is_not_enrolled_and_proves_nothing(enrolled, page, credential):
+    assert enrolled.post(reverse(page), {"credential": credential, "name": "x"}).status_code in (200, 302)
+    assert not Authenticator.objects.filter(type=Authenticator.Type.WEBAUTHN).exists()
+
+
+def test_nobody_signs_up_and_no_address_is_asked_for(client):
+    for address in ("signup/", "email/", "password/reset/"):
+        assert client.get(f"/accounts/{address}").status_code == 404
+    assert not User.objects.exists()
+
+
+def test_the_admins_own_login_page_leads_to_the_one_way_in(client):
+    answer = client.get("/admin/login/?next=/admin/")
+    assert answer["Location"] == "/accounts/login/?next=%2Fadmin%2F"
+    assert client.post("/admin/login/", {"username": "olga", "password": "x"}).status_code == 302
