@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import structlog
 
 from edge_client.http import ServerUnreachable
+from edge_client.measured import RETRIES
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -53,4 +54,5 @@ def retrying(
                 raise
             seconds = policy.wait_seconds(attempt, failure.retry_after_seconds)
             log.warning("server_unreachable", what=what, reason=str(failure), retry_in_seconds=round(seconds, 1))
+            RETRIES.add()
             sleep(seconds)

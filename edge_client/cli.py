@@ -23,6 +23,7 @@ from edge_client.http import Http, ServerUnreachable
 from edge_client.identity_keeper import IdentityKeeper
 from edge_client.key_store import DeviceIdentity, KeyFileLock, PassphraseLock, StoreLock, load_identity, save_identity
 from edge_client.manual_checks import key_report, manual_handshake, try_new_keys
+from edge_client.metrics import MetricsUnavailable, add_metrics_arguments, metrics_served
 from edge_client.pqc_status import choose_engines, print_pqc_status
 from edge_client.preflight import preflight
 from edge_client.qkd import add_qkd_arguments, qkd_settings
@@ -53,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_REFUSED
     except TrainingFailed as failure:
         _say(f"The training code cannot be run: {failure}", error=True)
+        return EXIT_FAILED_CHECK
+    except MetricsUnavailable as failure:
+        _say(str(failure), error=True)
         return EXIT_FAILED_CHECK
     except ServerUnreachable as failure:
         _say(f"The server cannot be reached: {failure}", error=True)
@@ -115,6 +119,7 @@ def _add_work(commands: Any) -> None:
         limited.add_argument("--memory-limit", type=_positive, metavar="MIB", help="memory beyond its imports")
         limited.add_argument("--cpu-limit", type=_positive, metavar="SECONDS", help="processor time of all its threads")
         add_qkd_arguments(command)
+        add_metrics_arguments(command)
         command.add_argument("--longest-wait", type=float, default=60.0, help="longest wait between retries, seconds")
         command.set_defaults(command=_run)
 
@@ -199,7 +204,8 @@ def _run(options: argparse.Namespace) -> int:
         backoff = Backoff(maximum_seconds=options.longest_wait)
         http = _http(options, keeper.identity.server)
         worker = RoundWorker(http, keeper, memory, training, backoff, qkd=qkd_settings(options))
-        done = worker.run(rounds=options.rounds)
+        with metrics_served(options.metrics_port, options.metrics_host):
+            done = worker.run(rounds=options.rounds)
     finally:
         training.close()
     _say(f"{done} updates handed in.")

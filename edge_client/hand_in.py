@@ -5,6 +5,7 @@ from collections.abc import Callable
 import structlog
 
 from edge_client.backoff import Asked
+from edge_client.measured import UPDATES
 from edge_client.outbox import KeptUpdate, Outbox
 from edge_client.piecewise_upload import MAX_PIECE_BYTES, PiecewiseUpload
 from edge_client.session import DeviceSession, SealedRefusal
@@ -55,17 +56,20 @@ class HandIn:
         kept = self._outbox.kept()
         if kept is None:
             return False
+        UPDATES.add("submitted")
         try:
             receipt = self._receipt_for(kept)
         except Refusal as refusal:
             # What is not sealed may be anybody's word, and must not cost the update (protocol 8.2).
             if not isinstance(refusal, SealedRefusal) or refusal.code not in FINAL_SUBMISSION_REFUSALS:
                 raise
+            UPDATES.add("refused")
             log.warning("submission_refused", code=refusal.code, detail=refusal.detail)
             self._refused(kept, refusal)
             self._outbox.drop()
             return False
         self._check_receipt(receipt, kept)
+        UPDATES.add("accepted")
         return True
 
     def _receipt_for(self, kept: KeptUpdate) -> bytes:

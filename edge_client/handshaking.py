@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from edge_client import measured
 from edge_client.device_state import DeviceStateFile
 from edge_client.http import Http, ServerUnreachable
 from edge_client.identity_keeper import IdentityKeeper
@@ -145,9 +146,11 @@ class Handshaker:
             qkd = self._qkd_key(keys)
             terms, log_succession = self._established(keys, seen, qkd)
         except Refusal as refusal:
+            measured.HANDSHAKES.add("refused")
             raise UnvouchedRefusal(refusal.code, refusal.detail) from refusal
         self._clock_offset += terms.clock_offset
         witnessed = self._witness_or_stop(terms, seen, log_succession)
+        measured.HANDSHAKES.add("opened")
         log.info("session_opened", session=terms.session_id.hex()[:8], suite=terms.suite, qkd=qkd is not None)
         if witnessed is None or witnessed == seen:
             return OpenedSession(terms, keys)

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from edge_client.client_certificate import ClientCertificate
+from edge_client.measured import BYTES, REQUEST_FAILURES
 from qflare_protocol.encoding import decode, encode
 from qflare_protocol.errors import CATALOGUE, TYPE_PREFIX, Refusal
 
@@ -64,9 +65,10 @@ class Http:
         """
         try:
             with self._client.stream(method, path, content=body, headers=dict(headers or {})) as response:
+                BYTES.add("sent", amount=len(body))
                 content = self._bounded_body(response)
         except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise ServerUnreachable(f"{type(error).__name__}: {error}") from error
+            raise _unreachable(error) from error
         return httpx.Response(response.status_code, headers=response.headers, content=content)
 
     def _bounded_body(self, response: httpx.Response) -> bytes:
@@ -76,6 +78,7 @@ class Http:
         body = bytearray()
         for part in response.iter_bytes():
             body += part
+            BYTES.add("received", amount=len(part))
             if len(body) > maximum_bytes:
                 raise Refusal("message-too-large", f"The server sent more than the {maximum_bytes} bytes expected.")
         return bytes(body)
@@ -100,7 +103,7 @@ class Http:
             with self._client.stream("GET", path, headers=dict(headers)) as response:
                 yield response
         except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise ServerUnreachable(f"{type(error).__name__}: {error}") from error
+            raise _unreachable(error) from error
 
     @contextmanager
     def _opened_blob(self, path: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
@@ -157,6 +160,11 @@ class Http:
             _write_body(target, response, at=present if resume else 0, size_bytes=size_bytes)
 
 
+def _unreachable(error: Exception) -> ServerUnreachable:
+    REQUEST_FAILURES.add("network")
+    return ServerUnreachable(f"{type(error).__name__}: {error}")
+
+
 def _write_body(target: Path, response: httpx.Response, *, at: int, size_bytes: int) -> None:
     """Write a body as it comes, each part as soon as it is there.
 
@@ -169,6 +177,7 @@ def _write_body(target: Path, response: httpx.Response, *, at: int, size_bytes: 
             if file.tell() + len(part) > size_bytes:
                 raise Refusal("message-too-large", f"The server sent more than the {size_bytes} bytes expected.")
             file.write(part)
+            BYTES.add("received", amount=len(part))
         if file.tell() < size_bytes:
             raise ServerUnreachable(f"The body ended {size_bytes - file.tell()} bytes too early.")
 
@@ -187,6 +196,7 @@ def raise_for_problem(status: int, content_type: str, body: bytes, headers: Mapp
         return
     problem = _problem_of(content_type, body)
     if status in RETRY_STATUSES:
+        REQUEST_FAILURES.add("unavailable")
         detail = str(problem.get("detail", f"status {status}"))
         raise ServerUnreachable(detail, _retry_after(headers))
     code = str(problem.get("type", "")).removeprefix(TYPE_PREFIX)

@@ -15,6 +15,7 @@ from edge_client.hand_in import HandIn
 from edge_client.handshaking import UnvouchedRefusal
 from edge_client.http import Http, ServerUnreachable
 from edge_client.identity_keeper import IdentityKeeper
+from edge_client.measured import LAST_ROUND, LAST_UPDATE, ROUNDS, TRAINING_SECONDS
 from edge_client.model_download import ModelDownload
 from edge_client.outbox import KeptUpdate
 from edge_client.progress import ProgressReporter
@@ -123,6 +124,7 @@ class RoundWorker:
         except Refusal as refusal:
             if refusal.code == "evidence-refused":
                 raise
+            ROUNDS.add("not-sealed")
             self._give_up(assignment.round_id, f"{refusal.code}: {refusal.detail}")
             return False
         return True
@@ -147,6 +149,7 @@ class RoundWorker:
 
     def _refused(self, kept: KeptUpdate, refusal: Refusal) -> None:
         """Judge what becomes of the training whose update the server refused for good."""
+        ROUNDS.add("refused")
         if refusal.code == "already-submitted":
             self._folder.drop()
         elif refusal.code not in MAY_BE_SEALED_AGAIN:
@@ -158,15 +161,20 @@ class RoundWorker:
         self._download.fetch(assignment.base, self._folder.base)
         report = ProgressReporter(self._session, assignment.round_id)
         task = TrainingTask(assignment.trainer_parameters, assignment.round_number)
+        LAST_ROUND.set(assignment.round_number)
         started = time.monotonic()
         try:
             trained = self._training.train(task, self._folder, report.watch)
         except TrainingFailed as failure:
+            ROUNDS.add("training-failed")
             self._give_up(assignment.round_id, str(failure))
             return None
         except TrainingStopped as stop:
+            ROUNDS.add("training-stopped")
             log.warning("training_stopped", round=assignment.round_number, because=str(stop))
             return None
+        finally:
+            TRAINING_SECONDS.add(amount=time.monotonic() - started)
         seconds = round(time.monotonic() - started, 2)
         log.info("trained", round=assignment.round_number, seconds=seconds, **trained.metrics)
         return self._folder.keep(assignment, trained.sample_count, trained.metrics)
@@ -211,6 +219,8 @@ class RoundWorker:
         if not self._outgoing.hand_in():
             return False
         self._memory.remember(rounds_done=self._memory.state.rounds_done + 1)
+        ROUNDS.add("handed-in")
+        LAST_UPDATE.set(time.time())
         if (kept := self._folder.kept()) is not None:
             rest_was_delivered(self._memory.home, kept.federation_id)
         self._folder.drop()  # first: without an update in the outbox nothing would say that it was delivered

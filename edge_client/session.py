@@ -14,6 +14,7 @@ from edge_client.http import CBOR, Http, ServerUnreachable, answered_map, raise_
 from edge_client.identity_keeper import IdentityKeeper
 from edge_client.key_renewal import rekey_session, rotate_keys
 from edge_client.key_store import DeviceIdentity
+from edge_client.measured import RETRIES
 from edge_client.qkd import OFF, QkdSettings
 from qflare_protocol.device_keys import DeviceKeys
 from qflare_protocol.encoding import encode
@@ -279,6 +280,7 @@ class DeviceSession:
             try:
                 return self._http.send(method, path, sealed, headers)
             except ServerUnreachable as failure:
+                RETRIES.add()
                 log.info("request_resent", path=path, reason=str(failure))
         return self._http.send(method, path, sealed, headers)
 

@@ -12,6 +12,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from audit.kinds import registered_kinds
+from edge_client.metrics import DeviceCollector
 from qflare_site.metrics import endpoint, processes
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -36,6 +37,7 @@ def sample_names():
     names = {family.name for family in text_string_to_metric_families(text)}
     names |= {metric._name for metric in (processes.REQUESTS, processes.REQUEST_SECONDS)}
     names |= {metric._name for metric in (processes.TASKS, processes.TASK_SECONDS)}
+    names |= {family.name for family in DeviceCollector().collect()}
     return {f"{name}{suffix}" for name in names for suffix in ("", "_total", "_bucket")}
 
 
