@@ -15,11 +15,14 @@ import signal
 import socket
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from structlog.contextvars import bound_contextvars
 
 from enclave.child_messages import checked_message
 from enclave.core.attesters.choice import SOFTWARE
@@ -208,7 +211,7 @@ def prepare_round(
     this host does not give, "evidence-refused" for a nonce of another length than 16 to 64 bytes.
     """
     task = EnclaveTask("prepare", round_id, federation_id, policy.maximum_memory_bytes)
-    with SealedProcess(host, task) as process:
+    with _lines_name(round_id), SealedProcess(host, task) as process:
         process.receive("ready")
         process.send(PrepareRequest(round_id, federation_id, policy, nonce, range_index, range_count).to_map())
         answer = process.receive("prepared")
@@ -285,7 +288,7 @@ def run_request(
     process refuses, and `Refusal("enclave-failed")`.
     """
     _allow_open_files(len(given.openers))
-    with ExitStack() as stack:
+    with _lines_name(given.round_id), ExitStack() as stack:
         descriptors = [_descriptor_of(stack.enter_context(opener()), stack) for opener in given.openers]
         memory = given.policy.maximum_memory_bytes
         task = EnclaveTask("aggregate", given.round_id, given.federation_id, memory, tuple(descriptors), range_index)
@@ -328,6 +331,11 @@ def _attend(
                 on_step(message["name"], message["seconds"])
             case _:
                 return message
+
+
+def _lines_name(round_id: bytes) -> AbstractContextManager[None]:
+    """Have the lines that are logged meanwhile name the round."""
+    return bound_contextvars(round_id=str(uuid.UUID(bytes=round_id)))
 
 
 def _descriptor_of(blob: BinaryIO, stack: ExitStack) -> int:

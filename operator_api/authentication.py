@@ -9,6 +9,7 @@ from rest_framework.exceptions import MethodNotAllowed
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
+from structlog.contextvars import bind_contextvars
 
 from operator_api.models import ApiKey
 from operator_api.scopes import Scope
@@ -26,7 +27,9 @@ class ApiKeyAuthentication(BaseAuthentication):
         header = request.headers.get("Authorization", "")
         if not header.startswith(SCHEME):
             raise Refusal("authentication-failed", "Send `Authorization: Bearer` with an API key of this site.")
-        return live_key(header.removeprefix(SCHEME), now=timezone.now()), None
+        key = live_key(header.removeprefix(SCHEME), now=timezone.now())
+        bind_contextvars(operator=str(key.actor))
+        return key, None
 
 
 class OperatorView(APIView):

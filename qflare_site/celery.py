@@ -8,6 +8,8 @@ from celery import Celery
 from celery.signals import setup_logging, worker_before_create_process
 from kombu.transport import TRANSPORT_ALIASES
 
+from qflare_site import task_log as task_log  # its receivers are the point
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "qflare_site.settings")
 
 TRANSPORT_ALIASES["atomic-filesystem"] = "qflare_site.filesystem_transport:Transport"

@@ -18,9 +18,17 @@ def client_address(request: HttpRequest) -> str:
     return first_untrusted(reversed(hops), settings.QFLARE_TRUSTED_PROXIES)
 
 
+def is_trusted_proxy(address: str) -> bool:
+    """Return whether an address, such as that of a request's peer, is one of `QFLARE_TRUSTED_PROXIES`."""
+    try:
+        return _is_within(ipaddress.ip_address(address), _networks(settings.QFLARE_TRUSTED_PROXIES))
+    except ValueError:
+        return False
+
+
 def first_untrusted(hops: Iterable[str], trusted: Iterable[str]) -> str:
     """Return the first hop outside the trusted networks, or the last readable one when all are inside."""
-    networks = [ipaddress.ip_network(network) for network in trusted]
+    networks = _networks(trusted)
     seen = ""
     for hop in hops:
         try:
@@ -28,6 +36,18 @@ def first_untrusted(hops: Iterable[str], trusted: Iterable[str]) -> str:
         except ValueError:
             return seen  # not an address: whoever wrote it is not a proxy of ours
         seen = str(address)
-        if not any(address in network for network in networks):
+        if not _is_within(address, networks):
             return seen
     return seen
+
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _networks(texts: Iterable[str]) -> list[Network]:
+    return [ipaddress.ip_network(text) for text in texts]
+
+
+def _is_within(address: Address, networks: Iterable[Network]) -> bool:
+    return any(address in network for network in networks)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from structlog.contextvars import bind_contextvars
+
 from devices.models import Device, DeviceState, KeySet
 from keyring.services import identity_succession, server_identity
 from qflare_protocol.cose import Signer
@@ -74,6 +76,7 @@ def _device_of(
         if refusal.code != "invalid-signature":
             raise
         raise _authentication_failed("stranger", "signature by another key", device.name) from refusal
+    bind_contextvars(device=device.name, device_id=str(device.id))
     if device.state == DeviceState.REVOKED:
         raise _authentication_failed(device.actor, "revoked device", device.name)
     if device.state == DeviceState.SUSPENDED:

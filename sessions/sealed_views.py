@@ -18,6 +18,7 @@ from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
+from structlog.contextvars import bind_contextvars
 
 from devices.media_types import CBOR_MEDIA_TYPE, DEFAULT_MAX_BODY_BYTES, stated_length
 from devices.models import Device
@@ -53,6 +54,7 @@ class SealedRequestAuthentication(BaseAuthentication):
         )
         authorization = Authorization.from_header(header)
         opened = open_request(authorization, target, request._request, now=timezone.now())
+        bind_contextvars(device=opened.device.name, device_id=str(opened.device.id), session_id=str(opened.session_id))
         request._stream = opened.body  # what DRF hands to the parser: the raw body has been read
         return opened.device, opened
 

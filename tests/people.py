@@ -235,6 +235,11 @@ def cbor(response: httpx.Response) -> dict[str, Any]:
     return decode(response.content, what="answer")
 
 
+def headers_of(answer: httpx.Response) -> dict[str, str]:
+    """Return an answer's headers but for the id of its request, which is of no two requests the same."""
+    return {name: text for name, text in answer.headers.items() if name.lower() != "x-request-id"}
+
+
 def assert_refused(answer: httpx.Response | Opened, code: str) -> dict[str, Any]:
     """Assert that an answer is the problem of that code with its catalogue status, and return it."""
     if isinstance(answer, Opened):

@@ -11,6 +11,7 @@ from django.utils import timezone
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
+from structlog.contextvars import bind_contextvars
 
 from qflare_protocol.device_evaluation import DeviceEvaluation
 from qflare_protocol.errors import Refusal
@@ -65,6 +66,7 @@ class ProgressView(SealedView):
 
     def post(self, request: Request) -> Response:
         report = ProgressReport.from_map(opened_cbor(request))
+        bind_contextvars(round_id=str(uuid.UUID(bytes=report.round_id)))
         if report.state == FAILED:
             _hint_after_commit(uuid.UUID(bytes=report.round_id))
         return Response(report_progress(request.user, report, now=timezone.now()))
@@ -112,6 +114,7 @@ class SubmitModelView(SealedView):
         if request.auth.target.content_type != UPDATE_MEDIA_TYPE:
             raise Refusal("unsupported-media-type", f"An update travels as {UPDATE_MEDIA_TYPE}.")
         self.update = receive_update(request.user, read_submission(request.data), now=timezone.now())
+        bind_contextvars(round_id=str(self.update.part.round_id))
 
     def post(self, request: Request) -> Response:
         receipt = record_update(request.user, self.update, now=timezone.now())
@@ -170,6 +173,7 @@ class UploadView(SealedView):
     def patch(self, request: Request, upload_id: str) -> Response:
         recorded = record_piece(request.user, self.piece, now=timezone.now())
         if self.piece.update is not None:
+            bind_contextvars(round_id=str(self.piece.update.part.round_id))
             _hint_after_commit(self.piece.update.part.round_id)
         return Response(recorded)
 

@@ -20,7 +20,7 @@ from qflare_protocol.merkle import EMPTY_ROOT
 from qflare_protocol.server_time import read_server_time
 from sessions.models import Session, SessionState
 from sessions.services import end_sessions_of_device, suspend_device, sweep_sessions
-from tests.people import OPERATOR, assert_refused, cbor, nothing_changed, third_message
+from tests.people import OPERATOR, assert_refused, cbor, headers_of, nothing_changed, third_message
 
 pytestmark = pytest.mark.django_db
 
@@ -78,7 +78,7 @@ def test_unknown_revoked_and_wrongly_signed_look_exactly_alike(alice, bob, mallo
     for answer in answers.values():
         assert_refused(answer, "authentication-failed")
         assert answer.content == answers["unknown"].content
-        assert answer.headers == answers["unknown"].headers
+        assert headers_of(answer) == headers_of(answers["unknown"])
 
 
 @pytest.mark.parametrize("position", [0, 1, 2, 3])
