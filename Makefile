@@ -20,7 +20,7 @@ $(STAMP): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-$(DEV_STAMP): $(STAMP) requirements-dev.txt requirements-s3.txt
+$(DEV_STAMP): $(STAMP) requirements-dev.txt requirements-s3.txt requirements-otel.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check flwr==1.41.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps byzfl==0.0.11

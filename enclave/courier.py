@@ -15,14 +15,11 @@ import signal
 import socket
 import subprocess
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
-
-from structlog.contextvars import bound_contextvars
 
 from enclave.child_messages import checked_message
 from enclave.core.attesters.choice import SOFTWARE
@@ -34,6 +31,7 @@ from enclave.core.second_pass import MODEL
 from enclave.core.sources import BASE_MODEL
 from enclave.held_model import HeldModel
 from enclave.round_given import OpenBlob, RoundGiven, SealedRow, SealedUpdate
+from enclave.spans import round_followed, step_ended
 from enclave.spare_process import CHANNEL_OPTION, PROGRAM, SPARE, start
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.attestation.evidence import EnclaveClaims, read_evidence
@@ -211,7 +209,7 @@ def prepare_round(
     this host does not give, "evidence-refused" for a nonce of another length than 16 to 64 bytes.
     """
     task = EnclaveTask("prepare", round_id, federation_id, policy.maximum_memory_bytes)
-    with _lines_name(round_id), SealedProcess(host, task) as process:
+    with round_followed("prepare", round_id), SealedProcess(host, task) as process:
         process.receive("ready")
         process.send(PrepareRequest(round_id, federation_id, policy, nonce, range_index, range_count).to_map())
         answer = process.receive("prepared")
@@ -288,14 +286,14 @@ def run_request(
     process refuses, and `Refusal("enclave-failed")`.
     """
     _allow_open_files(len(given.openers))
-    with _lines_name(given.round_id), ExitStack() as stack:
+    with round_followed("aggregate", given.round_id), ExitStack() as stack:
         descriptors = [_descriptor_of(stack.enter_context(opener()), stack) for opener in given.openers]
         memory = given.policy.maximum_memory_bytes
         task = EnclaveTask("aggregate", given.round_id, given.federation_id, memory, tuple(descriptors), range_index)
         started = time.monotonic()
         process = stack.enter_context(SealedProcess(host, task))
         process.receive("ready")
-        on_step("seal", time.monotonic() - started)
+        _step_ended(on_step, "seal", time.monotonic() - started)
         process.send(ask(given.request(tuple(descriptors))))
         # The new model has the base model's tensors; its header may be longer than one that others wrote.
         held = stack.enter_context(HeldModel(os.fstat(descriptors[BASE_MODEL]).st_size + MAX_HEADER_BYTES))
@@ -328,14 +326,14 @@ def _attend(
                 for piece in held.open(message["key"]):
                     write_output(MODEL, piece)
             case "step":
-                on_step(message["name"], message["seconds"])
+                _step_ended(on_step, message["name"], message["seconds"])
             case _:
                 return message
 
 
-def _lines_name(round_id: bytes) -> AbstractContextManager[None]:
-    """Have the lines that are logged meanwhile name the round."""
-    return bound_contextvars(round_id=str(uuid.UUID(bytes=round_id)))
+def _step_ended(on_step: Callable[[str, float], None], name: str, seconds: float) -> None:
+    on_step(name, seconds)
+    step_ended(name, seconds)
 
 
 def _descriptor_of(blob: BinaryIO, stack: ExitStack) -> int:

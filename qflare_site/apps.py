@@ -17,6 +17,10 @@ class SiteConfig(AppConfig):
         from qflare_site import checks  # noqa: F401 - importing registers them
         from qflare_site.operator_events import register_operator_events
 
+        if settings.QFLARE_OTLP_ENDPOINT:
+            from qflare_site.tracing import begin_tracing
+
+            begin_tracing(settings.QFLARE_OTLP_ENDPOINT)
         use_engines(parse_engines(settings.QFLARE_PQC_ENGINES))
 
         register_operator_events()

@@ -52,6 +52,8 @@ DEFAULTS: dict[str, Any] = {
     "QFLARE_METRICS_TOKEN": "",
     # Where a Celery worker gives its host's numbers, without a token; 0: nowhere.
     "QFLARE_METRICS_PORT": 0,
+    # The OpenTelemetry collector that traces are sent to over HTTP, such as http://collector:4318; empty: none.
+    "QFLARE_OTLP_ENDPOINT": "",
     # Requests per second, minute, hour or day that one device, token or address may make.
     "QFLARE_RATE_ENROLMENT": "5/m",
     "QFLARE_RATE_CHALLENGE": "30/m",
@@ -285,6 +287,7 @@ _VALIDATORS: dict[str, Callable[[Any], None]] = {
     "QFLARE_RETENTION_DISCLOSURE_DAYS": _between(0, 36_500),
     "QFLARE_METRICS_PORT": _between(0, 65_535),
     "QFLARE_FRESH_SIGN_IN_SECONDS": _between(0, 86_400),
+    "QFLARE_OTLP_ENDPOINT": _url_of("http", "https"),
     "QFLARE_ENCLAVE_ATTESTER": _attester,
     "QFLARE_ENCLAVE_PLATFORMS": _platforms,
     "QFLARE_ENCLAVE_UID": _between(1, 2**31 - 1),

@@ -38,6 +38,7 @@ QFLARE_METRICS_DIR = make_private_folder(QFLARE_DATA_DIR / "metrics")
 os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(QFLARE_METRICS_DIR))
 QFLARE_METRICS_TOKEN = ENVIRONMENT["QFLARE_METRICS_TOKEN"]
 QFLARE_METRICS_PORT = ENVIRONMENT["QFLARE_METRICS_PORT"]
+QFLARE_OTLP_ENDPOINT = ENVIRONMENT["QFLARE_OTLP_ENDPOINT"]
 QFLARE_BROKER_DIR = QFLARE_DATA_DIR / "broker"
 QFLARE_BLOB_ACCEL = ENVIRONMENT["QFLARE_BLOB_ACCEL"]
 QFLARE_BLOB_REDIRECT = ENVIRONMENT["QFLARE_BLOB_REDIRECT"]
@@ -97,6 +98,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "qflare_site.request_log.RequestLogMiddleware",
+    "qflare_site.tracing.TracingMiddleware",
     "qflare_site.metrics.processes.RequestMetricsMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",

@@ -121,6 +121,7 @@ def required(file):
         ("For benchmarks", "requirements-bench.txt"),
         ("For an anchor on a chain", "requirements-anchors.txt"),
         ("For blobs in S3", "requirements-s3.txt"),
+        ("For traces", "requirements-otel.txt"),
     ],
 )
 def test_every_requirement_has_its_reason_and_no_other_does(heading, file):
