@@ -12,6 +12,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from devices.labels import labels_as_text, parse_labels
+from operator_admin.fresh_sign_in import needs_fresh_sign_in
 from operator_admin.operations import actor_of
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.errors import Refusal
@@ -106,6 +107,7 @@ class FederationForm(forms.Form):
 
 
 @console_page("training.add_federation", methods=("GET", "HEAD", "POST"))
+@needs_fresh_sign_in
 def create(request: HttpRequest) -> HttpResponseBase:
     """Answer `/federations/new`, with `?clone=<id>` for one like another that starts from its current model."""
     source = _source(request)

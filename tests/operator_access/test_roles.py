@@ -63,6 +63,7 @@ REACHED = {
     "training_federation_roll_back": {OPERATOR},
     "training_round_extend": {OPERATOR},
     "training_round_cancel": {OPERATOR},
+    "training_participation_quarantine": {OPERATOR},
     "training_modelversion_release": {OPERATOR},
     "device_sessions_qkdpolicy_set_policy": {OFFICER},
     "monitor_incident_acknowledge": {OPERATOR, OFFICER},

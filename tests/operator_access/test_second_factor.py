@@ -15,7 +15,7 @@ from operator_access.models import FactorSecret
 from operator_access.roles import Role
 from tests.operator_access.conftest import Browser, code_of, person, told
 
-PAGES = ["console:overview", "console:devices", "console:status", "admin:index", "admin:devices_device_changelist"]
+PAGES = ["console:overview", "console:devices", "console:federations", "admin:index", "admin:devices_device_changelist"]
 
 
 @pytest.fixture
