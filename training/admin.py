@@ -30,6 +30,7 @@ from training.services.model_release import release_version, roll_back
 from training.services.privacy_budget import privacy_statement
 from training.services.quarantine import quarantine_update
 from training.services.rounds import cancel_round, extend_round
+from training.verdict_reasons import explained_reason
 
 
 def _start(federation: Federation, actor: str, answers: Answers) -> str:
@@ -216,10 +217,15 @@ class ParticipationAdmin(ReadOnlyAdmin):
     search_fields = ("device__name", "round__federation__name", "reason")
     date_hierarchy = "submitted_at"
     fields = (
-        "device", "round", "status", "reason", "scores", "outside_the_guarantee", "downloaded_at", "trained", "loss",
+        "device", "round", "status", "reason", "meaning", "scores", "outside_the_guarantee", "downloaded_at", "trained", "loss",
         "progress_metrics", "progress_at", "progress_lease_until", "submitted_at",
     )  # fmt: skip
-    readonly_fields = ("status", "outside_the_guarantee", "trained")
+    readonly_fields = ("status", "meaning", "outside_the_guarantee", "trained")
+
+    @display(description="Which means")
+    def meaning(self, part: Participation) -> str:
+        """The reason in a sentence."""
+        return explained_reason(part.reason) or "-"
 
     @display(description="Outside the guarantee")
     def outside_the_guarantee(self, part: Participation) -> str:

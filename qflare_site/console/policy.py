@@ -42,7 +42,7 @@ class PartView:
     @classmethod
     def of(cls, part: type[Part]) -> "PartView":
         """Describe a part by its own docstring and fields."""
-        told = inspect.getdoc(part) or ""
+        told = (inspect.getdoc(part) or "").replace("`", "")
         parameters = (
             Parameter(one.name, one.default, one.metadata["low"], one.metadata["high"], one.metadata["whole"])
             for one in fields(part)

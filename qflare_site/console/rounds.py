@@ -8,13 +8,11 @@ from typing import Any
 from django.db.models import F
 
 from operator_admin.tones import tone_of
-from qflare_protocol.errors import CATALOGUE
-from qflare_protocol.round_result import SCREENING_REASONS
 from qflare_site.console.policy import explained_policy
 from qflare_site.console.round_rows import Outcomes, RoundRow, outcomes_of
 from training.models import UNFINISHED, Participation, ParticipationState, Round, RoundState, RoundStep
 from training.privacy import OUTSIDE_THE_GUARANTEE
-from training.services.quarantine import QUARANTINED
+from training.verdict_reasons import explained_reason
 
 PARTICIPANTS_SHOWN = 200
 PHASES = {
@@ -53,8 +51,14 @@ def read_progress(round_: Round) -> dict[str, Any]:
     return {
         "row": RoundRow(round_, outcomes),
         "phases": phases_of(round_, list(round_.steps.order_by("started_at"))),
-        "live": round_.state in UNFINISHED,
+        "live": round_.state in UNFINISHED or _waits_for_evaluation(round_),
     }
+
+
+def _waits_for_evaluation(round_: Round) -> bool:
+    version = round_.resulting_version
+    evaluated = version is None or version.evaluated_at is not None or bool(version.evaluation_error)
+    return bool(round_.federation.evaluator) and not evaluated
 
 
 def fresh(round_: Round) -> Round:
@@ -117,22 +121,8 @@ def read_defence(round_: Round) -> dict[str, Any]:
     }
 
 
-def explained_reason(reason: str) -> str:
-    """Return the sentence that goes with a reason code."""
-    if reason == QUARANTINED:
-        return "An operator took the update out of the round."
-    if reason in SCREENING_REASONS:
-        return SCREENING_REASONS[reason]
-    return CATALOGUE[reason].title if reason in CATALOGUE else reason
-
-
 def read_result(round_: Round) -> dict[str, Any]:
     """Return the model that the round made; alive until it is there and evaluated."""
     round_ = fresh(round_)
-    version = round_.resulting_version
-    waits = version is not None and version.evaluated_at is None and bool(round_.federation.evaluator)
-    return {
-        "version": version,
-        "round": round_,
-        "live": round_.state in UNFINISHED or (waits and not version.evaluation_error),
-    }
+    live = round_.state in UNFINISHED or _waits_for_evaluation(round_)
+    return {"version": round_.resulting_version, "round": round_, "live": live}

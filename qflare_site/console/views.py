@@ -15,7 +15,7 @@ from qflare_site.console.listing import Choice, Listing
 from qflare_site.console.pages import Panel, console_page, show, show_panels
 from qflare_site.console.status import read_status
 from sessions.models import Session, SessionState
-from training.models import UNFINISHED, Federation, FederationState, Round, RoundState
+from training.models import Federation, FederationState, Round, RoundState
 
 
 @console_page()
