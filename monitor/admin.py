@@ -17,6 +17,7 @@ from monitor.services import incidents
 from monitor.services.channels import create_channel, renew_secret, switch_channel
 from monitor.services.responses import undo_response
 from monitor.services.tuning import tune_rule
+from operator_admin.actions import Action, Wish, ask_second_person, data_of, register_action, takes_two
 from operator_admin.base import ReadOnlyAdmin, ReadOnlyInline
 from operator_admin.columns import state_column, stored_state
 from operator_admin.decorators import action, display
@@ -194,6 +195,25 @@ class ResponseAdmin(ReadOnlyAdmin):
     actions_detail = ("undo",)
 
 
+def _tune(rule: str, form: Any, actor: str) -> str:
+    enabled, reason = form.cleaned_data["enabled"], form.cleaned_data["reason"]
+    tune_rule(rule, form.terms, enabled=enabled, reason=reason, actor=actor, now=timezone.now())
+    return f"{rule} is tuned; this holds for what is found from now on."
+
+
+TUNE = register_action(
+    Action(
+        name="monitor.tune",
+        subject="policy",
+        label="Tune the rule",
+        consequence="It holds for what is found from then on.",
+        form=lambda rule, data: TuneRuleForm(RULES[rule], data),
+        perform=_tune,
+        permitted=lambda user, _rule: user.has_perm("monitor.change_rulesetting"),
+    )
+)
+
+
 @admin.register(RuleSetting)
 class RuleSettingAdmin(ReadOnlyAdmin):
     """Every rule with its terms; `Tune` changes them."""
@@ -239,15 +259,15 @@ class RuleSettingAdmin(ReadOnlyAdmin):
         return _page(self, request, f"Tune {setting.rule}", "operator_admin/ask.html", **context)
 
     def _tuned(self, request: HttpRequest, setting: RuleSetting, form: TuneRuleForm) -> bool:
-        enabled, reason = form.cleaned_data["enabled"], form.cleaned_data["reason"]
         try:
-            tune_rule(
-                setting.rule, form.terms, enabled=enabled, reason=reason, actor=actor_of(request), now=timezone.now()
-            )
+            if takes_two(TUNE.subject):
+                told = ask_second_person(request, Wish(TUNE, setting.pk, setting.rule, data_of(request.POST, form)))
+            else:
+                told = _tune(setting.rule, form, actor_of(request))
         except Refusal as refusal:
             self.message_user(request, refusal.detail, messages.ERROR)
             return False
-        self.message_user(request, f"{setting.rule} is tuned; this holds for what is found from now on.")
+        self.message_user(request, told)
         return True
 
 

@@ -1,11 +1,14 @@
 """The secrets of second factors, wrapped; and what waits for a second person."""
 
 import uuid
+from datetime import datetime
 from typing import ClassVar
 
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
+
+from operator_admin.tones import tone_of
 
 
 class FactorSecret(models.Model):
@@ -74,6 +77,9 @@ class ApprovalRequest(models.Model):
     decided_by_name = models.CharField(max_length=200, blank=True)
     decided_at = models.DateTimeField(null=True, blank=True)
     remark = models.TextField(blank=True, help_text="Of whoever decided.")
+    used_at = models.DateTimeField(
+        null=True, blank=True, help_text="When a command ran by it; such an approval is of once."
+    )
 
     class Meta:
         ordering = ("-asked_at",)
@@ -94,6 +100,9 @@ class ApprovalRequest(models.Model):
                 ),
                 name="approval_is_by_another_person",
             ),
+            models.CheckConstraint(
+                condition=Q(used_at=None) | Q(state=ApprovalState.APPROVED), name="approval_used_when_approved"
+            ),
             models.CheckConstraint(condition=~Q(state__in=BY_ANOTHER) | ~Q(remark=""), name="approval_has_a_remark"),
             models.UniqueConstraint(
                 fields=("action", "target"), condition=Q(state=ApprovalState.PENDING), name="one_pending_approval_of_it"
@@ -102,3 +111,12 @@ class ApprovalRequest(models.Model):
 
     def __str__(self) -> str:
         return f"{self.label}: {self.target_name}"
+
+    def is_open(self, now: datetime) -> bool:
+        """Whether somebody may decide on it."""
+        return self.state == ApprovalState.PENDING and now < self.expires_at
+
+    @property
+    def tone(self) -> str:
+        """The colour of its state."""
+        return tone_of(self.state)

@@ -66,7 +66,7 @@ TABLE: dict[str, tuple[str, str, str, str]] = {
     "keyring.serverkey": ("", "", "v", "v"),
     "keyring.datakey": ("", "", "v", "v"),
     "operator_api.apikey": ("", "", "vio", "v"),
-    "operator_access.approvalrequest": ("", "v", "v", "v"),
+    "operator_access.approvalrequest": ("", "v", "vo", "v"),  # o: approve a command of the escrow
     "auth.user": ("", "", "vio", "v"),
     "auth.group": ("", "", "v", "v"),
     "axes.accessattempt": ("", "", "ve", "v"),

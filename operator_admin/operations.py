@@ -14,7 +14,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import messages
-from django.contrib.admin import helpers
+from django.contrib.admin import helpers, site
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
@@ -25,6 +25,7 @@ from django.urls import reverse
 from unfold.decorators import action
 from unfold.enums import ActionVariant
 
+from operator_admin.actions import Action, Wish, ask_second_person, data_of, register_finder, takes_two
 from operator_admin.base import ReadOnlyAdmin
 from operator_admin.forms import ConfirmationForm
 from operator_admin.fresh_sign_in import is_fresh, sign_in_again
@@ -49,6 +50,7 @@ class Operation:
     - form_class: what is asked besides.
     - permission: what of the admin it demands: "issue", "operate" or "end".
     - sensitive: whether it asks for a fresh sign-in.
+    - second_person: one of `operator_admin.actions.SUBJECTS`, under which it may take two; empty: never.
     """
 
     name: str
@@ -59,6 +61,12 @@ class Operation:
     variant: ActionVariant = ActionVariant.DEFAULT
     permission: str = "operate"
     sensitive: bool = False
+    second_person: str = ""
+
+    @property
+    def takes_two(self) -> bool:
+        """Whether it is asked for here, and done when another person agrees."""
+        return takes_two(self.second_person)
 
 
 def actor_of(request: HttpRequest) -> str:
@@ -85,6 +93,7 @@ def on_one(operation: Operation) -> AdminView:
         variant=operation.variant,
     )
     decorated: AdminView = decorate(view)
+    decorated.operation = operation  # type: ignore[attr-defined]
     return decorated
 
 
@@ -119,11 +128,62 @@ def _perform_on_each(
     """Leave a message for each row: what was done, or why the service refused."""
     for row in rows:
         try:
-            done = operation.perform(row, actor_of(request), answers)
+            done = _perform(operation, admin, request, row, answers)
         except Refusal as refusal:
             admin.message_user(request, f"{row}: {refusal.detail}", messages.ERROR)
         else:
             admin.message_user(request, done, messages.SUCCESS)
+
+
+def _perform(operation: Operation, admin: ReadOnlyAdmin, request: HttpRequest, row: Any, answers: Answers) -> str:
+    if not operation.takes_two:
+        return operation.perform(row, actor_of(request), answers)
+    action = _action(admin, operation)
+    data = data_of(request.POST, operation.form_class())
+    return ask_second_person(request, Wish(action, str(row.pk), str(row), data))
+
+
+def operation_by_name(name: str) -> Action | None:
+    """Return the operation of an admin as an action by its name, such as "devices.device.revoke", or None."""
+    model_name, _, operation_name = name.rpartition(".")
+    for model, admin in site._registry.items():
+        operation = getattr(getattr(admin, operation_name, None), "operation", None)
+        if model._meta.label_lower == model_name and operation is not None and operation.second_person:
+            return _action(admin, operation)
+    return None
+
+
+register_finder(operation_by_name)
+
+
+def _action(admin: Any, operation: Operation) -> Action:
+    """Return an operation on a row of an admin as what may be done later, by its name."""
+
+    def permitted(user: Any, target: str) -> bool:
+        asking = HttpRequest()
+        asking.user = user
+        return bool(getattr(admin, f"has_{operation.permission}_permission")(asking, _row(admin, target)))
+
+    def perform(target: str, form: forms.Form, actor: str) -> str:
+        return operation.perform(_row(admin, target), actor, form.cleaned_data)
+
+    return Action(
+        name=f"{admin.opts.label_lower}.{operation.name}",
+        subject=operation.second_person,
+        label=operation.label,
+        consequence=operation.consequence,
+        form=lambda _target, data: operation.form_class(data),
+        perform=perform,
+        permitted=permitted,
+    )
+
+
+def _row(admin: Any, target: str) -> Model:
+    row = admin.get_object(HttpRequest(), target)
+    if row is None:
+        raise Refusal("not-found", "What it was asked for is not there any more.")
+    found: Model = row
+    return found
 
 
 def _question(

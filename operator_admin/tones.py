@@ -42,6 +42,10 @@ STATE_TONES: Mapping[str, str] = {
     "undone": "neutral",
     "waiting": "info",
     "delivered": "success",
+    # approvals by a second person; those that are pending and expired are above
+    "approved": "success",
+    "refused": "danger",
+    "withdrawn": "neutral",
     # keys and enclaves
     "live": "success",
     "retired": "neutral",

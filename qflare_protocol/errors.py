@@ -34,6 +34,7 @@ _ROWS = (
     ("internal-error", 500, "The server failed; the failure is recorded."),
     ("service-unavailable", 503, "A part this request needs is not available; ask again later."),
     ("permission-denied", 403, "This caller may not do that."),
+    ("approval-required", 409, "It takes two persons."),
     # Cryptography.
     ("invalid-key", 400, "A key has the wrong length or form."),
     ("invalid-signature", 401, "A signature does not verify."),

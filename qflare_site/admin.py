@@ -11,6 +11,7 @@ from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, User
+from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponseBase
@@ -20,6 +21,7 @@ from django_celery_beat.models import ClockedSchedule, CrontabSchedule, Interval
 from operator_access.people_forms import RolesForm
 from operator_access.services.people import keep_out, let_in, set_roles
 from operator_access.services.second_factor import reset_second_factor
+from operator_admin.actions import takes_two
 from operator_admin.base import ModelAdmin, ReadOnlyAdmin
 from operator_admin.forms import (
     AdminPasswordChangeForm,
@@ -137,7 +139,13 @@ def _let_in(user: User, actor: str, answers: Answers) -> str:
 
 
 SET_ROLES = Operation(
-    "set_roles", "Set roles", "They have these roles from then on and no others.", _set_roles, RolesForm, sensitive=True
+    "set_roles",
+    "Set roles",
+    "They have these roles from then on and no others.",
+    _set_roles,
+    RolesForm,
+    sensitive=True,
+    second_person="access",
 )
 RESET_SECOND_FACTOR = Operation(
     "reset_second_factor",
@@ -148,12 +156,15 @@ RESET_SECOND_FACTOR = Operation(
     ReasonForm,
     DANGER,
     sensitive=True,
+    second_person="access",
 )
 KEEP_OUT = Operation(
     "keep_out", "Keep out", "Their sessions end and they may not sign in.", _keep_out, ReasonForm, DANGER,
     sensitive=True,
 )  # fmt: skip
-LET_IN = Operation("let_in", "Let in", "They may sign in again.", _let_in, ReasonForm, sensitive=True)
+LET_IN = Operation(
+    "let_in", "Let in", "They may sign in again.", _let_in, ReasonForm, sensitive=True, second_person="access"
+)
 
 
 class OperatorAdmin(UserAdmin, PermissionHolderAdmin):
@@ -176,19 +187,33 @@ class OperatorAdmin(UserAdmin, PermissionHolderAdmin):
         return not beyond and super().has_change_permission(request, obj)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Return what the form only shows: to everybody but superusers, whatever gives rights."""
+        """Return what the form only shows: whatever gives rights, to all but superusers who need no second person."""
         shown = super().get_readonly_fields(request, obj)
-        return shown if request.user.is_superuser else (*shown, *GIVING_RIGHTS)
+        alone = request.user.is_superuser and not takes_two("access")
+        return shown if alone else (*shown, *GIVING_RIGHTS)
 
     @needs_fresh_sign_in
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponseBase:  # noqa: A002
-        """Change a password and record who did it in one transaction; Django's own view has none."""
+        """Change a password and record who did it in one transaction; Django's own view has none.
+
+        Where access takes two persons nobody sets the password of another here: it would let them in as that one.
+        """
+        if takes_two("access"):
+            raise PermissionDenied
         with transaction.atomic():
             return super().user_change_password(request, id, form_url)
 
 
 class OperatorGroupAdmin(GroupAdmin, PermissionHolderAdmin):
-    """What people may do, by group."""
+    """What people may do, by group; not to be changed where access takes two persons."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Whether somebody may add a group."""
+        return not takes_two("access") and super().has_add_permission(request)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Whether somebody may change what a group gives."""
+        return not takes_two("access") and super().has_change_permission(request, obj)
 
 
 class ThemedTaskSelectWidget(SelectWidget, beat_admin.TaskSelectWidget):

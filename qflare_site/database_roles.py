@@ -83,7 +83,7 @@ GRANTS: dict[str, tuple[str, str, str]] = {
     "account_emailconfirmation": ("SD", "", ""),
     "mfa_authenticator": ("SIUD", "", ""),
     "operator_access_factorsecret": ("SIUD", "", ""),
-    "operator_access_approvalrequest": ("SIU", "", ""),
+    "operator_access_approvalrequest": ("SIU", "SU", ""),  # worker: those that nobody answered
     "axes_accessattempt": ("SIUD", "", ""),
     "axes_accessattemptexpiration": ("SIUD", "", ""),
     "axes_accessfailurelog": ("SIUD", "", ""),

@@ -44,9 +44,11 @@ DEFAULTS: dict[str, Any] = {
     "CSRF_TRUSTED_ORIGINS": [],
     "QFLARE_INSECURE_HTTP": False,
     "QFLARE_TRUSTED_PROXIES": [],
-    # Access: a second factor for everybody who signs in, and how old a sign-in may be for what is sensitive.
+    # Access: a second factor for everybody who signs in, and how old a sign-in may be for what is sensitive,
+    # and what nobody does alone: revoke, release, policy, escrow, access.
     "QFLARE_REQUIRE_SECOND_FACTOR": True,
     "QFLARE_FRESH_SIGN_IN_SECONDS": 300,
+    "QFLARE_SECOND_PERSON": [],
     "QFLARE_LOG_LEVEL": "INFO",
     # What a scraper of /metrics has to show; empty: metrics are for this host alone.
     "QFLARE_METRICS_TOKEN": "",
@@ -108,6 +110,7 @@ _PARSERS: dict[type, str] = {bool: "bool", int: "int", list: "list", str: "str"}
 _RATE = re.compile(r"[1-9][0-9]*/[smhd]")
 _SUITE = re.compile(r"QF1-[A-Z0-9]{1,16}")
 _ATTESTERS = ("software", "tsm", "nitro", "gramine")  # of enclave.core.attesters.choice
+_SECOND_PERSON = ("revoke", "release", "policy", "escrow", "access")  # of operator_admin.actions, which needs Django
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -185,6 +188,11 @@ def _networks(texts: list[str]) -> None:
             ipaddress.ip_network(text)
         except ValueError as error:
             raise ValidationError("Must be a comma separated list of addresses or CIDR networks.") from error
+
+
+def _second_person(subjects: list[str]) -> None:
+    if set(subjects) - set(_SECOND_PERSON):
+        raise ValidationError(f"Must be a comma separated list of {', '.join(_SECOND_PERSON)}.")
 
 
 def _attester(name: str) -> None:
@@ -288,6 +296,7 @@ _VALIDATORS: dict[str, Callable[[Any], None]] = {
     "QFLARE_METRICS_PORT": _between(0, 65_535),
     "QFLARE_FRESH_SIGN_IN_SECONDS": _between(0, 86_400),
     "QFLARE_OTLP_ENDPOINT": _url_of("http", "https"),
+    "QFLARE_SECOND_PERSON": _second_person,
     "QFLARE_ENCLAVE_ATTESTER": _attester,
     "QFLARE_ENCLAVE_PLATFORMS": _platforms,
     "QFLARE_ENCLAVE_UID": _between(1, 2**31 - 1),

@@ -215,6 +215,7 @@ LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "/"
 QFLARE_REQUIRE_SECOND_FACTOR = ENVIRONMENT["QFLARE_REQUIRE_SECOND_FACTOR"]
 QFLARE_FRESH_SIGN_IN_SECONDS = ENVIRONMENT["QFLARE_FRESH_SIGN_IN_SECONDS"]
+QFLARE_SECOND_PERSON = ENVIRONMENT["QFLARE_SECOND_PERSON"]
 ACCOUNT_ADAPTER = "operator_access.adapters.AccountAdapter"
 ACCOUNT_LOGIN_METHODS = {"username"}
 ACCOUNT_SIGNUP_FIELDS = ["username*", "password1*", "password2*"]
@@ -383,6 +384,7 @@ CELERY_BEAT_SCHEDULE = {
         ("blobs-sweep", "training.tasks.sweep_blobs", 600),
         ("enclave-keys-sweep", "enclave.tasks.destroy_retired_keys", 30),
         ("enrolment-sweep", "enrollment.tasks.delete_expired_attempts", 60),
+        ("approvals-expire", "operator_access.tasks.expire_approvals", 600),
         ("sessions-archive", "sessions.tasks.archive_sessions", 86_400),
         ("disclosures-archive", "audit.tasks.archive_disclosures", 86_400),
     ]

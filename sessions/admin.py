@@ -1,5 +1,6 @@
 """Sessions of devices, and devices themselves with the verbs that end their sessions."""
 
+from django import forms
 from django.contrib import admin, messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -10,12 +11,14 @@ from django.utils import timezone
 from devices import services as devices
 from devices.admin import DeviceKeyInline
 from devices.models import Device
+from operator_admin.actions import Action, Wish, ask_second_person, data_of, register_action, takes_two
 from operator_admin.base import ReadOnlyAdmin
 from operator_admin.columns import state_column, stored_state
 from operator_admin.decorators import action
 from operator_admin.forms import ReasonForm
 from operator_admin.fresh_sign_in import needs_fresh_sign_in
 from operator_admin.operations import DANGER, Answers, Operation, actor_of, on_one, on_selected
+from qflare_protocol.errors import Refusal
 from sessions import services
 from sessions.forms import LabelsForm, QkdPolicyForm
 from sessions.models import QkdPolicy, Session
@@ -65,6 +68,7 @@ REVOKE = Operation(
     DANGER,
     permission="end",
     sensitive=True,
+    second_person="revoke",
 )
 DEMAND_NEW_KEYS = Operation(
     "demand_new_keys",
@@ -140,6 +144,32 @@ class SessionAdmin(ReadOnlyAdmin):
     readonly_fields = ("id", "status")
 
 
+def _set_policy(_target: str, form: forms.Form, actor: str) -> str:
+    row = set_qkd_policy(**form.cleaned_data, actor=actor, now=timezone.now())
+    return f"{row}: this holds from the next handshake on."
+
+
+SET_QKD_POLICY = register_action(
+    Action(
+        name="sessions.set_qkd_policy",
+        subject="policy",
+        label="Set the QKD policy",
+        consequence="It holds from the next handshake on; sessions that are open go on as they are.",
+        form=lambda _target, data: QkdPolicyForm(data),
+        perform=_set_policy,
+        permitted=lambda user, _target: user.has_perm("device_sessions.change_qkdpolicy"),
+    )
+)
+
+
+def _set_or_ask(request: HttpRequest, form: QkdPolicyForm) -> str:
+    if not takes_two(SET_QKD_POLICY.subject):
+        return _set_policy("", form, actor_of(request))
+    group = form.cleaned_data["group"]
+    wish = Wish(SET_QKD_POLICY, group, group or "devices without a group", data_of(request.POST, form))
+    return ask_second_person(request, wish)
+
+
 @admin.register(QkdPolicy)
 class QkdPolicyAdmin(ReadOnlyAdmin):
     """Which device groups have QKD keys in their sessions; `Set a policy` states it for a group, listed or not."""
@@ -158,6 +188,8 @@ class QkdPolicyAdmin(ReadOnlyAdmin):
         if not form.is_valid():
             common = {**self.admin_site.each_context(request), "title": "Set a QKD policy", "opts": self.opts}
             return TemplateResponse(request, "operator_admin/set_qkd_policy.html", common | {"form": form})
-        row = set_qkd_policy(**form.cleaned_data, actor=actor_of(request), now=timezone.now())
-        self.message_user(request, f"{row}: this holds from the next handshake on.", messages.SUCCESS)
+        try:
+            self.message_user(request, _set_or_ask(request, form), messages.SUCCESS)
+        except Refusal as refusal:
+            self.message_user(request, refusal.detail, messages.ERROR)
         return redirect(reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_changelist"))

@@ -78,11 +78,16 @@ START = Operation("start_round", "Start a round", "Every active device of the fe
 PAUSE = Operation("pause", "Pause", "No further round is opened; one that runs goes on to its end.", _pause)
 RESUME = Operation("resume", "Resume", "Rounds are opened again, by its schedule or by hand.", _resume)
 RELEASE = Operation(
-    "release", "Release", "Devices that ask for the released model get this one from then on.", _release, sensitive=True
+    "release",
+    "Release",
+    "Devices that ask for the released model get this one from then on.",
+    _release,
+    sensitive=True,
+    second_person="release",
 )
 ROLL_BACK = Operation(
     "roll_back", "Roll back", "Devices that ask for the released model get that earlier one again.", _roll_back,
-    RollBackForm, DANGER, sensitive=True,
+    RollBackForm, DANGER, sensitive=True, second_person="release",
 )  # fmt: skip
 EXTEND = Operation(
     "extend", "Extend", "The round waits that much longer for the devices it invited.", _extend, ExtensionForm

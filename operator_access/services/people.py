@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from axes.models import AccessAttempt
 from django.contrib.auth.models import Group, User
 from django.contrib.auth.password_validation import validate_password
 from django.contrib.auth.validators import UnicodeUsernameValidator
@@ -10,6 +11,7 @@ from django.db import IntegrityError, transaction
 
 from audit.kinds import register_kind
 from audit.services import record_event
+from operator_access.code_limit import forget_attempts, is_locked
 from operator_access.roles import Role
 from qflare_protocol.errors import Refusal
 
@@ -17,6 +19,7 @@ _KINDS = {
     "operator.created": "Operator {operator} created with the roles: {roles}",
     "operator.roles_set": "Roles of operator {operator} changed from {before} to {roles}: {reason}",
     "operator.kept_out": "Operator {operator} may not sign in any more: {reason}",
+    "operator.unlocked": "The sign-in as {operator} was unlocked; {failures} failed attempts are forgotten",
     "operator.let_in": "Operator {operator} may sign in again: {reason}",
 }
 _NONE = "none"
@@ -81,6 +84,24 @@ def keep_out(user_id: int, *, reason: str, actor: str) -> User:
 def let_in(user_id: int, *, reason: str, actor: str) -> User:
     """Let a person sign in again. Raises `Refusal("conflict")`."""
     return _switched(user_id, "operator.let_in", active=True, reason=reason, actor=actor)
+
+
+@transaction.atomic
+def unlock(name: str, *, actor: str) -> None:
+    """Forget failed passwords and codes of a name, so that it may sign in before the lock-out is over.
+
+    Raises `Refusal("conflict")` where there is nothing to forget, `CountersUnavailable`.
+    """
+    user = User.objects.filter(username=name).first()
+    attempts = AccessAttempt.objects.filter(username=name)
+    failures = sum(attempts.values_list("failures_since_start", flat=True))
+    locked_codes = user is not None and is_locked(user.pk)
+    if not failures and not locked_codes:
+        raise Refusal("conflict", f"The sign-in as {name} is not locked.")
+    attempts.delete()
+    if user is not None:
+        forget_attempts(user.pk)
+    record_event("operator.unlocked", actor=actor, payload={"operator": name, "failures": failures})
 
 
 def _switched(user_id: int, kind: str, *, active: bool, reason: str, actor: str) -> User:

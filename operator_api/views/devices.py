@@ -12,6 +12,7 @@ from rest_framework.response import Response
 
 from devices.models import Device, DeviceState
 from devices.services import resume_device, revoke_device, set_device_labels, suspend_device
+from operator_admin.actions import refuse_alone
 from operator_api.authentication import OperatorView
 from operator_api.listing import ListView, Narrowing
 from operator_api.reasons import Reason, reason_of
@@ -95,6 +96,8 @@ class DeviceChangeView(OperatorView):
         """Change the state of a device, with the reason for it."""
         reason = reason_of(request)
         device_by_id(device_id)
+        if self.change == "revoke":
+            refuse_alone("revoke")
         changed = CHANGES[self.change](device_id, reason=reason, actor=request.user.actor, now=timezone.now())
         return Response(DeviceSerializer(changed).data)
 

@@ -9,6 +9,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from operator_admin.actions import refuse_alone
 from operator_api.authentication import OperatorView
 from operator_api.listing import ListView, Narrowing
 from operator_api.reasons import Reason
@@ -93,6 +94,7 @@ class ReleaseView(OperatorView):
         """Make a version the released one of its federation."""
         if not _versions().filter(id=version_id).exists():
             raise Refusal("not-found", "There is no such model version.")
+        refuse_alone("release")
         release_version(version_id, actor=request.user.actor, now=timezone.now())
         return Response(ModelVersionSerializer(_versions().get(id=version_id)).data)
 
@@ -108,5 +110,6 @@ class RollBackView(OperatorView):
         asked = GoingBack(data=request.data)
         asked.is_valid(raise_exception=True)
         federation_by_id(federation_id)
+        refuse_alone("release")
         version = roll_back(federation_id, actor=request.user.actor, now=timezone.now(), **asked.validated_data)
         return Response(ModelVersionSerializer(_versions().get(id=version.id)).data)

@@ -36,11 +36,15 @@ SCREENS: tuple[tuple[str, tuple[Screen, ...]], ...] = (
     ),
     (
         "Trust",
-        (Screen("Incidents", "notification_important", "console:incidents", "monitor.view_incident"),),
+        (
+            Screen("Incidents", "notification_important", "console:incidents", "monitor.view_incident"),
+            Screen("Approvals", "how_to_reg", "console:approvals"),
+        ),
     ),
     (
         "Site",
         (
+            Screen("Operators and access", "admin_panel_settings", "console:access", "auth.view_user"),
             Screen("System", "settings", "console:system", "qflare_site.view_processheartbeat"),
             Screen("All records", "database", "admin:index"),
         ),

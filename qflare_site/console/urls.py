@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from qflare_site.console import enrolment, new_federation, views
+from qflare_site.console import access, approvals, enrolment, new_federation, views
 
 app_name = "console"
 
@@ -20,4 +20,8 @@ urlpatterns = [
     path("rounds/<uuid:round_id>/result", views.download_result, name="round-result"),
     path("incidents", views.list_incidents, name="incidents"),
     path("system", views.show_system, name="system"),
+    path("access", access.show_access, name="access"),
+    path("access/approvals", approvals.list_approvals, name="approvals"),
+    path("access/approvals/<uuid:request_id>", approvals.decide, name="approval"),
+    path("access/unlock", access.unlock_sign_in, name="unlock"),
 ]

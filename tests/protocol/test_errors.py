@@ -11,7 +11,7 @@ from qflare_protocol.errors import CATALOGUE, TYPE_PREFIX, Refusal
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
     "qflare_protocol", "edge_client", "keyring", "audit", "devices", "enrollment", "sessions", "enclave", "training",
-    "monitor", "qflare_site",
+    "monitor", "operator_admin", "operator_access", "operator_api", "qflare_site",
 )  # fmt: skip
 SOURCES = [
     path

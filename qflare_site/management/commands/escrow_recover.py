@@ -16,6 +16,7 @@ from keyring.kek import KekError
 from keyring.management.commands.escrow_custodian import read_small
 from keyring.models import DataKey
 from keyring.shares import EscrowError
+from operator_access.approval_option import add_approval_option, require_approval
 from operator_admin.shell import shell_actor
 from sessions.services import end_all_sessions
 
@@ -31,12 +32,14 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the arguments."""
         parser.add_argument("shares", nargs="*", type=Path, metavar="SHARE", help="file of an opened share")
+        add_approval_option(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Recover in one transaction, with its events."""
         try:
             shares = [read_opened_share(read_small(path)) for path in options["shares"]] or _asked()
             with transaction.atomic():
+                require_approval("escrow.recover", options["approval"])
                 escrow, lost = recover_escrow(shares, now=timezone.now())
                 row = DataKey.objects.get(scope=Scope.SERVER_KEYS, retired_at=None)
                 payload = {

@@ -13,6 +13,7 @@ from keyring.escrow import split_escrow
 from keyring.kek import KekError
 from keyring.management.commands.escrow_custodian import read_small, write_private
 from keyring.shares import EscrowError
+from operator_access.approval_option import add_approval_option, require_approval
 from operator_admin.shell import shell_actor
 
 
@@ -28,6 +29,7 @@ class Command(BaseCommand):
             "--threshold", type=int, required=True, help="how many custodians recover together; 2 to 16"
         )
         parser.add_argument("--out", type=Path, required=True, help="folder for the sealed shares")
+        add_approval_option(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Split; the shares are on disk before the database believes in them."""
@@ -35,6 +37,7 @@ class Command(BaseCommand):
         try:
             custodians = [_custodian(text) for text in options["custodian"]]
             with transaction.atomic():
+                require_approval("escrow.split", options["approval"])
                 escrow, files = split_escrow(custodians, options["threshold"], now=timezone.now())
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 for person, text in files:
