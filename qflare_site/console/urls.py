@@ -3,6 +3,7 @@
 from django.urls import path
 
 from qflare_site.console import access, approvals, enrolment, new_federation, views
+from qflare_site.console import enrolment, new_federation, version_screens, views
 
 app_name = "console"
 
@@ -18,6 +19,9 @@ urlpatterns = [
     path("rounds", views.list_rounds, name="rounds"),
     path("rounds/<uuid:round_id>", views.show_round, name="round"),
     path("rounds/<uuid:round_id>/result", views.download_result, name="round-result"),
+    path("models", version_screens.list_versions, name="models"),
+    path("models/compare", version_screens.compare, name="model-comparison"),
+    path("models/<int:version_id>", version_screens.show_version, name="model"),
     path("incidents", views.list_incidents, name="incidents"),
     path("system", views.show_system, name="system"),
     path("access", access.show_access, name="access"),
