@@ -1,13 +1,14 @@
 """Recomputing the log from the database: chain, tree, checkpoints and the events they came from."""
 
 import hmac
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
-from typing import Any
+from typing import Any, Self
 
-from django.db.models import Q
+from django.db.models import Max, Q, QuerySet
 
 from audit.models import Checkpoint, Entry, Event, Tile
 from audit.services import log_origin
@@ -46,34 +47,85 @@ def verify_log() -> LogReport:
 
     Entries that are sequenced and checkpoints that are signed while this runs are left for next time.
     """
-    heads = list(Checkpoint.objects.order_by("size", "id").values_list("id", "size"))
-    walk = _LogWalk(heads)
-    walk.run(Entry.objects.count())
-    _refuse_surplus_rows(walk.tree.size)
-    waiting = Event.objects.filter(sequenced=False).count()
-    return LogReport(walk.tree.size, walk.erased, walk.checked, waiting, walk.tree.root())
+    walk = LogWalk.begin()
+    while not walk.is_done:
+        walk.advance()
+    return walk.report()
 
 
-class _LogWalk:
-    """One pass over the entries, with what has been computed so far."""
+class LogWalk:
+    """One pass over the entries, with what has been computed so far; `state` lets another process go on with it."""
 
-    def __init__(self, heads: list[tuple[int, int]]) -> None:
-        self.tree, self.checked, self.erased = GrowingTiles(), 0, 0
-        self._heads = heads
-        self._previous = GENESIS_HASH
+    def __init__(self, target: int, last_head: int, tree: GrowingTiles, previous: bytes) -> None:
+        self.target, self.tree = target, tree
+        self._last_head, self._previous = last_head, previous
+        self._checked = self._erased = 0
         self._origin, self._keys = log_origin(), server_verifiers("log")
 
-    def run(self, size: int) -> None:
-        self._check_heads()
-        for entries in _batches(size):
-            for entry in entries:
-                self._check_entry(entry)
-                for tile in self.tree.append(bytes(entry.leaf_hash)):
-                    _check_tile(tile)
-                self._check_heads()
-        if self.checked < len(self._heads):
-            row_id, claimed = self._heads[self.checked]
-            raise LogDamagedError(f"Checkpoint {row_id} covers {claimed} entries; the log has only {self.tree.size}.")
+    @classmethod
+    def begin(cls) -> Self:
+        """Begin at the first entry, to go as far as the log reaches now."""
+        last_head = Checkpoint.objects.aggregate(last=Max("id"))["last"] or 0
+        return cls(Entry.objects.count(), last_head, GrowingTiles(), GENESIS_HASH)
+
+    @classmethod
+    def resume(cls, state: Mapping[str, Any]) -> Self:
+        """Go on where a walk gave out this state; it is believed, so that it must not pass through other hands."""
+        tree = GrowingTiles.load(state["size"], lambda level, _index, _width: state["edges"][level])
+        walk = cls(state["target"], state["last_head"], tree, state["previous"])
+        walk._checked, walk._erased = state["checked"], state["erased"]
+        return walk
+
+    def state(self) -> dict[str, Any]:
+        """Return all that `resume` needs, as values of CBOR: some 24 KB of a log of ten million entries."""
+        return {
+            "target": self.target,
+            "last_head": self._last_head,
+            "size": self.tree.size,
+            "edges": self.tree.edges(),
+            "previous": self._previous,
+            "checked": self._checked,
+            "erased": self._erased,
+        }
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every entry was looked at."""
+        return self.tree.size >= self.target
+
+    def advance(self, most: int = _BATCH) -> None:
+        """Look at up to `most` further entries. Raises `LogDamagedError`."""
+        heads = self._heads_up_to(self.tree.size + most)
+        entries = _entries_from(self.tree.size, min(most, self.target - self.tree.size))
+        if not entries:
+            raise LogDamagedError(f"Entry {self.tree.size} is missing: the log had {self.target} entries before.")
+        for entry in entries:
+            self._check_entry(entry)
+            for tile in self.tree.append(bytes(entry.leaf_hash)):
+                _check_tile(tile)
+            for head in heads.get(self.tree.size, ()):
+                _check_checkpoint(head, self.tree.root(), self._origin, self._keys)
+                self._checked += 1
+
+    def report(self) -> LogReport:
+        """Return what was found, once all entries were looked at. Raises `LogDamagedError` for what belongs to none."""
+        beyond = self._heads().filter(Q(size__gt=self.tree.size) | Q(size__lte=0)).first()
+        if beyond is not None:
+            sentence = f"covers {beyond.size} entries; the log has only {self.tree.size}"
+            raise LogDamagedError(f"Checkpoint {beyond.pk} {sentence}.")
+        _refuse_surplus_rows(self.tree.size)
+        waiting = Event.objects.filter(sequenced=False).count()
+        return LogReport(self.tree.size, self._erased, self._checked, waiting, self.tree.root())
+
+    def _heads(self) -> QuerySet[Checkpoint]:
+        return Checkpoint.objects.filter(id__lte=self._last_head).order_by("size", "id")
+
+    def _heads_up_to(self, size: int) -> dict[int, list[Checkpoint]]:
+        """Return the checkpoints of the next entries by size: those up to here were checked with their entry."""
+        heads: dict[int, list[Checkpoint]] = defaultdict(list)
+        for head in self._heads().filter(size__gt=self.tree.size, size__lte=size):
+            heads[head.size].append(head)
+        return heads
 
     def _check_entry(self, entry: Entry) -> None:
         index = self.tree.size
@@ -85,26 +137,13 @@ class _LogWalk:
             raise LogDamagedError(f"Entry {index} {sentence}.")
         if bytes(entry.leaf_hash) != leaf_hash(data):
             raise LogDamagedError(f"Entry {index} was changed: its content does not have its leaf_hash.")
-        self.erased += _check_event(entry)
+        self._erased += _check_event(entry)
         self._previous = bytes(entry.entry_hash)
 
-    def _check_heads(self) -> None:
-        while self.checked < len(self._heads) and self._heads[self.checked][1] == self.tree.size:
-            row = Checkpoint.objects.get(id=self._heads[self.checked][0])
-            _check_checkpoint(row, self.tree.root(), self._origin, self._keys)
-            self.checked += 1
 
-
-def _batches(size: int) -> Iterator[list[Entry]]:
-    """Yield the first `size` rows by index, as many at a time as one query may bring."""
-    last = -1
-    while size > 0:
-        rows = Entry.objects.filter(index__gt=last).order_by("index").select_related("event")
-        batch = list(rows[: min(size, _BATCH)])
-        if not batch:
-            return
-        yield batch
-        last, size = batch[-1].index, size - len(batch)
+def _entries_from(index: int, count: int) -> list[Entry]:
+    rows = Entry.objects.filter(index__gte=index).order_by("index").select_related("event")
+    return list(rows[:count])
 
 
 def _check_event(entry: Entry) -> bool:

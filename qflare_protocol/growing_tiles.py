@@ -40,6 +40,10 @@ class GrowingTiles:
             tiles._edges.append(list(edge(level, index, width)) if width else [])
         return tiles
 
+    def edges(self) -> list[list[bytes]]:
+        """Return the hashes of the unfinished tile of each level, from which `load` takes the tree up again."""
+        return [list(edge) for edge in self._edges]
+
     def append(self, leaf_hash: bytes) -> list[Tile]:
         """Add the next leaf's hash and return the tiles that it fills, the lowest first."""
         self.size += 1

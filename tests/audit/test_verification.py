@@ -12,10 +12,11 @@ from django.db import connection
 from audit import services
 from audit.models import Checkpoint, Entry, Event, Sequencer, Tile
 from audit.sequencing import last_hash
-from audit.verification import LogDamagedError, verify_log
+from audit.verification import LogDamagedError, LogWalk, verify_log
 from keyring.models import ServerKey
 from qflare_protocol import merkle
 from qflare_protocol.audit_entry import commitment, entry_hash
+from qflare_protocol.encoding import decode, encode
 from tests.audit.conftest import NOW, record
 from tests.audit_triggers import log_triggers_lifted
 
@@ -214,3 +215,45 @@ def test_lifted_triggers_are_back_afterwards(make_log: MakeLog) -> None:
         pass
     with pytest.raises(Exception, match="append-only"), connection.cursor() as cursor:
         cursor.execute("DELETE FROM audit_entry")
+
+
+@pytest.mark.parametrize("most", [1, 7, 256, 300])
+def test_a_walk_that_others_go_on_with_finds_what_one_alone_finds(make_log: MakeLog, most: int) -> None:
+    make_log(300)
+    services.issue_checkpoint(NOW + timedelta(minutes=10))
+    walk, parts = LogWalk.begin(), 0
+    while not walk.is_done:
+        walk.advance(most)
+        walk, parts = LogWalk.resume(decode(encode(walk.state()), what="state")), parts + 1
+    assert parts == -(-300 // most)
+    assert walk.report() == verify_log()
+
+
+def test_damage_behind_the_first_part_is_found_by_whoever_goes_on(make_log: MakeLog) -> None:
+    make_log(9)
+    damage(Entry, {"index": 6}, kind="test.other")
+    first = LogWalk.begin()
+    first.advance(5)
+    later = LogWalk.resume(first.state())
+    with pytest.raises(LogDamagedError, match="Entry 6 or the one before it was changed"):
+        later.advance(5)
+
+
+def test_entries_that_vanish_between_two_parts_are_missed(make_log: MakeLog) -> None:
+    make_log(9)
+    first = LogWalk.begin()
+    first.advance(5)
+    delete(Entry, index__gte=5)
+    with pytest.raises(LogDamagedError, match="Entry 5 is missing"):
+        LogWalk.resume(first.state()).advance(5)
+
+
+def test_what_is_logged_while_a_walk_is_under_way_is_left_for_the_next(make_log: MakeLog) -> None:
+    make_log(3)
+    walk = LogWalk.begin()
+    record(4)
+    services.sequence_log(NOW + timedelta(minutes=20))
+    while not walk.is_done:
+        walk.advance(2)
+    report = walk.report()
+    assert (report.entries, report.checkpoints) == (3, 1)
