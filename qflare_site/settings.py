@@ -198,7 +198,7 @@ UNFOLD = {
     "SITE_HEADER": "QFLARE",
     "SITE_URL": "/",
     "SHOW_VIEW_ON_SITE": False,
-    "STYLES": [lambda request: static("console.css")],
+    "STYLES": [lambda request: static("console.css"), lambda request: static("plots.css")],
     "SIDEBAR": {"navigation": "qflare_site.console.navigation.navigation"},
     "COLORS": {"primary": PRIMARY_COLOURS},
 }

@@ -222,8 +222,8 @@ class ParticipationAdmin(ReadOnlyAdmin):
     search_fields = ("device__name", "round__federation__name", "reason")
     date_hierarchy = "submitted_at"
     fields = (
-        "device", "round", "status", "reason", "meaning", "scores", "outside_the_guarantee", "downloaded_at", "trained", "loss",
-        "progress_metrics", "progress_at", "progress_lease_until", "submitted_at",
+        "device", "round", "status", "reason", "meaning", "scores", "outside_the_guarantee", "downloaded_at", "trained",
+        "loss", "progress_metrics", "progress_at", "progress_lease_until", "submitted_at",
     )  # fmt: skip
     readonly_fields = ("status", "meaning", "outside_the_guarantee", "trained")
 

@@ -24,6 +24,7 @@ SCREENS: tuple[tuple[str, tuple[Screen, ...]], ...] = (
             Screen("Overview", "dashboard", "console:overview"),
             Screen("Federations", "hub", "console:federations", "training.view_federation"),
             Screen("Rounds", "cycle", "console:rounds", "training.view_round"),
+            Screen("Models", "deployed_code", "console:models", "training.view_modelversion"),
         ),
     ),
     (
@@ -39,6 +40,7 @@ SCREENS: tuple[tuple[str, tuple[Screen, ...]], ...] = (
         (
             Screen("Incidents", "notification_important", "console:incidents", "monitor.view_incident"),
             Screen("Approvals", "how_to_reg", "console:approvals"),
+            Screen("Log", "receipt_long", "console:log-entries", "audit.view_entry"),
         ),
     ),
     (

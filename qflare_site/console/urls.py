@@ -4,6 +4,7 @@ from django.urls import path
 
 from qflare_site.console import access, approvals, enrolment, new_federation, views
 from qflare_site.console import enrolment, new_federation, version_screens, views
+from qflare_site.console import enrolment, log_screens, new_federation, version_screens, views
 
 app_name = "console"
 
@@ -23,6 +24,10 @@ urlpatterns = [
     path("models/compare", version_screens.compare, name="model-comparison"),
     path("models/<int:version_id>", version_screens.show_version, name="model"),
     path("incidents", views.list_incidents, name="incidents"),
+    path("log-entries", log_screens.list_entries, name="log-entries"),
+    path("log-entries/verify", log_screens.verify, name="log-verify"),
+    path("log-entries/<int:index>", log_screens.show_entry, name="log-entry"),
+    path("log-checkpoints", log_screens.list_checkpoints, name="log-checkpoints"),
     path("system", views.show_system, name="system"),
     path("access", access.show_access, name="access"),
     path("access/approvals", approvals.list_approvals, name="approvals"),

@@ -108,9 +108,7 @@ def show_round(request: HttpRequest, round_id: uuid.UUID) -> HttpResponseBase:
         (federation.name, reverse("console:federation", args=(federation.id,))),
     ]
     title = f"{federation.name} round {round_.number}"
-    return show_panels(
-        request, "console/round.html", panels, title=title, trail=trail, round=round_, unfinished=UNFINISHED
-    )
+    return show_panels(request, "console/round.html", panels, title=title, trail=trail, round=round_)
 
 
 @console_page("training.view_round")

@@ -193,7 +193,7 @@ def test_failures_count_by_reason_and_excesses_by_scope():
         ["unknown device", "session.refused", "1"],
     ]
     assert "2026-03-01 12:00: 1 × 429, challenge" in titles_of(figure)
-    assert figure.table.rows[0][1].href == "/admin/audit/event/?kind__exact=session.refused"
+    assert figure.table.rows[0][1].href == "/log-entries?kind=session.refused"
 
 
 def test_rare_reasons_are_drawn_together_and_told_apart_in_the_table():

@@ -89,6 +89,11 @@ def test_a_logarithmic_scale_takes_any_number(values):
     assert all(0 <= scale.place(value) <= 1 for value in values)
 
 
+def test_ends_far_beyond_each_other_have_a_place():
+    scale = log_scale([1e-99, 1e299])
+    assert (scale.place(1e-99), scale.place(1e299)) == pytest.approx((0, 1))
+
+
 def test_powers_of_ten_lie_at_equal_distances_on_a_logarithmic_scale():
     scale = log_scale([0.2, 900.0])
     assert labels(scale) == ["0.1", "1", "10", "100", "1000"]

@@ -79,9 +79,9 @@ def test_the_released_version_is_marked(reader, versions):
     assert "digits v2" not in words
 
 
-def test_no_permission_no_models(staff, client, versions):
+def test_no_permission_no_models(newcomer, client, versions):
     for name, arguments in (("models", ()), ("model", (versions[0].id,)), ("model-comparison", ())):
-        assert page(staff, name, *arguments).status_code == 403
+        assert page(newcomer, name, *arguments).status_code == 403
         assert page(client, name, *arguments)["Location"].startswith("/admin/login/")
 
 

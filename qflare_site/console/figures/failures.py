@@ -114,4 +114,4 @@ def _hour_point(name: str, place: int, hour: datetime, count: int) -> Point:
 
 
 def _events_of(kind: str) -> str:
-    return f"{reverse('admin:audit_event_changelist')}?kind__exact={kind}"
+    return f"{reverse('console:log-entries')}?kind={kind}"

@@ -43,7 +43,9 @@ class Scale:
             return 0.0
         inside = min(max(value, self.low), self.high)
         if self.logarithmic:
-            return math.log(inside / self.low) / math.log(self.high / self.low)
+            # A quotient of the ends would be infinite where they lie 600 decades apart.
+            low, high = math.log(self.low), math.log(self.high)
+            return min(max((math.log(inside) - low) / (high - low), 0.0), 1.0)
         return (inside - self.low) / (self.high - self.low)
 
 
