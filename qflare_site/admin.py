@@ -33,7 +33,7 @@ from operator_admin.forms import (
 )
 from operator_admin.fresh_sign_in import is_fresh, needs_fresh_sign_in, sign_in_again
 from operator_admin.operations import DANGER, Answers, Operation, actor_of, on_one
-from qflare_site.models import ProcessHeartbeat
+from qflare_site.models import ProcessHeartbeat, TaskFailure
 from qflare_site.operator_events import (
     permissions_of,
     record_permissions_changed,
@@ -51,6 +51,17 @@ class ProcessHeartbeatAdmin(ReadOnlyAdmin):
     list_filter = ("process",)
     search_fields = ("host",)
     fields = ("process", "host", "pid", "seen_at")
+
+
+@admin.register(TaskFailure)
+class TaskFailureAdmin(ReadOnlyAdmin):
+    """The tasks that ended with an error."""
+
+    list_display = ("failed_at", "task", "error", "place")
+    list_filter = ("task",)
+    search_fields = ("task", "error")
+    date_hierarchy = "failed_at"
+    fields = ("failed_at", "task", "error", "place")
 
 
 class RecordedAdmin(ModelAdmin):

@@ -14,7 +14,7 @@ class SiteConfig(AppConfig):
         """Register the site's system checks, and the events of the keyring, which lies below the log."""
         from audit.kinds import register_kind
         from qflare_protocol.pqc.registry import parse_engines, use_engines
-        from qflare_site import checks  # noqa: F401 - importing registers them
+        from qflare_site import checks, task_failures  # noqa: F401 - importing registers them
         from qflare_site.operator_events import register_operator_events
 
         if settings.QFLARE_OTLP_ENDPOINT:

@@ -68,6 +68,7 @@ GRANTS: dict[str, tuple[str, str, str]] = {
     "monitor_monitorposition": ("S", "SIU", ""),
     "operator_api_apikey": ("SIU", "", ""),
     "qflare_site_processheartbeat": ("S", "SIUD", "SIUD"),
+    "qflare_site_taskfailure": ("S", "SID", "SID"),
     # Operators, their sessions and what they did in the admin.
     "auth_user": ("SIUD", "", ""),
     "auth_group": ("SIUD", "", ""),

@@ -35,3 +35,22 @@ class ProcessHeartbeat(models.Model):
 
     def __str__(self) -> str:
         return f"{self.process}@{self.host}" if self.host else self.process
+
+
+class TaskFailure(models.Model):
+    """A Celery task that ended with an error: which, where in the code, and since when; the newest 1,000 are kept.
+
+    What the error says is not kept: its words may hold values, and values may be secrets. They are in the worker's
+    log, whose filters know what to leave out.
+    """
+
+    task = models.CharField(max_length=200)
+    error = models.CharField(max_length=200, help_text="The exception's class; of a refusal its code too.")
+    place = models.CharField(max_length=300, blank=True, help_text="The innermost line of our own code.")
+    failed_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"{self.task}: {self.error}"

@@ -28,7 +28,7 @@ from qflare_protocol.attestation.limits import left_open
 from qflare_protocol.device_keys import RegisteredKeys, generate_device_keypair
 from qflare_protocol.suites import DEFAULT_SUITE
 from qflare_protocol.tensors import encode_tensors
-from qflare_site.services import record_heartbeat
+from qflare_site.services import record_heartbeat, record_task_failure
 from sessions.models import Session, SessionState
 from sessions.qkd import set_qkd_policy
 from tests.policies import screened
@@ -248,6 +248,7 @@ def populate(*, devices: int = 4, now: datetime = NOW) -> PopulatedSite:
     )  # fmt: skip
     set_qkd_policy("ward", "preferred", actor=ACTOR, now=now)
     record_heartbeat("worker", host="one", pid=7, now=now)
+    record_task_failure("training.tasks.tick", OSError("no space"), now=now)
     create_key("a-script", scopes=READING, lifetime=timedelta(days=30), actor=ACTOR, now=now)
     create_channel("pager", ChannelKind.EMAIL, "olga@x.example", least_severity=Severity.INFO, actor=ACTOR, now=now)
     with transaction.atomic():

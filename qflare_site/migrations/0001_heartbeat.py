@@ -25,4 +25,21 @@ class Migration(migrations.Migration):
                 ],
             },
         ),
+        migrations.CreateModel(
+            name="TaskFailure",
+            fields=[
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("task", models.CharField(max_length=200)),
+                (
+                    "error",
+                    models.CharField(help_text="The exception's class; of a refusal its code too.", max_length=200),
+                ),
+                (
+                    "place",
+                    models.CharField(blank=True, help_text="The innermost line of our own code.", max_length=300),
+                ),
+                ("failed_at", models.DateTimeField(db_index=True)),
+            ],
+            options={"ordering": ["-id"]},
+        ),
     ]

@@ -32,6 +32,8 @@ SILENT = {
     "devices.services.note_device_seen": BOOKKEEPING,
     "devices.services.note_keys_used": BOOKKEEPING,
     "qflare_site.services.record_heartbeat": BOOKKEEPING,
+    "qflare_site.services.record_task_failure": "what failed changed nothing; it is kept for the console",
+    "qflare_site.task_failures.keep_failure": "see `record_task_failure`",
     "qflare_site.worker_heartbeat.HeartbeatStep.start": BOOKKEEPING,
     "qflare_site.worker_heartbeat.beat": BOOKKEEPING,
     "sessions.acceptance.take_number": BOOKKEEPING,
