@@ -46,7 +46,8 @@ def _class_of(error: BaseException) -> str:
     if isinstance(error, UnpickleableExceptionWrapper):  # Celery's, around what it could not send to another process
         return f"{error.exc_module}.{error.exc_cls_name}{_code_of(error)}"
     kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return f"{name}: {error.code}" if isinstance(error, Refusal) else name
 
 
 def _code_of(wrapped: UnpickleableExceptionWrapper) -> str:

@@ -47,6 +47,7 @@ SCREENS: tuple[tuple[str, tuple[Screen, ...]], ...] = (
         "Site",
         (
             Screen("Operators and access", "admin_panel_settings", "console:access", "auth.view_user"),
+            Screen("Workers", "engineering", "console:workers", "qflare_site.view_taskfailure"),
             Screen("System", "settings", "console:system", "qflare_site.view_processheartbeat"),
             Screen("All records", "database", "admin:index"),
         ),

@@ -5,6 +5,7 @@ from django.urls import path
 from qflare_site.console import access, approvals, enrolment, new_federation, views
 from qflare_site.console import enrolment, new_federation, version_screens, views
 from qflare_site.console import enrolment, log_screens, new_federation, version_screens, views
+from qflare_site.console import enrolment, log_screens, new_federation, version_screens, views, workers
 
 app_name = "console"
 
@@ -28,6 +29,8 @@ urlpatterns = [
     path("log-entries/verify", log_screens.verify, name="log-verify"),
     path("log-entries/<int:index>", log_screens.show_entry, name="log-entry"),
     path("log-checkpoints", log_screens.list_checkpoints, name="log-checkpoints"),
+    path("workers", workers.show_workers, name="workers"),
+    path("workers/failures", workers.list_failures, name="task-failures"),
     path("system", views.show_system, name="system"),
     path("access", access.show_access, name="access"),
     path("access/approvals", approvals.list_approvals, name="approvals"),
