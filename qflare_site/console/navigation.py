@@ -39,6 +39,7 @@ SCREENS: tuple[tuple[str, tuple[Screen, ...]], ...] = (
         "Trust",
         (
             Screen("Incidents", "notification_important", "console:incidents", "monitor.view_incident"),
+            Screen("Operators and access", "admin_panel_settings", "console:access", "auth.view_user"),
             Screen("Approvals", "how_to_reg", "console:approvals"),
             Screen("Log", "receipt_long", "console:log-entries", "audit.view_entry"),
         ),
@@ -46,8 +47,7 @@ SCREENS: tuple[tuple[str, tuple[Screen, ...]], ...] = (
     (
         "Site",
         (
-            Screen("Operators and access", "admin_panel_settings", "console:access", "auth.view_user"),
-            Screen("Workers", "engineering", "console:workers", "qflare_site.view_taskfailure"),
+            Screen("Schedules and workers", "engineering", "console:workers", "qflare_site.view_taskfailure"),
             Screen("System", "settings", "console:system", "qflare_site.view_processheartbeat"),
             Screen("All records", "database", "admin:index"),
         ),

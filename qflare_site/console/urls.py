@@ -2,10 +2,16 @@
 
 from django.urls import path
 
-from qflare_site.console import access, approvals, enrolment, new_federation, views
-from qflare_site.console import enrolment, new_federation, version_screens, views
-from qflare_site.console import enrolment, log_screens, new_federation, version_screens, views
-from qflare_site.console import enrolment, log_screens, new_federation, version_screens, views, workers
+from qflare_site.console import (
+    access,
+    approvals,
+    enrolment,
+    log_screens,
+    new_federation,
+    version_screens,
+    views,
+    workers,
+)
 
 app_name = "console"
 
