@@ -50,6 +50,7 @@ TABLE: dict[str, tuple[str, str, str, str]] = {
     "training.versionevaluation": ("v", "v", "v", "v"),
     "training.privacyrelease": ("v", "v", "v", "v"),
     "qflare_site.processheartbeat": ("v", "v", "v", "v"),
+    "qflare_site.taskfailure": ("", "v", "v", "v"),
     "monitor.incident": ("", "vo", "vo", "v"),
     "monitor.sighting": ("", "v", "v", "v"),
     "monitor.timelineentry": ("", "v", "v", "v"),

@@ -6,6 +6,10 @@ from django.db.models import OuterRef, Subquery
 from django.http import HttpRequest
 from django_celery_beat.models import PeriodicTask
 
+from qflare_site.console.figures.effort import bytes_per_round, duration_per_round
+from qflare_site.console.figures.learning import accuracy_per_round, loss_per_round
+from qflare_site.console.figures.participation import participation_per_round
+from qflare_site.console.figures.scores import score_strip
 from qflare_site.console.listing import Choice, Listing
 from qflare_site.console.policy import explained_policy
 from qflare_site.console.round_rows import round_rows
@@ -48,6 +52,15 @@ def read_terms(federation: Federation) -> dict[str, Any]:
         "privacy": privacy_statement(federation) if federation.privacy_delta else "",
         "outside_the_guarantee": OUTSIDE_THE_GUARANTEE,
     }
+
+
+def read_figures(federation: Federation) -> dict[str, Any]:
+    """Return how the federation learns, who takes part with which outcome, and what its rounds take."""
+    figures = (
+        accuracy_per_round, loss_per_round, participation_per_round, score_strip, duration_per_round, bytes_per_round,
+    )  # fmt: skip
+    live = federation.state != FederationState.FINISHED
+    return {"heading": "How it goes", "shown": [figure(federation.id) for figure in figures], "live": live}
 
 
 def has_running_round(federation: Federation) -> bool:

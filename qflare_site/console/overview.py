@@ -19,6 +19,8 @@ from monitor.models import Incident, IncidentState
 from operator_admin.tones import tone_of
 from qflare_protocol.attestation.limits import left_open
 from qflare_site.console.attention import devices_needing_attention
+from qflare_site.console.figures.failures import failures_by_reason
+from qflare_site.console.figures.site import devices_online, log_growth
 from qflare_site.console.round_rows import RoundRow, round_rows
 from qflare_site.health import examine
 from training.models import Federation, Participation, ParticipationState, PrivacyRelease, Round
@@ -104,6 +106,12 @@ def read_rejections() -> dict[str, Any]:
 def read_events() -> dict[str, Any]:
     """Return what was recorded last."""
     return {"events": Event.objects.order_by("-id")[:EVENTS_SHOWN], "live": True}
+
+
+def read_figures(now: datetime) -> dict[str, Any]:
+    """Return who is online, what fails and how the log grows."""
+    figures = (devices_online, failures_by_reason, log_growth)
+    return {"heading": "The last day", "shown": [figure(now) for figure in figures], "live": True}
 
 
 def _with_epsilon() -> QuerySet[Federation]:

@@ -8,6 +8,7 @@ from typing import Any
 from django.db.models import F
 
 from operator_admin.tones import tone_of
+from qflare_site.console.figures.scores import norm_by_cosine
 from qflare_site.console.policy import explained_policy
 from qflare_site.console.round_rows import Outcomes, RoundRow, outcomes_of
 from training.models import UNFINISHED, Participation, ParticipationState, Round, RoundState, RoundStep
@@ -103,6 +104,13 @@ def read_participants(round_: Round) -> dict[str, Any]:
         "outside_the_guarantee": OUTSIDE_THE_GUARANTEE if round_.federation.privacy_delta else "",
         "live": state in UNFINISHED,
     }
+
+
+def read_scatter(round_: Round) -> dict[str, Any]:
+    """Return the norm and the cosine of every update, as the enclave saw them, once the round has ended."""
+    round_ = fresh(round_)
+    live = round_.state in UNFINISHED
+    return {"heading": "What the enclave saw", "shown": [] if live else [norm_by_cosine(round_.id)], "live": live}
 
 
 def read_defence(round_: Round) -> dict[str, Any]:

@@ -29,6 +29,7 @@ def show_overview(request: HttpRequest) -> HttpResponseBase:
         "federations": ("training.view_federation", Panel("federations", overview.read_federations)),
         "rejections": ("training.view_participation", Panel("rejections", overview.read_rejections)),
         "events": ("audit.view_event", Panel("events", overview.read_events)),
+        "figures": ("audit.view_event", Panel("figures", lambda: overview.read_figures(now))),
     }
     seen = {name: panel for name, (needed, panel) in panels.items() if not needed or request.user.has_perm(needed)}
     return show_panels(request, "console/overview.html", seen, title="Overview")
@@ -82,6 +83,7 @@ def show_federation(request: HttpRequest, federation_id: uuid.UUID) -> HttpRespo
     federation = get_object_or_404(Federation.objects.select_related("current_version"), pk=federation_id)
     panels = {
         "rounds": Panel("federation_rounds", lambda: federations.read_rounds(federation)),
+        "figures": Panel("figures", lambda: federations.read_figures(federation)),
         "terms": Panel("federation_terms", lambda: federations.read_terms(federation)),
     }
     trail = [("Federations", reverse("console:federations"))]
@@ -99,6 +101,7 @@ def show_round(request: HttpRequest, round_id: uuid.UUID) -> HttpResponseBase:
     panels = {
         "progress": Panel("round_progress", lambda: rounds.read_progress(round_)),
         "participants": Panel("round_participants", lambda: rounds.read_participants(round_)),
+        "scatter": Panel("figures", lambda: rounds.read_scatter(round_)),
         "defence": Panel("round_defence", lambda: rounds.read_defence(round_)),
         "result": Panel("round_result", lambda: rounds.read_result(round_)),
     }

@@ -289,7 +289,7 @@ def test_the_query_count_of_no_screen_grows_with_the_site(staff, django_assert_m
         federation.refresh_from_db()
         open_for_updates(open_round(federation.id, actor="operator:olga", now=timezone.now()), now=timezone.now())
     for one in every_address():
-        with django_assert_max_num_queries(34 if one == "/" else 22):
+        with django_assert_max_num_queries(46 if one == "/" else 34):
             staff.get(one)
 
 
@@ -308,10 +308,10 @@ def test_a_panel_is_answered_alone_and_not_again_while_it_stays_the_same(staff):
 def test_panels_of_a_round_are_polled_until_it_has_ended(staff):
     site = populate()
     panel = address("round", site.running) + "?panel="
-    for name in ("progress", "participants", "defence", "result"):
+    for name in ("progress", "participants", "scatter", "defence", "result"):
         assert "data-live" in text_of(staff, panel + name)
     cancel_round(site.running.id, reason="a test", actor="operator:olga", now=timezone.now())
-    for name in ("progress", "participants", "defence", "result"):
+    for name in ("progress", "participants", "scatter", "defence", "result"):
         assert "data-live" not in text_of(staff, panel + name)
 
 
