@@ -47,7 +47,7 @@ SCREENS: tuple[tuple[str, tuple[Screen, ...]], ...] = (
     (
         "Site",
         (
-            Screen("Schedules and workers", "engineering", "console:workers", "qflare_site.view_taskfailure"),
+            Screen("Schedules and workers", "engineering", "console:workers", "qflare_site.view_processheartbeat"),
             Screen("System", "settings", "console:system", "qflare_site.view_processheartbeat"),
             Screen("All records", "database", "admin:index"),
         ),

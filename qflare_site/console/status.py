@@ -1,32 +1,20 @@
-"""Health, cryptography, settings in effect and the log."""
+"""Suites and settings in effect, as the console shows them."""
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from django.conf import settings
 
-from audit.models import Checkpoint, Event
-from audit.services import current_checkpoint
-from audit.tree import tree_size
-from operator_admin.tones import tone_of
-from qflare_protocol.pqc.status import EngineStatus, engine_status
+from audit.anchor_settings import parse_anchors
 from qflare_protocol.suites import SUITES, Suite, unavailable_suites
-from qflare_site.health import examine
 
 SECRETS = frozenset({"SECRET_KEY", "QFLARE_PKCS11_PIN", "QFLARE_METRICS_TOKEN"})
-URLS = frozenset({"DATABASE_URL", "REDIS_URL", "BLOB_URL", "QFLARE_SMTP_URL"})
-
-
-@dataclass(frozen=True)
-class PartView:
-    """One part of the site."""
-
-    name: str
-    status: str
-    tone: str
-    detail: str
+URLS = frozenset(
+    {"DATABASE_URL", "REDIS_URL", "BLOB_URL", "QFLARE_SMTP_URL", "QFLARE_QKD_KME_URL", "QFLARE_OTLP_ENDPOINT"}
+)
+ANCHORS = "QFLARE_ANCHORS"
+"""Addresses of anchors may carry keys in their paths: of each its name and kind are shown."""
 
 
 @dataclass(frozen=True)
@@ -37,40 +25,6 @@ class SuiteView:
     state: str
     tone: str
     fault: str
-
-
-@dataclass(frozen=True)
-class StatusView:
-    """Everything on the status page."""
-
-    parts: list[PartView]
-    suites: list[SuiteView]
-    engines: list[EngineStatus]
-    settings: list[tuple[str, str]]
-    log_entries: int
-    waiting_events: int
-    checkpoint: Checkpoint | None
-
-
-def read_status(now: datetime) -> StatusView:
-    """Read the status page at the time `now`.
-
-    Only engines of suites in use are tested, and each once in the life of this process: Classic McEliece
-    takes seconds.
-    """
-    report = examine(now)
-    return StatusView(
-        parts=[
-            PartView(name, part["status"], tone_of(part["status"]), part["detail"])
-            for name, part in report["parts"].items()
-        ],
-        suites=suites_here(),
-        engines=engine_status(algorithms_in_use()),
-        settings=settings_in_effect(),
-        log_entries=tree_size(),
-        waiting_events=Event.objects.filter(sequenced=False).count(),
-        checkpoint=current_checkpoint(),
-    )
 
 
 def suites_here() -> list[SuiteView]:
@@ -104,6 +58,8 @@ def shown_value(name: str, value: Any) -> str:
         return "set, not shown"
     if name in URLS:
         return _without_credentials(str(value))
+    if name == ANCHORS:
+        return ", ".join(f"{anchor['name']} ({anchor['kind']})" for anchor in parse_anchors(value))
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

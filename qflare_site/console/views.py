@@ -13,7 +13,6 @@ from monitor.terms import Severity
 from qflare_site.console import federations, fleet, overview, rounds
 from qflare_site.console.listing import Choice, Listing
 from qflare_site.console.pages import Panel, console_page, show, show_panels
-from qflare_site.console.status import read_status
 from sessions.models import Session, SessionState
 from training.models import Federation, FederationState, Round, RoundState
 
@@ -146,9 +145,3 @@ def list_incidents(request: HttpRequest) -> HttpResponseBase:
     rows = Incident.objects.order_by("-opened_at")
     listing = Listing.of(rows, request, choices=choices, search=("subject_name", "rule"))
     return show(request, "console/incidents.html", title="Incidents", listing=listing)
-
-
-@console_page("qflare_site.view_processheartbeat")
-def show_system(request: HttpRequest) -> HttpResponseBase:
-    """Answer `/system`: health, cryptography, settings and log."""
-    return show(request, "console/status.html", title="System", status=read_status(timezone.now()))

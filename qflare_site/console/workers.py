@@ -87,19 +87,24 @@ def read_failures() -> dict[str, Any]:
     return {"failures": list(TaskFailure.objects.order_by("-id")[:FAILURES_SHOWN]), "live": True}
 
 
-@console_page(
-    "qflare_site.view_processheartbeat", "django_celery_beat.view_periodictask", "qflare_site.view_taskfailure"
-)
+@console_page("qflare_site.view_processheartbeat")
 def show_workers(request: HttpRequest) -> HttpResponseBase:
-    """Answer `/workers`: processes, queues, schedules, failed tasks, and how long aggregation takes."""
+    """Answer `/workers`: of processes, queues, schedules, failed tasks and aggregation what this operator may see."""
     now = timezone.now()
     panels = {
-        "processes": Panel("worker_processes", lambda: read_processes(now)),
-        "failures": Panel("worker_failures", read_failures),
-        "schedules": Panel("worker_schedules", lambda: read_schedules(now)),
-        "aggregation": Panel("worker_aggregation", lambda: {"aggregation": aggregation_time(now)}),
-    }
-    return show_panels(request, "console/workers.html", panels, title="Schedules and workers")
+        "processes": ("qflare_site.view_processheartbeat", Panel("worker_processes", lambda: read_processes(now))),
+        "aggregation": ("training.view_roundstep", Panel("worker_aggregation", lambda: _aggregation(now))),
+        "failures": ("qflare_site.view_taskfailure", Panel("worker_failures", read_failures)),
+        "schedules": (
+            "django_celery_beat.view_periodictask", Panel("worker_schedules", lambda: read_schedules(now)),
+        ),
+    }  # fmt: skip
+    seen = {name: panel for name, (needed, panel) in panels.items() if request.user.has_perm(needed)}
+    return show_panels(request, "console/workers.html", seen, title="Schedules and workers")
+
+
+def _aggregation(now: datetime) -> dict[str, Any]:
+    return {"aggregation": aggregation_time(now)}
 
 
 @console_page("qflare_site.view_taskfailure")

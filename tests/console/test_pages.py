@@ -277,7 +277,7 @@ def test_the_system_screen_shows_health_suites_engines_settings_and_log(staff):
     assert "QF1-F640 in use FrodoKEM-640-AES" in words
     assert "ML-DSA-44 (Dilithium2) signature cryptography" in words
     assert "SECRET_KEY set, not shown" in words
-    assert "Last checkpoint:" in words
+    assert "Signed up to entry" in words
     assert str(site.session.id) not in words
 
 

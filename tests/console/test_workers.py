@@ -25,7 +25,8 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture
 def reader(db):
     """The browser of somebody who may look at workers and nothing else."""
-    return signed_in(make_user("rita", "view_processheartbeat", "view_periodictask", "view_taskfailure"))
+    permissions = ("view_processheartbeat", "view_periodictask", "view_taskfailure", "view_roundstep")
+    return signed_in(make_user("rita", *permissions))
 
 
 def words_of(answer):
@@ -122,6 +123,14 @@ def test_an_idle_site_says_what_will_be_there(reader):
 def test_no_permission_no_workers(newcomer):
     assert ask(newcomer).status_code == 403
     assert ask(newcomer, "task-failures").status_code == 403
+
+
+def test_who_may_see_processes_alone_sees_nothing_else(db):
+    populate()
+    words = words_of(ask(signed_in(make_user("pat", "view_processheartbeat"))))
+    assert "worker Silent" in words
+    for title in ("Failed tasks", "Aggregation time", "Next run"):
+        assert title not in words
 
 
 def test_the_panels_are_asked_for_again_one_by_one(reader):
