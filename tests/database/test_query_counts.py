@@ -175,7 +175,8 @@ PAGES = (
     "admin:training_participation_changelist", "admin:training_update_changelist",
     "admin:training_modelversion_changelist", "admin:enclave_enclaveinstance_changelist",
     "admin:audit_event_changelist", "admin:audit_entry_changelist", "admin:audit_checkpoint_changelist",
-    "console:overview", "console:devices", "console:system",
+    "console:overview", "console:devices", "console:system", "console:models", "console:log-entries",
+    "console:log-checkpoints", "console:workers",
 )  # fmt: skip
 
 

@@ -22,6 +22,13 @@ from enclave.services import destroy_retired_keys
 from enrollment.services import delete_expired_attempts
 from qflare_protocol.device_evaluation import DeviceEvaluation
 from qflare_protocol.progress import ProgressReport
+from qflare_site.console.figures.aggregation import aggregation_time
+from qflare_site.console.figures.effort import bytes_per_round, duration_per_round
+from qflare_site.console.figures.failures import failures_by_reason
+from qflare_site.console.figures.learning import accuracy_per_round, loss_per_round
+from qflare_site.console.figures.participation import participation_per_round
+from qflare_site.console.figures.scores import norm_by_cosine, score_strip
+from qflare_site.console.figures.site import devices_online, log_growth
 from sessions.archiving import sessions_to_archive
 from sessions.services import sweep_sessions
 from tests.database.large_site import LARGE, ROWS, fill
@@ -139,10 +146,37 @@ def test_no_page_of_the_admin_reads_a_whole_table(large: LargeSite, operator: Cl
     assert refused(found) == []
 
 
-@pytest.mark.parametrize("page", ["/", "/status"])
+CONSOLE = (
+    "/", "/models", "/log-entries", "/log-entries?kind=session.refused",
+    "/log-entries?actor=operator:root", "/log-entries/7", "/log-checkpoints", "/workers", "/workers/failures",
+    "/system",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("page", CONSOLE)
 def test_no_page_of_the_console_reads_a_whole_table(large: LargeSite, operator: Client, page: str) -> None:
     with acting_as("web"), scans_of(LARGE) as found:
-        operator.get(page)
+        assert operator.get(page).status_code == 200
+    assert refused(found) == []
+
+
+OF_A_FEDERATION = (
+    accuracy_per_round, loss_per_round, participation_per_round, score_strip, duration_per_round, bytes_per_round,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("read", [*OF_A_FEDERATION, norm_by_cosine])
+def test_no_figure_of_a_federation_reads_a_whole_table(large: LargeSite, read: Any) -> None:
+    newest = Round.objects.order_by("-created_at")[0]
+    with acting_as("web"), scans_of(LARGE) as found:
+        read(newest.id if read is norm_by_cosine else newest.federation_id)
+    assert refused(found) == []
+
+
+@pytest.mark.parametrize("read", [devices_online, failures_by_reason, aggregation_time, log_growth])
+def test_no_figure_of_the_site_reads_a_whole_table(large: LargeSite, read: Any) -> None:
+    with acting_as("web"), scans_of(LARGE) as found:
+        read(timezone.now())
     assert refused(found) == []
 
 
