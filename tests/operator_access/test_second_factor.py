@@ -7,6 +7,7 @@ from allauth.mfa.models import Authenticator
 from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session
 from django.core.cache import caches
+from django.core.cache.backends.locmem import LocMemCache
 from django.core.management import CommandError, call_command
 from django.urls import reverse
 
@@ -109,6 +110,12 @@ def at_the_door(enrolled):
     return browser
 
 
+def in_another_process():
+    """Forget what this process alone remembers; Redis is every process's, and remembers."""
+    if isinstance(caches["default"], LocMemCache):
+        caches["default"].clear()
+
+
 def give(browser, code):
     return browser.post(reverse("mfa_authenticate"), {"code": code})
 
@@ -128,7 +135,7 @@ def test_the_code_lets_in(at_the_door):
 def test_a_code_that_was_used_is_refused_however_it_is_written(at_the_door, spelling):
     code = code_of(at_the_door.secret)
     give(at_the_door, code)
-    caches["default"].clear()  # another process has a memory of its own
+    in_another_process()
     other = Browser()
     other.give_password("olga")
     assert "Incorrect code" in give(other, spelling.format(code)).content.decode()
@@ -138,7 +145,7 @@ def test_a_code_that_was_used_is_refused_however_it_is_written(at_the_door, spel
 def test_guessing_ends_after_a_few_wrong_codes_for_every_process(at_the_door):
     for _ in range(5):
         give(at_the_door, "000000")
-        caches["default"].clear()
+        in_another_process()
     answer = give(at_the_door, code_of(at_the_door.secret))
     assert "Too many codes were wrong" in answer.content.decode()
     assert len(told("operator.second_factor_failed")) == 5
