@@ -26,6 +26,7 @@ class Action:
     - form: of (target, data), what was filled in; it is checked again before it is done.
     - perform: of (target, valid form, actor), does it and returns what was done as a sentence.
     - permitted: of (user, target), whether a person may do it, alone or as the second one.
+    - address: of the target, where it is looked at; empty where there is nothing to see.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Action:
     form: Callable[[str, QueryDict | None], forms.Form]
     perform: Callable[[str, forms.Form, str], str]
     permitted: Callable[[Any, str], bool]
+    address: Callable[[str], str] = lambda _target: ""
 
 
 @dataclass(frozen=True)

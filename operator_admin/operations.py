@@ -83,7 +83,7 @@ def on_one(operation: Operation) -> AdminView:
             raise Http404
         if not getattr(admin, f"has_{operation.permission}_permission")(request, row):
             raise PermissionDenied
-        return _ask_or_perform(operation, admin, request, [row], back=_address_of(admin, row))
+        return _ask_or_perform(operation, admin, request, [row], back=_address_of(admin, row.pk))
 
     view.__name__ = operation.name
     decorate = action(
@@ -175,6 +175,7 @@ def _action(admin: Any, operation: Operation) -> Action:
         form=lambda _target, data: operation.form_class(data),
         perform=perform,
         permitted=permitted,
+        address=lambda target: _address_of(admin, target),
     )
 
 
@@ -211,6 +212,6 @@ def _selection_of(request: HttpRequest, rows: list[Model]) -> list[tuple[str, st
     return [("action", chosen), *((helpers.ACTION_CHECKBOX_NAME, str(row.pk)) for row in rows)]
 
 
-def _address_of(admin: ReadOnlyAdmin, row: Model) -> str:
+def _address_of(admin: Any, key: object) -> str:
     name = f"{admin.admin_site.name}:{admin.opts.app_label}_{admin.opts.model_name}_change"
-    return reverse(name, args=(row.pk,))
+    return reverse(name, args=(key,))

@@ -76,7 +76,10 @@ def _roll_back(federation: Federation, actor: str, answers: Answers) -> str:
 
 START = Operation("start_round", "Start a round", "Every active device of the federation is invited now.", _start)
 PAUSE = Operation("pause", "Pause", "No further round is opened; one that runs goes on to its end.", _pause)
-RESUME = Operation("resume", "Resume", "Rounds are opened again, by its schedule or by hand.", _resume)
+RESUME = Operation(
+    "resume", "Resume", "Its rounds are opened under its policy, by its schedule or by hand.", _resume,
+    second_person="policy",
+)  # fmt: skip
 RELEASE = Operation(
     "release",
     "Release",

@@ -8,6 +8,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from operator_admin.actions import refuse_alone
 from operator_api.authentication import OperatorView
 from operator_api.listing import ListView, Narrowing
 from operator_api.scopes import Scope
@@ -89,5 +90,7 @@ class FederationChangeView(OperatorView):
     def post(self, request: Request, federation_id: uuid.UUID) -> Response:
         """Open no further rounds of a federation, or open them again."""
         federation_by_id(federation_id)
+        if self.change == "resume":
+            refuse_alone("policy")
         CHANGES[self.change](federation_id, actor=request.user.actor)
         return Response(FederationSerializer(federation_by_id(federation_id)).data)

@@ -48,6 +48,7 @@ def _page(request: HttpRequest, row: ApprovalRequest, form: DecisionForm) -> dic
         "row": row,
         "form": form,
         "action": action,
+        "address": action.address(row.target) if action else "",
         "answers": _answers(action, row) if action else [],
         "may_decide": row.is_open(timezone.now()) and approvals.may_decide(row, request.user),
         "may_withdraw": row.is_open(timezone.now()) and row.asked_by_id == request.user.pk,
@@ -57,7 +58,8 @@ def _page(request: HttpRequest, row: ApprovalRequest, form: DecisionForm) -> dic
 def _answers(action: Action, row: ApprovalRequest) -> list[tuple[str, object]]:
     """Return what was filled in, field by field, as a person reads it."""
     form = action.form(row.target, as_posted(row.answers))
-    return [(str(field.label), field.value()) for field in form if field.value() not in (None, "", [])]
+    given = [(str(field.label), field.value()) for field in form]
+    return [(label, ", ".join(value) if isinstance(value, list) else value) for label, value in given if value]
 
 
 def _action_of(row: ApprovalRequest) -> Action | None:

@@ -5,13 +5,16 @@ from datetime import timedelta
 from typing import Any
 
 from django import forms
+from django.contrib import messages
 from django.core.validators import validate_slug
+from django.db import transaction
 from django.http import HttpRequest, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect
 from django.urls import reverse
 from django.utils import timezone
 
 from devices.labels import labels_as_text, parse_labels
+from operator_admin.actions import Wish, action_by_name, ask_second_person, takes_two
 from operator_admin.fresh_sign_in import needs_fresh_sign_in
 from operator_admin.operations import actor_of
 from qflare_protocol.aggregation_policy import AggregationPolicy
@@ -19,7 +22,7 @@ from qflare_protocol.errors import Refusal
 from qflare_site.console.pages import console_page, show
 from qflare_site.console.policy_form import PolicyForm
 from training.models import Federation
-from training.services.federations import create_federation
+from training.services.federations import create_federation, pause_federation
 from training.services.round_sources import load_model
 from training.terms import Mode, Selection, Terms
 
@@ -117,7 +120,9 @@ def create(request: HttpRequest) -> HttpResponseBase:
     policy = PolicyForm(posted, begun_with=begun_with)
     if posted is not None and form.is_valid() and policy.is_valid():
         try:
-            federation = _create(form, policy, source, actor_of(request))
+            with transaction.atomic():
+                federation = _create(form, policy, source, actor_of(request))
+                _hold_back(request, federation)
         except Refusal as refusal:
             form.add_error(None, refusal.detail)
         else:
@@ -127,6 +132,14 @@ def create(request: HttpRequest) -> HttpResponseBase:
     return show(
         request, "console/new_federation.html", title=title, trail=trail, form=form, policy=policy, source=source
     )
+
+
+def _hold_back(request: HttpRequest, federation: Federation) -> None:
+    """Open no round of it before another person has seen its policy, where that takes two."""
+    if takes_two("policy"):
+        pause_federation(federation.pk, actor=actor_of(request))
+        begin = action_by_name("training.federation.resume")
+        messages.info(request, ask_second_person(request, Wish(begin, str(federation.pk), federation.name, {})))
 
 
 def _source(request: HttpRequest) -> Federation | None:

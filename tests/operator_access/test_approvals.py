@@ -29,9 +29,11 @@ from operator_api.services import create_key
 from qflare_protocol.errors import Refusal
 from sessions.models import QkdPolicy
 from sessions.services import revoke_device
+from tests.console.test_new_federation import filled
 from tests.factories import make_device, make_federation, populate
 from tests.monitor.test_races import together
 from tests.operator_access.conftest import PASSWORD, Browser, person, told
+from training.models import Federation, FederationState
 
 STOLEN = {"confirmed": "yes", "reason": "stolen"}
 
@@ -303,6 +305,24 @@ def test_a_rule_is_tuned_by_two(sam, sue):
     assert rule.threshold == 77
 
 
+def test_a_federation_opens_no_round_before_another_person_has_seen_its_policy(olga):
+    page = reverse("console:federation-new")
+    answer = olga.post(page, filled())
+    federation = Federation.objects.get()
+    assert answer["Location"] == reverse("console:federation", args=(federation.pk,))
+    assert federation.state == FederationState.PAUSED
+    olga.post(reverse("admin:training_federation_resume", args=(federation.pk,)), {"confirmed": "yes"})
+    federation.refresh_from_db()
+    assert federation.state == FederationState.PAUSED
+    person("otto", Role.OPERATOR)
+    otto, row = Browser().sign_in("otto"), ApprovalRequest.objects.get()
+    seen = otto.get(reverse("console:approval", args=(row.pk,))).content.decode()
+    assert reverse("admin:training_federation_change", args=(federation.pk,)) in seen
+    decide(otto, row, "approve")
+    federation.refresh_from_db()
+    assert federation.state == FederationState.ACTIVE
+
+
 def set_roles_of(browser, user, *roles):
     page = reverse("admin:auth_user_set_roles", args=(user.pk,))
     browser.post(page, {"confirmed": "yes", "reason": "promoted", "roles": roles})
@@ -365,6 +385,7 @@ def test_an_api_key_alone_does_nothing_that_takes_two(script, device):
         (f"/api/operator/devices/{device.pk}/revoke", {"reason": "stolen"}),
         (f"/api/operator/models/{version.pk}/release", {}),
         (f"/api/operator/federations/{federation.pk}/roll-back", going_back),
+        (f"/api/operator/federations/{federation.pk}/resume", {}),
     ):
         answer = script.post(address, body, content_type="application/json")
         assert answer.status_code == 409, address
