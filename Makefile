@@ -7,7 +7,7 @@ STAMP := .venv/.installed-requirements
 DEV_STAMP := .venv/.installed-requirements-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all lint bench bench-aggregate bench-attacks bench-audit bench-database bench-fleet bench-compare bench-memory chaos vectors clean
+.PHONY: help demo serve test test-all lint bench bench-aggregate bench-attacks bench-audit bench-database bench-fleet bench-compare bench-memory chaos docs vectors clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -83,9 +83,13 @@ bench: $(STAMP) ## Cryptography, sealing and handshake beside their references (
 	@$(BIN)/python -m bench.sealing $(ARGS)
 	@$(BIN)/python -m bench.handshake $(ARGS)
 
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(DEV_STAMP) ## The documentation site into site/, with the reference made of the code
+	$(BIN)/mkdocs build --strict --quiet $(ARGS)
+
 vectors: $(DEV_STAMP) ## Make the test vectors in docs/vectors anew (ARGS="rekey" for one file)
 	$(BIN)/python -m tests.vectors.make docs/vectors $(ARGS)
 
 clean: ## Remove caches and build products; var/ and .venv stay
-	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.* htmlcov *.egg-info build dist
+	rm -rf site .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.* htmlcov *.egg-info build dist
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

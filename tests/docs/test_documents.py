@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from django.core.management import get_commands, load_command_class
 
+from documentation.hooks import GENERATED
 from edge_client import cli
 from edge_client.trainer import load_trainer
 from qflare_protocol.tensors import decode_tensors, encode_tensors
@@ -35,6 +36,8 @@ def links():
 def test_a_relative_link_resolves(document, target):
     path, _, anchor = target.partition("#")
     file = (document.parent / path) if path else document
+    if file.is_relative_to(ROOT / "docs") and file.relative_to(ROOT / "docs").as_posix() in GENERATED:
+        return  # made while the site is built, which tests/docs/test_site.py does
     assert file.exists()
     if anchor:
         assert anchor in anchors(file.read_text(encoding="utf-8"))
