@@ -10,6 +10,7 @@ from typing import Any
 
 from edge_client.device_state import DeviceStateFile, EnclavePins
 from edge_client.enclave_trust import MODEL_EVIDENCE_AGE_SECONDS, EnclaveTrust
+from edge_client.storage import hold_home
 from qflare_protocol.attestation import PlatformPin, attestation_result
 from qflare_protocol.attestation.appraisal import CONTRAINDICATED, TIERS
 from qflare_protocol.attestation.evidence import MAX_BYTES, read_evidence
@@ -39,6 +40,7 @@ def add_trust_commands(commands: Any) -> None:
 
 
 def _trust(options: argparse.Namespace) -> int:
+    hold_home(options.home)  # a client that runs knows its pins from its start, and would write them back over these
     memory = DeviceStateFile(options.home)
     pins = _named_pins(options, EnclavePins() if options.only else memory.state.pins)
     if pins == memory.state.pins and not options.only:

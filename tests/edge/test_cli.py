@@ -1,5 +1,6 @@
 """`qflare-edge` as people call it, without a server."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -66,6 +67,16 @@ def test_pins_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert main([*folder, "trust", "--attestation-key", "ab" * 32, "--measurement", "cd" * 64]) == 0
     assert json.loads((tmp_path / "state.json").read_text())["attestation_keys"] == ["ab" * 32]
     assert main([*folder, "trust"]) == 2
+
+
+def test_nothing_is_pinned_while_a_client_runs_that_would_write_its_own_pins_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (tmp_path / "lock").open("w") as running:
+        fcntl.flock(running, fcntl.LOCK_EX)
+        assert main(["--home", str(tmp_path), "trust", "--measurement", "cd" * 64]) == 2
+    assert "stop it first" in capsys.readouterr().err
+    assert not (tmp_path / "state.json").exists()
 
 
 def test_a_trainer_option_without_a_value_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
