@@ -168,3 +168,16 @@ def test_the_threat_model_says_of_every_attacker_what_they_get_and_what_shows_it
     for attacker, gets, stopped_by, shown_by in table:
         assert attacker and gets and stopped_by, attacker
         assert "::test_" in shown_by or shown_by.startswith("nothing:"), attacker
+
+
+def test_the_figures_of_the_comparison_are_the_measured_ones():
+    text = (ROOT / "docs/comparison.md").read_text(encoding="utf-8")
+    measured = (ROOT / "docs/benchmarks/compare.md").read_text(encoding="utf-8")
+    figures = [cells for _, *cells in rows(section("Measured side by side", text))]
+    assert len(figures) >= 6
+    for cells in figures:
+        assert re.search(r"\| " + r" \| ".join(map(re.escape, cells)) + r" \|", measured), cells
+
+
+def test_no_document_draws_by_a_program_that_is_loaded_from_elsewhere():
+    assert not [path.name for path in documents() if "```mermaid" in path.read_text(encoding="utf-8")]
