@@ -15,6 +15,7 @@ from django.utils import timezone
 from structlog.contextvars import bind_contextvars, clear_contextvars, get_contextvars
 
 from enclave.courier import EnclaveHost, prepare_round
+from enclave.spare_process import SPARE
 from operator_api.scopes import Scope
 from operator_api.services import create_key
 from qflare_protocol.aggregation_policy import AggregationPolicy
@@ -217,7 +218,8 @@ def test_a_message_outside_of_a_request_bears_no_id(db, published):
 
 
 def test_the_lines_of_the_courier_name_the_round(lines, tmp_path, monkeypatch):
-    """The process does not even start here: Python is told to run a module that is not there."""
+    """The process does not even start here: a shell complains in its place, and no spare one is there to take it."""
+    SPARE.drop()
     monkeypatch.setattr("enclave.courier.PROGRAM", ["/usr/bin/env", "sh", "-c", "echo complaint >&2; exit 3"])
     round_id = uuid.uuid4()
     with pytest.raises(Refusal) as refused:
