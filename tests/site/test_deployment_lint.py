@@ -63,3 +63,19 @@ def test_docker_compose_refuses_a_member_or_a_name_that_there_is_not(tmp_path, m
     text = (ROOT / "docker-compose.yml").read_text()
     (tmp_path / "docker-compose.yml").write_text(text.replace("  redis:\n", f"  redis:\n    {member}\n", 1))
     assert configured(tmp_path / "docker-compose.yml").returncode != 0
+
+
+@pytest.mark.parametrize("name", ["requirements-s3.txt", "requirements-otel.txt"])
+def test_the_image_of_the_site_takes_each_extra_by_an_argument(name):
+    text = (ROOT / "deploy/Dockerfile").read_text()
+    argument = f"WITH_{name.removeprefix('requirements-').removesuffix('.txt').upper()}"
+    assert f"ARG {argument}=no" in text
+    assert f'"${argument}" = yes ]; then /opt/qflare/bin/pip install --no-cache-dir -r {name}; fi' in text
+    assert name in next(line for line in text.splitlines() if line.startswith("COPY requirements.txt")).split()
+
+
+def test_the_image_of_a_device_can_show_its_metrics():
+    chosen = (ROOT / "deploy/Dockerfile.edge").read_text().partition("'^(")[2].partition(")==")[0].split("|")
+    pinned = {line.partition("==")[0] for line in (ROOT / "requirements.txt").read_text().splitlines()}
+    assert "prometheus-client" in chosen
+    assert set(chosen) <= pinned
