@@ -20,6 +20,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars, get_conte
 from qflare_site.client_address import is_trusted_proxy
 
 HEADER = "X-Request-ID"
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _WELL_FORMED = re.compile(r"[A-Za-z0-9-]{8,64}")
 
 log = structlog.get_logger("qflare.request")
@@ -63,8 +64,9 @@ def _request_id(request: HttpRequest) -> str:
 
 
 def _note(request: HttpRequest, response: HttpResponseBase, seconds: float) -> None:
-    """Write one line of the request: for operators always, for the many requests of devices when debugging."""
-    write = log.info if "operator" in get_contextvars() or response.status_code >= 500 else log.debug
+    """Write one line of the request: when debugging of every one, else of what operators change and of failures."""
+    changing = "operator" in get_contextvars() and request.method not in SAFE
+    write = log.info if changing or response.status_code >= 500 else log.debug
     route, status = request.resolver_match.route if request.resolver_match else "", response.status_code
     write("request.answered", method=request.method, route=route, status=status, seconds=round(seconds, 4))
 
