@@ -26,6 +26,7 @@ from qflare_site.client_address import is_trusted_proxy
 from qflare_site.logs import STRUCK_OUT
 from qflare_site.request_log import HEADER
 from qflare_site.task_log import MESSAGE_HEADER
+from tests.people import raised_rates  # noqa: F401 - in use for every test here
 from training.tasks import prepare_round as prepare_round_task
 from training.tasks import run_range_step
 

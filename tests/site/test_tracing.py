@@ -15,7 +15,7 @@ from enclave.spans import round_followed, step_ended
 from qflare_protocol.errors import Refusal
 from qflare_site import tracing
 from qflare_site.celery import app
-from tests.people import Person
+from tests.people import Person, raised_rates  # noqa: F401 - in use for every test here
 from training.models import Federation
 from training.tasks import aggregate_round, prepare_round
 from training.tasks import tick as tick_task
