@@ -181,3 +181,17 @@ def test_the_figures_of_the_comparison_are_the_measured_ones():
 
 def test_no_document_draws_by_a_program_that_is_loaded_from_elsewhere():
     assert not [path.name for path in documents() if "```mermaid" in path.read_text(encoding="utf-8")]
+
+
+def variables_in(text):
+    """Return the names of environment variables of ours that a text spells out whole."""
+    return {name.removesuffix("_FILE") for name in re.findall(r"\bQFLARE_[A-Z0-9_]*[A-Z0-9](?![A-Z0-9_*])", text)}
+
+
+def test_every_variable_that_a_document_names_is_read_somewhere():
+    code = [*ROOT.glob("*/**/*.py"), *ROOT.glob("deploy/**/*"), ROOT / "Makefile", ROOT / "docker-compose.yml"]
+    ours = [file for file in code if file.is_file() and not {".venv", "__pycache__", "docs"} & set(file.parts)]
+    known = set().union(*(variables_in(file.read_text(encoding="utf-8", errors="ignore")) for file in ours))
+    named = {(document.name, name) for document in documents() for name in variables_in(document.read_text())}
+    assert len(named) > 50
+    assert {(document, name) for document, name in named if name not in known} == set()
