@@ -32,9 +32,11 @@ __all__ = [
     "issue_checkpoint",
     "log_origin",
     "log_verifier_key",
+    "record_damage",
     "record_event",
     "record_events",
     "record_made_key",
+    "record_verification",
     "rotate_log_key",
     "sequence_events",
     "sequence_log",
@@ -42,6 +44,7 @@ __all__ = [
 ]
 
 CHECKPOINT_BUCKET_SECONDS = 300
+MAX_DAMAGE_TEXT = 500
 _NEVER_ERASED = "log.key_rotated"  # without it nobody could follow from one key of the log to the next
 
 
@@ -238,3 +241,17 @@ def _is_part_of_the_log(size: int, root: bytes) -> bool:
 
 def _bucket(moment: datetime) -> int:
     return int(moment.timestamp()) // CHECKPOINT_BUCKET_SECONDS
+
+
+@transaction.atomic
+def record_verification(*, entries: int, checkpoints: int, root: bytes, actor: str) -> None:
+    """Record that somebody had the log verified here and that it held: up to how many entries, under which root."""
+    record_event(
+        "log.verified", actor=actor, payload={"entries": entries, "checkpoints": checkpoints, "root": root.hex()}
+    )
+
+
+@transaction.atomic
+def record_damage(detail: str, *, actor: str) -> None:
+    """Record that a verification here found the log damaged, and where."""
+    record_event("log.damaged", actor=actor, payload={"detail": detail[:MAX_DAMAGE_TEXT]})

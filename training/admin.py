@@ -1,5 +1,6 @@
 """Federations, rounds, updates and model versions: to look at, to start, pause and cancel."""
 
+from datetime import timedelta
 from typing import Any
 
 from django.contrib import admin
@@ -13,7 +14,7 @@ from operator_admin.decorators import display
 from operator_admin.forms import ReasonForm
 from operator_admin.operations import DANGER, Answers, Operation, on_one
 from training.dispatch import start_round
-from training.forms import ExtensionForm, RollBackForm
+from training.forms import ExtensionForm, RollBackForm, ScheduleForm
 from training.models import (
     Federation,
     ModelVersion,
@@ -30,6 +31,12 @@ from training.services.model_release import release_version, roll_back
 from training.services.privacy_budget import privacy_statement
 from training.services.quarantine import quarantine_update
 from training.services.rounds import cancel_round, extend_round
+from training.services.schedules import (
+    schedule_rounds,
+    schedule_rounds_by_crontab,
+    schedule_rounds_when_idle,
+    unschedule_rounds,
+)
 from training.verdict_reasons import explained_reason
 
 
@@ -46,6 +53,20 @@ def _pause(federation: Federation, actor: str, answers: Answers) -> str:
 def _resume(federation: Federation, actor: str, answers: Answers) -> str:
     resume_federation(federation.pk, actor=actor)
     return f"{federation} is active again."
+
+
+def _schedule(federation: Federation, actor: str, answers: Answers) -> str:
+    if answers["minutes"]:
+        schedule_rounds(federation, every=timedelta(minutes=answers["minutes"]), actor=actor)
+        return f"{federation} opens a round every {answers['minutes']:g} minutes, when the last one is over."
+    if answers["crontab"]:
+        schedule_rounds_by_crontab(federation, expression=answers["crontab"], actor=actor)
+        return f"{federation} opens rounds by the crontab {answers['crontab']}, in UTC."
+    if answers["idle_devices"]:
+        schedule_rounds_when_idle(federation, idle_devices=answers["idle_devices"], actor=actor)
+        return f"{federation} opens a round whenever {answers['idle_devices']} of its devices are idle."
+    unschedule_rounds(federation, actor=actor)
+    return f"Rounds of {federation} are opened by hand."
 
 
 def _cancel(round_: Round, actor: str, answers: Answers) -> str:
@@ -80,6 +101,13 @@ RESUME = Operation(
     "resume", "Resume", "Its rounds are opened under its policy, by its schedule or by hand.", _resume,
     second_person="policy",
 )  # fmt: skip
+SCHEDULE = Operation(
+    "schedule",
+    "Schedule",
+    "Rounds open by themselves this way and no other; with all fields empty they are opened by hand.",
+    _schedule,
+    ScheduleForm,
+)
 RELEASE = Operation(
     "release",
     "Release",
@@ -122,7 +150,8 @@ class FederationAdmin(ReadOnlyAdmin):
     """A federation is created by `manage.py create_federation`; its terms never change after that."""
 
     status = state_column(stored_state, ordering="state")
-    start_round, pause, resume, roll_back = on_one(START), on_one(PAUSE), on_one(RESUME), on_one(ROLL_BACK)
+    start_round, schedule, pause = on_one(START), on_one(SCHEDULE), on_one(PAUSE)
+    resume, roll_back = on_one(RESUME), on_one(ROLL_BACK)
 
     list_display = ("name", "group", "status", "current_version", "planned_rounds", "round_seconds", "created_at")
     list_filter = ("state", "group")
@@ -136,7 +165,7 @@ class FederationAdmin(ReadOnlyAdmin):
         "trainer_parameters", "evaluator", "created_at",
     )  # fmt: skip
     readonly_fields = ("id", "status", "privacy", "outside_the_guarantee")
-    actions_detail = ("start_round", "pause", "resume", "roll_back")
+    actions_detail = ("start_round", "schedule", "pause", "resume", "roll_back")
 
     @display(description="Differential privacy")
     def privacy(self, federation: Federation) -> str:

@@ -6,7 +6,8 @@ from django.urls import reverse
 from django.utils import timezone
 
 from audit.models import Entry, Event
-from audit.services import current_checkpoint
+from audit.services import current_checkpoint, record_damage, record_verification
+from operator_admin.operations import actor_of
 from qflare_site.console.figures.site import log_growth
 from qflare_site.console.listing import Listing
 from qflare_site.console.log_events import (
@@ -17,7 +18,7 @@ from qflare_site.console.log_events import (
     read_events,
     read_inclusion,
 )
-from qflare_site.console.log_verification import verify_on
+from qflare_site.console.log_verification import Progress, verify_on
 from qflare_site.console.pages import console_page, show
 
 
@@ -63,9 +64,19 @@ def verify(request: HttpRequest) -> HttpResponseBase:
     if request.method != "POST":
         return show(request, "console/log_verification.html", title="Verify the log", trail=_trail())
     progress = verify_on(request.POST.get("state", ""))
+    _record(progress, actor_of(request))
     if request.headers.get("HX-Request"):
         return render(request, "console/_log_progress.html", {"progress": progress})
     return show(request, "console/log_verification.html", title="Verify the log", trail=_trail(), progress=progress)
+
+
+def _record(progress: Progress, actor: str) -> None:
+    """Record how a verification ended, where it has."""
+    if progress.report is not None:
+        told = progress.report
+        record_verification(entries=told.entries, checkpoints=told.checkpoints, root=told.root, actor=actor)
+    elif progress.damage:
+        record_damage(progress.damage, actor=actor)
 
 
 def _trail() -> list[tuple[str, str]]:

@@ -81,6 +81,7 @@ def read_health(now: datetime) -> dict[str, Any]:
         "status": report["status"],
         "parts": parts,
         "checkpoint": current_checkpoint(),
+        "verified": Event.objects.filter(kind__in=("log.verified", "log.damaged")).order_by("-id").first(),
         "enclave": _enclave(),
         "live": True,
     }

@@ -51,6 +51,7 @@ ON_ONE = [
     ("federation", "pause"),
     ("federation", "resume"),
     ("federation", "roll_back"),
+    ("federation", "schedule"),
     ("device", "label"),
     ("running", "extend"),
     ("running", "cancel"),
@@ -285,3 +286,40 @@ def test_a_version_is_released_and_rolled_back(site, olga):
         f"{first} is the released version again."
     ]
     assert Event.objects.get(kind="model.rolled_back").payload["instead_of"] == last.number
+
+
+@pytest.mark.parametrize(
+    ("answers", "told", "when"),
+    [
+        ({"minutes": "30"}, "digits opens a round every 30 minutes, when the last one is over.", "every 1800 s"),
+        ({"crontab": "0 2 * * *"}, "digits opens rounds by the crontab 0 2 * * *, in UTC.", "by crontab 0 2 * * *"),
+        (
+            {"idle_devices": "3"}, "digits opens a round whenever 3 of its devices are idle.",
+            "when 3 devices are idle",
+        ),
+        ({}, "Rounds of digits are opened by hand.", "by hand only"),
+    ],
+)  # fmt: skip
+def test_rounds_are_scheduled_one_way_and_the_log_says_which(olga, site, answers, told, when):
+    assert ask(olga, site.federation, "schedule", **answers) == [told]
+    assert Event.objects.filter(kind="federation.scheduled").order_by("id").last().payload["when"] == when
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        ({"minutes": "30", "idle_devices": "3"}, "Give one of them, or none"),
+        ({"minutes": "0"}, "greater than or equal to"),
+        ({"idle_devices": "0"}, "greater than or equal to 1"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_not_set(olga, site, answers, told):
+    before = Event.objects.count()
+    answer = olga.post(page_of(site.federation, "schedule"), {"confirmed": "yes", **answers})
+    assert told in answer.content.decode()
+    assert Event.objects.count() == before
+
+
+def test_a_crontab_that_is_none_is_refused_in_words(olga, site):
+    [told] = ask(olga, site.federation, "schedule", crontab="every day")
+    assert "is no crontab" in told

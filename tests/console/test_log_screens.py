@@ -243,3 +243,20 @@ def test_the_list_asks_as_often_for_many_events_as_for_few(auditor, log, django_
     sequence_log(NOW + timedelta(hours=4))
     with django_assert_max_num_queries(9):
         ask(auditor, "log-entries")
+
+
+def test_the_overview_says_up_to_where_the_log_was_verified_and_the_log_by_whom(operator, log):
+    assert "nobody has verified it here yet" in words_of(operator.get("/?panel=health"))
+    verify(operator)
+    assert "verified up to entry 3," in words_of(operator.get("/?panel=health"))
+    told = Event.objects.get(kind="log.verified")
+    assert told.actor.startswith("operator:")
+    assert told.payload["entries"] == 3
+
+
+def test_a_verification_that_goes_on_is_recorded_once_at_its_end(operator, log, slow):
+    answer = verify(operator)
+    answer = verify(operator, state_of(answer))
+    assert not Event.objects.filter(kind="log.verified").exists()
+    verify(operator, state_of(answer))
+    assert Event.objects.filter(kind="log.verified").count() == 1

@@ -59,6 +59,7 @@ REACHED = {
     "enrollment_enrolmenttoken_revoke": {OPERATOR, OFFICER},
     "training_federation_start_round": {OPERATOR},
     "training_federation_pause": {OPERATOR},
+    "training_federation_schedule": {OPERATOR},
     "training_federation_resume": {OPERATOR},
     "training_federation_roll_back": {OPERATOR},
     "training_round_extend": {OPERATOR},
