@@ -53,6 +53,13 @@ def test_every_mark_says_what_it_is_and_leads_to_its_row():
     assert all(mark.find("title") is not None for mark in marks)
 
 
+def test_a_plot_that_leads_somewhere_is_a_group_and_no_picture():
+    tree = tree_of(drawn(line_plot([series("a", SERIES[0], "/rounds/1")], X, Y)))
+    assert tree.find("svg").get("role") == "group"
+    rows = tree_of(drawn(strip([("edge", "/d")], ["1"], [], ())))
+    assert rows.find("svg").get("role") == "group"
+
+
 def test_the_legend_has_a_word_and_a_sample_for_each_series():
     tree = tree_of(
         drawn(stacked_bars([series("Accepted", TONES["success"]), series("Rejected", TONES["danger"])], X, Y))

@@ -98,7 +98,7 @@ def test_the_strip_puts_devices_with_rejections_first_and_marks_them(trained):
     figure = score_strip(trained.id)
     assert [row[0] for row in rows_of(figure)] == ["edge-0", "edge-1", "edge-2", "edge-3"]
     assert rows_of(figure)[0][1:] == ["rejected -0.5", "0.9", "–"]
-    assert "edge-0, round 1: Rejected: cosine-too-small, cosine -0.5" in titles_of(figure)
+    assert "edge-0, round 1: Rejected: cosine too small, cosine -0.5" in titles_of(figure)
     assert [mark.classes for mark in figure.drawing.marks if "danger" in mark.classes] == ["marker danger"]
 
 
@@ -112,7 +112,7 @@ def test_an_update_without_a_score_is_drawn_as_not_measured(trained):
 def test_the_scatter_of_a_round_marks_the_rejected_and_leads_to_each_part(trained):
     first = trained.rounds.get(number=1)
     figure = norm_by_cosine(first.id)
-    assert rows_of(figure)[0] == ["edge-0", "Rejected: cosine-too-small", "-0.5", "1"]
+    assert rows_of(figure)[0] == ["edge-0", "Rejected: cosine too small", "-0.5", "1"]
     assert [item.name for item in figure.drawing.legend] == ["Accepted", "Rejected"]
     part = Participation.objects.get(round=first, device__name="edge-0")
     assert figure.drawing.marks[-1].href.endswith(f"/participation/{part.id}/change/")

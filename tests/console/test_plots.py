@@ -167,8 +167,8 @@ def test_the_newest_category_always_has_its_name():
 def test_lines_and_points_of_any_data_lie_inside_the_frame(values):
     series = one_series(values)
     x, y = category_scale([str(place) for place in range(len(values))]), number_scale(series.known())
-    for form in (line_plot, scatter_plot):
-        assert_inside(form([series], x, y))
+    for drawing in (line_plot([series], x, y), scatter_plot([series], x, y, names=("one", "other"))):
+        assert_inside(drawing)
 
 
 @given(st.lists(st.lists(st.one_of(st.none(), st.floats(0, 1e290)), min_size=3, max_size=3), max_size=5))
@@ -218,8 +218,11 @@ def test_layers_lie_upon_each_other_and_nothing_has_no_height():
 
 
 def test_values_beyond_a_fixed_scale_are_drawn_at_its_edge():
-    drawing = scatter_plot([one_series([7.0, math.inf])], category_scale("ab"), fixed_scale(0, 1, 0.5))
+    drawing = scatter_plot(
+        [one_series([7.0, math.inf])], category_scale("ab"), fixed_scale(0, 1, 0.5), names=("place", "value")
+    )
     assert_inside(drawing)
+    assert [label.words for label in drawing.labels[-2:]] == ["place →", "↑ value"]
 
 
 def test_one_series_needs_no_legend_and_several_differ_in_colour_and_shape():

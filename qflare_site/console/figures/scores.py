@@ -9,10 +9,11 @@ from django.db.models import Count, Q
 
 from qflare_site.console.figures.addresses import device_address, participation_address
 from qflare_site.console.figures.rounds import NO_ROUND, RoundRead, last_rounds
-from qflare_site.console.plots.drawing import SERIES, TONES, LegendItem, Point, Series, Style
+from qflare_site.console.plots.drawing import SERIES, TONES, Drawing, LegendItem, Point, Series, Style
 from qflare_site.console.plots.figure import Cell, Column, Figure, Table
 from qflare_site.console.plots.forms import StripCell, scatter_plot, strip
 from qflare_site.console.plots.scales import Scale, fixed_scale, log_scale, number_scale, spans_decades
+from qflare_site.console.sentences import in_words
 from training.models import Participation
 from training.models import ParticipationState as State
 
@@ -41,7 +42,7 @@ class _Part:
     @property
     def word(self) -> str:
         """The outcome in words."""
-        return f"{State(self.state).label}{': ' if self.reason else ''}{self.reason}"
+        return f"{State(self.state).label}{': ' if self.reason else ''}{in_words(self.reason)}"
 
 
 _PART_COLUMNS = ("id", "round_id", "device_id", "device__name", "state", "reason", "scores")
@@ -138,7 +139,7 @@ def norm_by_cosine(round_id: UUID) -> Figure:
         "Norm by cosine",
         "Each update of the round: length (L2 norm) over direction (cosine to the others’ consensus), as the enclave "
         "measured them.",
-        scatter_plot(_by_verdict(placed), fixed_scale(-1.0, 1.0, 0.5), _norm_scale(placed)) if placed else None,
+        _scatter(placed) if placed else None,
         _score_table(placed),
         "The policy looks at no direction, so there is no cosine to show." if judged else _UNSCORED,
     )
@@ -148,6 +149,11 @@ _UNSCORED = (
     "No update of this round has scores: it is not aggregated yet, or its policy adds noise for differential privacy "
     "and keeps scores inside the enclave."
 )
+
+
+def _scatter(placed: Sequence[_Part]) -> Drawing:
+    cosines = fixed_scale(-1.0, 1.0, 0.5)
+    return scatter_plot(_by_verdict(placed), cosines, _norm_scale(placed), names=("cosine", "norm"))
 
 
 def _by_verdict(parts: Sequence[_Part]) -> list[Series]:

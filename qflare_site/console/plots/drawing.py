@@ -137,6 +137,12 @@ class Drawing:
     height: int = HEIGHT
 
     @property
+    def role(self) -> str:
+        """What it is to assistive technology: a picture, or a group where something in it leads elsewhere."""
+        leads = any(mark.href for mark in self.marks) or any(label.href for label in self.labels)
+        return "group" if leads else "img"
+
+    @property
     def patterns(self) -> list[str]:
         """The patterns that the drawing uses, each once."""
         used = {mark.pattern for mark in self.marks} | {item.style.pattern for item in self.legend if item.area}

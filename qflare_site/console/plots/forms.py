@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from qflare_site.console.plots.drawing import (
@@ -46,12 +46,15 @@ def line_plot(series: Sequence[Series], x: Scale, y: Scale) -> Drawing:
     return _in_axes(frame, x, y, (*lines, *markers), legend_of(series))
 
 
-def scatter_plot(series: Sequence[Series], x: Scale, y: Scale) -> Drawing:
-    """Draw each value as a marker; horizontal and vertical ticks both have lines."""
+def scatter_plot(series: Sequence[Series], x: Scale, y: Scale, *, names: tuple[str, str]) -> Drawing:
+    """Draw each value as a marker; both axes have lines at their ticks, and `names`, which stand inside the frame."""
     frame = frame_for(y.ticks)
     marks = tuple(mark for one in series for mark in _markers(frame, one, x, y))
     columns = tuple(frame.x(x, tick.value) for tick in x.ticks)
-    return _in_axes(frame, x, y, marks, legend_of(series), columns)
+    drawing = _in_axes(frame, x, y, marks, legend_of(series), columns)
+    across = Label(frame.right - 3, frame.bottom - 5, f"{names[0]} →", "end")
+    upwards = Label(frame.left + 4, frame.top + 11, f"↑ {names[1]}", "start")
+    return replace(drawing, labels=(*drawing.labels, across, upwards))
 
 
 def stacked_bars(layers: Sequence[Series], x: Scale, y: Scale) -> Drawing:
