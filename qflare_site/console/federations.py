@@ -55,12 +55,15 @@ def read_terms(federation: Federation) -> dict[str, Any]:
 
 
 def read_figures(federation: Federation) -> dict[str, Any]:
-    """Return how the federation learns, who takes part with which outcome, and what its rounds take."""
+    """Return how the federation learns, who takes part with which outcome, and what its rounds take.
+
+    Alive while a round runs: nothing in them changes between two rounds.
+    """
     figures = (
         accuracy_per_round, loss_per_round, participation_per_round, score_strip, duration_per_round, bytes_per_round,
     )  # fmt: skip
-    live = federation.state != FederationState.FINISHED
-    return {"heading": "How it goes", "shown": [figure(federation.id) for figure in figures], "live": live}
+    shown = [figure(federation.id) for figure in figures]
+    return {"heading": "How it goes", "shown": shown, "live": has_running_round(federation)}
 
 
 def has_running_round(federation: Federation) -> bool:

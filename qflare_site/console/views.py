@@ -82,9 +82,10 @@ def show_federation(request: HttpRequest, federation_id: uuid.UUID) -> HttpRespo
     federation = get_object_or_404(Federation.objects.select_related("current_version"), pk=federation_id)
     panels = {
         "rounds": Panel("federation_rounds", lambda: federations.read_rounds(federation)),
-        "figures": Panel("figures", lambda: federations.read_figures(federation)),
         "terms": Panel("federation_terms", lambda: federations.read_terms(federation)),
     }
+    if request.user.has_perm("training.view_participation"):
+        panels["figures"] = Panel("figures", lambda: federations.read_figures(federation))
     trail = [("Federations", reverse("console:federations"))]
     may_start = federation.state == FederationState.ACTIVE and not federations.has_running_round(federation)
     return show_panels(
