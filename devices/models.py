@@ -46,6 +46,11 @@ class Device(models.Model):
             models.CheckConstraint(condition=Q(state__in=DeviceState.values), name="device_state_known"),
             models.CheckConstraint(condition=~Q(name=""), name="device_has_a_name"),
         )
+        # None on `last_seen_at`: it changes with every contact, and an index would be written each time.
+        indexes = (
+            models.Index(fields=("state", "-state_changed_at"), name="device_by_state"),
+            models.Index(fields=("state", "keys_due_at"), name="device_keys_due"),
+        )
 
     def __str__(self) -> str:
         return self.name

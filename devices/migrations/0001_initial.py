@@ -55,6 +55,10 @@ class Migration(migrations.Migration):
                     ),
                     models.CheckConstraint(condition=models.Q(("name", ""), _negated=True), name="device_has_a_name"),
                 ],
+                "indexes": [
+                    models.Index(fields=["state", "-state_changed_at"], name="device_by_state"),
+                    models.Index(fields=["state", "keys_due_at"], name="device_keys_due"),
+                ],
             },
         ),
         migrations.CreateModel(
