@@ -179,7 +179,7 @@ def test_opening_the_page_verifies_nothing(operator, log):
 def test_a_short_log_is_verified_at_once(operator, log):
     words = words_of(verify(operator))
     assert "The log holds." in words
-    assert "3 entries and 1 checkpoints agree" in words
+    assert "3 entries and 1 checkpoint agree with each other and with the log’s key; 1 event waits" in words
 
 
 @pytest.fixture
