@@ -38,7 +38,7 @@ def test_a_figure_is_well_formed_and_says_what_it_is():
     tree = tree_of(drawn(line_plot([series("a", SERIES[0]), series("b", SERIES[1])], X, Y)))
     plot = tree.find("svg")
     named_by = plot.get("aria-labelledby").split()
-    assert plot.get("role") == "group"
+    assert plot.get("role") == "img"
     assert [plot.find("title").get("id"), plot.find("desc").get("id")] == named_by
     assert plot.find("title").text == "Accuracy & loss"
     assert tree.find("figcaption/strong").get("id") == tree.get("aria-labelledby")
