@@ -65,6 +65,7 @@ DEFAULTS: dict[str, Any] = {
     "QFLARE_RATE_WORK": "600/m",
     "QFLARE_RATE_LOG": "600/m",
     "QFLARE_RATE_OPERATOR": "600/m",
+    "QFLARE_RATE_SIGN_IN": "30/m",
     "QFLARE_RATE_REFUSAL_EVENTS": "60/m",
     # Sessions and rounds. A key allowance can only be lowered below the protocol's own.
     "QFLARE_SESSION_REQUESTS": 64,

@@ -111,6 +111,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "allauth.account.middleware.AccountMiddleware",
+    "qflare_site.sign_in_limit.SignInLimitMiddleware",
     "operator_access.middleware.SecondFactorMiddleware",
     "axes.middleware.AxesMiddleware",
 ]
@@ -224,7 +225,8 @@ ACCOUNT_SIGNUP_FIELDS = ["username*", "password1*", "password2*"]
 ACCOUNT_EMAIL_VERIFICATION = "none"
 ACCOUNT_SESSION_REMEMBER = False
 ACCOUNT_LOGOUT_REDIRECT_URL = "account_login"
-# django-axes counts wrong passwords and operator_access.code_limit wrong codes: in stores that all processes share.
+# django-axes counts wrong passwords, operator_access.code_limit wrong codes, qflare_site.sign_in_limit addresses: all
+# in stores that the processes share.
 ACCOUNT_RATE_LIMITS = MFA_RATE_LIMITS = False
 MFA_ADAPTER = "operator_access.adapters.SecondFactorAdapter"
 MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
@@ -289,6 +291,7 @@ QFLARE_RATES = {
     "work": ENVIRONMENT["QFLARE_RATE_WORK"],
     "log": ENVIRONMENT["QFLARE_RATE_LOG"],
     "operator": ENVIRONMENT["QFLARE_RATE_OPERATOR"],
+    "sign-in": ENVIRONMENT["QFLARE_RATE_SIGN_IN"],
     "refusal-events": ENVIRONMENT["QFLARE_RATE_REFUSAL_EVENTS"],
 }
 QFLARE_RATES_FAIL_OPEN = {"download", "log"}

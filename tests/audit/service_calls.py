@@ -7,7 +7,10 @@ from functools import cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-APPS = ("keyring", "audit", "devices", "enrollment", "sessions", "enclave", "training", "monitor", "qflare_site")
+APPS = (
+    "keyring", "audit", "operator_access", "devices", "enrollment", "sessions", "enclave", "training", "monitor",
+    "operator_api", "qflare_site",
+)  # fmt: skip
 ALWAYS_WRITES = frozenset(
     {"_raw_delete", "create", "bulk_create", "get_or_create", "update_or_create", "bulk_update", "save", "delete"}
 )

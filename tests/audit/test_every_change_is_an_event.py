@@ -9,6 +9,7 @@ BOOKKEEPING = "it changes nothing that anybody may do or has done: times last se
 STEP = "it is a step of a round; the step that ends it, or the round's end, is the event"
 CALLER = "the keyring lies below the log: the command or service that calls it records the event in its transaction"
 OF_AN_INCIDENT = "a part of an incident or a response, whose opening, doing or closing is the event"
+OF_A_FACTOR = "the secret of a second factor, whose enrolment or removal in the same transaction is the event"
 SILENT = {
     "audit.bulk_rows.insert_rows": THE_LOG_ITSELF,
     "audit.bulk_rows.set_true": THE_LOG_ITSELF,
@@ -31,6 +32,12 @@ SILENT = {
     "keyring.services.rotate_server_key": CALLER,
     "devices.services.note_device_seen": BOOKKEEPING,
     "devices.services.note_keys_used": BOOKKEEPING,
+    "operator_access.adapters.SecondFactorAdapter.encrypt": OF_A_FACTOR,
+    "operator_access.services.factor_secrets.keep_secret": OF_A_FACTOR,
+    "operator_access.services.factor_secrets.forget_secret": OF_A_FACTOR,
+    "operator_access.services.factor_secrets.forget_secrets_of_no_factor": OF_A_FACTOR,
+    "operator_access.code_limit.forget_attempts": BOOKKEEPING,
+    "operator_access.roles.set_up_roles": "a migration's: what a release lets each role do is in its source",
     "qflare_site.services.record_heartbeat": BOOKKEEPING,
     "qflare_site.services.record_task_failure": "what failed changed nothing; it is kept for the console",
     "qflare_site.task_failures.keep_failure": "see `record_task_failure`",

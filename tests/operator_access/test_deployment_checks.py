@@ -5,8 +5,11 @@ import subprocess
 import sys
 
 import pytest
+from django.contrib.auth.models import User
 
 from operator_access import checks
+from operator_access.roles import Role
+from tests.operator_access.conftest import person
 
 DEPLOYED = {"QFLARE_ACKNOWLEDGE_FILE_KEK": "1", "ALLOWED_HOSTS": "qflare.example", "DJANGO_SETTINGS_MODULE": ""}
 FROM_TESTS = ("QFLARE_", "DATABASE_URL", "REDIS_URL", "DJANGO_SETTINGS_MODULE", "PROMETHEUS_MULTIPROC_DIR")
@@ -53,3 +56,18 @@ def test_what_is_switched_off_is_a_warning(settings, check, setting, on, off):
     assert check() == []
     setattr(settings, setting, off)
     assert len(check()) == 1
+
+
+def found():
+    return [message.id for message in checks.check_roles(databases=["default"])]
+
+
+def test_people_without_a_role_and_a_second_superuser_are_named():
+    assert found() == []
+    User.objects.create_superuser("root")
+    person("olga", Role.OPERATOR)
+    assert found() == []
+    User.objects.create_superuser("toor")
+    User.objects.create_user("eve", is_staff=True)
+    assert found() == ["operator_access.W003", "operator_access.W004"]
+    assert checks.check_roles(databases=None) == []

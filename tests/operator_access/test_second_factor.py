@@ -14,7 +14,7 @@ from django.urls import reverse
 from keyring.columns import wrapped_columns
 from operator_access.models import FactorSecret
 from operator_access.roles import Role
-from tests.operator_access.conftest import Browser, code_of, person, told
+from tests.operator_access.conftest import PASSWORD, Browser, code_of, person, told
 
 PAGES = ["console:overview", "console:devices", "console:federations", "admin:index", "admin:devices_device_changelist"]
 
@@ -260,3 +260,29 @@ def test_the_admins_own_login_page_leads_to_the_one_way_in(client):
     answer = client.get("/admin/login/?next=/admin/")
     assert answer["Location"] == "/accounts/login/?next=%2Fadmin%2F"
     assert client.post("/admin/login/", {"username": "olga", "password": "x"}).status_code == 302
+
+
+def test_one_address_does_not_try_all_names(settings):
+    settings.QFLARE_RATES = settings.QFLARE_RATES | {"sign-in": "3/m"}
+    answers = [Browser().give_password(f"name-{number}") for number in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert answers[-1]["Retry-After"] == "60"
+    assert "Wait a minute" in answers[-1].content.decode()
+    assert Browser().get(reverse("account_login")).status_code == 200
+
+
+def test_asking_for_a_passkey_again_and_again_makes_no_end_of_sessions(settings):
+    settings.QFLARE_RATES = settings.QFLARE_RATES | {"sign-in": "3/m"}
+    for _ in range(6):
+        Browser().get(reverse("mfa_login_webauthn"), headers={"Accept": "application/json"})
+    assert Session.objects.count() == 3
+
+
+def test_who_has_no_role_is_told_whom_to_ask_and_can_sign_out():
+    User.objects.create_user("nina", password=PASSWORD)
+    browser = Browser().sign_in("nina")
+    answer = browser.get(reverse("console:overview"), follow=True)
+    assert answer.status_code == 403
+    assert "A security officer of this site gives roles" in answer.content.decode()
+    assert "Sign out nina" in answer.content.decode()
+    assert "unsafe" not in browser.get("/accounts/2fa/")["Content-Security-Policy"]
