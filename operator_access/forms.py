@@ -64,10 +64,8 @@ class EnrolTotpForm(totp_forms.ActivateTOTPForm):
 
     def _kept_secret(self) -> str | None:
         kept = context.request.session.get(totp.SECRET_SESSION_KEY)
-        try:
-            return open_secret(kept) if kept else None
-        except FactorSecret.DoesNotExist:
-            return None
+        waiting = FactorSecret.objects.filter(id=kept, user_id=self.user.pk).exists()
+        return open_secret(kept) if waiting else None
 
     def _new_secret(self) -> str:
         session, secret = context.request.session, totp.generate_totp_secret()

@@ -7,13 +7,18 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+import structlog
 from allauth.account import urls as account_urls
 from allauth.mfa import urls as factor_urls
 from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
+from django.shortcuts import render
+from django.template.response import SimpleTemplateResponse
 from django.urls import URLPattern, URLResolver, include, path, reverse
 from django.views.decorators.cache import never_cache
 
+from keyring.envelope import EnvelopeError
+from keyring.kek import KekError
 from operator_access.services.second_factor import factors_of, record_factor_changes
 
 PAGES = {
@@ -22,26 +27,43 @@ PAGES = {
 
 View = Callable[..., HttpResponseBase]
 
+log = structlog.get_logger(__name__)
+
 
 def recorded(view: View) -> View:
-    """Decorate a page of second factors: what it changes and the events of it are one transaction; no page is kept."""
+    """Decorate a page of second factors: what it changes and the events of it are one transaction; no page is kept.
+
+    Where the secrets cannot be opened at the moment it answers 503.
+    """
 
     @never_cache
     @wraps(view)
     def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if request.method != "POST":
-            return view(request, *args, **kwargs)
+        do = _post if request.method == "POST" else _rendered
         try:
-            with transaction.atomic():
-                before = factors_of(request.user)
-                response = view(request, *args, **kwargs)
-                if request.user.is_authenticated:
-                    record_factor_changes(request, before)
-                return response
+            return do(view, request, *args, **kwargs)
         except IntegrityError:  # the same factor was enrolled from two pages at once
             return HttpResponseRedirect(reverse("mfa_index"))
+        except (EnvelopeError, KekError) as error:
+            log.error("second_factor.secret_does_not_open", error=type(error).__name__, reason=str(error))
+            return render(request, "503.html", status=503)
 
     return answer
+
+
+def _post(view: View, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+    with transaction.atomic():
+        before = factors_of(request.user)
+        response = _rendered(view, request, *args, **kwargs)
+        if request.user.is_authenticated:
+            record_factor_changes(request, before)
+        return response
+
+
+def _rendered(view: View, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+    """Render the page here, where what its secrets raise is answered."""
+    response = view(request, *args, **kwargs)
+    return response.render() if isinstance(response, SimpleTemplateResponse) else response
 
 
 def _recorded(patterns: list[URLPattern | URLResolver]) -> list[URLPattern | URLResolver]:

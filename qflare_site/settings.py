@@ -245,6 +245,7 @@ MFA_FORMS = {
 }
 AXES_VERBOSE = False  # no line in the log at every start
 AXES_FAILURE_LIMIT = 5
+AXES_LOCKOUT_TEMPLATE = "account/locked.html"
 AXES_COOLOFF_TIME = timedelta(minutes=15)
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_CLIENT_IP_CALLABLE = "qflare_site.client_address.client_address"

@@ -18,8 +18,10 @@ def keep_secret(text: str, *, user_id: int) -> str:
 
 
 def open_secret(secret_id: str) -> str:
-    """Return a secret by its id. Raises `EnvelopeError` where it does not open, `FactorSecret.DoesNotExist`."""
-    row = FactorSecret.objects.get(id=secret_id)
+    """Return a secret by its id. Raises `EnvelopeError` where it does not open or is gone, `KekError`."""
+    row = FactorSecret.objects.filter(id=secret_id).first()
+    if row is None:
+        raise envelope.EnvelopeError(f"The secret {secret_id} of a second factor is gone.")
     return envelope.unwrap(row.wrapped_secret, **row.envelope()).decode()
 
 

@@ -70,7 +70,8 @@ def record_factor_changes(request: HttpRequest, before: dict[int, str]) -> None:
         _record("operator.factor_removed", actor, operator=user.get_username(), factor=before[key])
     if after.keys() - before.keys():
         record_authentication(request, user, "mfa", enrolled=True)
-    forget_secrets_of_no_factor(user.pk)
+    if after.keys() != before.keys():  # a secret that waits for its first code is of no factor yet
+        forget_secrets_of_no_factor(user.pk)
 
 
 @transaction.atomic

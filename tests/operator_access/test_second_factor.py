@@ -12,6 +12,7 @@ from django.core.management import CommandError, call_command
 from django.urls import reverse
 
 from keyring.columns import wrapped_columns
+from keyring.kek import KekError
 from operator_access.models import FactorSecret
 from operator_access.roles import Role
 from tests.operator_access.conftest import PASSWORD, Browser, code_of, person, told
@@ -67,6 +68,20 @@ def test_an_enrolled_app_opens_the_site_and_shows_recovery_codes_once(newcomer):
 def test_a_wrong_first_code_enrols_nothing(newcomer):
     newcomer.get(reverse("mfa_activate_totp"))
     assert newcomer.post(reverse("mfa_activate_totp"), {"code": "000000"}).status_code == 200
+    assert not Authenticator.objects.exists()
+
+
+def test_after_a_wrong_first_code_the_right_one_of_the_same_secret_enrols(newcomer):
+    secret = newcomer.get(reverse("mfa_activate_totp")).context["form"].secret
+    again = newcomer.post(reverse("mfa_activate_totp"), {"code": "000000"})
+    assert again.context["form"].secret == secret
+    assert newcomer.post(reverse("mfa_activate_totp"), {"code": code_of(secret)}).status_code == 302
+
+
+def test_a_code_for_a_secret_that_is_gone_enrols_nothing(newcomer):
+    secret = newcomer.get(reverse("mfa_activate_totp")).context["form"].secret
+    FactorSecret.objects.all().delete()
+    assert newcomer.post(reverse("mfa_activate_totp"), {"code": code_of(secret)}).status_code == 200
     assert not Authenticator.objects.exists()
 
 
@@ -286,3 +301,32 @@ def test_who_has_no_role_is_told_whom_to_ask_and_can_sign_out():
     assert "A security officer of this site gives roles" in answer.content.decode()
     assert "Sign out nina" in answer.content.decode()
     assert "unsafe" not in browser.get("/accounts/2fa/")["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize("page", ["mfa_index", "mfa_activate_totp", "mfa_generate_recovery_codes"])
+def test_a_key_out_of_reach_is_said_and_no_failure(enrolled, monkeypatch, page):
+    def out_of_reach(*arguments, **options):
+        raise KekError("the token does not answer")
+
+    enrolled.post(reverse("mfa_deactivate_totp")) if page == "mfa_activate_totp" else None
+    monkeypatch.setattr("keyring.envelope.unwrap", out_of_reach)
+    monkeypatch.setattr("keyring.envelope.wrap", out_of_reach)
+    answer = enrolled.get(reverse(page))
+    assert answer.status_code == 503
+    assert "Try again in a minute" in answer.content.decode()
+
+
+def test_a_code_is_not_taken_while_the_key_is_out_of_reach(at_the_door, monkeypatch):
+    def out_of_reach(*arguments, **options):
+        raise KekError("the token does not answer")
+
+    monkeypatch.setattr("keyring.envelope.unwrap", out_of_reach)
+    assert give(at_the_door, code_of(at_the_door.secret)).status_code == 503
+    assert "_auth_user_id" not in at_the_door.session
+
+
+def test_a_lock_out_is_told_in_words(newcomer):
+    for _ in range(5):
+        answer = Browser().give_password("olga", "not the password")
+    assert answer.status_code == 429
+    assert "Wait a quarter of an hour" in answer.content.decode()
