@@ -9,7 +9,6 @@ from datetime import timedelta
 from pathlib import Path
 
 from django.templatetags.static import static
-from django.urls import reverse_lazy
 
 from audit.anchor_settings import parse_anchors
 from qflare_site.data_dir import make_private_folder, read_or_create_secret
@@ -201,7 +200,6 @@ UNFOLD = {
     "SITE_URL": "/",
     "SHOW_VIEW_ON_SITE": False,
     "STYLES": [lambda request: static("console.css"), lambda request: static("plots.css")],
-    "ACCOUNT": {"navigation": [{"title": "Second factor", "link": reverse_lazy("mfa_index")}]},
     "SIDEBAR": {"navigation": "qflare_site.console.navigation.navigation"},
     "COLORS": {"primary": PRIMARY_COLOURS},
 }

@@ -21,7 +21,7 @@ SHOWN = 100
 
 @console_page()
 def list_approvals(request: HttpRequest) -> HttpResponseBase:
-    """Answer `/access/approvals`: what waits for a second person and what was decided lately, of one's concern."""
+    """Answer `/approvals`: what waits for a second person and what was decided lately, of one's concern."""
     rows = ApprovalRequest.objects.select_related("asked_by", "decided_by")[:SHOWN]
     seen = [row for row in rows if _may_see(request, row)]
     return show(request, "console/approvals.html", title="Approvals", rows=seen)
@@ -30,7 +30,7 @@ def list_approvals(request: HttpRequest) -> HttpResponseBase:
 @console_page(methods=("GET", "HEAD", "POST"))
 @needs_fresh_sign_in
 def decide(request: HttpRequest, request_id: uuid.UUID) -> HttpResponseBase:
-    """Answer `/access/approvals/<id>`: everything that would be done; a POST decides."""
+    """Answer `/approvals/<id>`: everything that would be done; a POST decides."""
     row = ApprovalRequest.objects.select_related("asked_by").filter(id=request_id).first()
     if row is None or not _may_see(request, row):
         raise Http404

@@ -40,7 +40,7 @@ urlpatterns = [
     path("workers/failures", workers.list_failures, name="task-failures"),
     path("system", system.show_system, name="system"),
     path("access", access.show_access, name="access"),
-    path("access/approvals", approvals.list_approvals, name="approvals"),
-    path("access/approvals/<uuid:request_id>", approvals.decide, name="approval"),
+    path("approvals", approvals.list_approvals, name="approvals"),
+    path("approvals/<uuid:request_id>", approvals.decide, name="approval"),
     path("access/unlock", access.unlock_sign_in, name="unlock"),
 ]

@@ -9,10 +9,11 @@ from django.contrib.sessions.models import Session
 from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.management import CommandError, call_command
-from django.urls import reverse
+from django.urls import get_resolver, reverse
 
 from keyring.columns import wrapped_columns
 from keyring.kek import KekError
+from operator_access.middleware import WITHOUT_SIGN_IN
 from operator_access.models import FactorSecret
 from operator_access.roles import Role
 from tests.operator_access.conftest import PASSWORD, Browser, code_of, person, told
@@ -330,3 +331,12 @@ def test_a_lock_out_is_told_in_words(newcomer):
         answer = Browser().give_password("olga", "not the password")
     assert answer.status_code == 429
     assert "Wait a quarter of an hour" in answer.content.decode()
+
+
+@pytest.mark.parametrize("namespace", ["console", "admin"])
+def test_no_page_for_people_lies_where_nothing_is_asked_for(namespace):
+    (resolver,) = [one for one in get_resolver().url_patterns if getattr(one, "app_name", None) == namespace]
+    begin = "/" + str(resolver.pattern)
+    addresses = [begin + str(page.pattern) for page in resolver.url_patterns]
+    assert len(addresses) > 10
+    assert [address for address in addresses if address.startswith(WITHOUT_SIGN_IN)] == []
