@@ -13,6 +13,7 @@ from operator_admin.fresh_sign_in import needs_fresh_sign_in
 from operator_admin.operations import DANGER, Answers, Operation, actor_of, on_one, on_selected
 from operator_api.forms import CreateKeyForm
 from operator_api.models import ApiKey
+from operator_api.scopes import grantable
 from operator_api.services import CreatedKey, create_key, revoke_key
 from qflare_protocol.errors import Refusal
 
@@ -61,9 +62,9 @@ class ApiKeyAdmin(ReadOnlyAdmin):
     def create(self, request: HttpRequest) -> HttpResponse:
         """Ask for the terms; answer the POST with the key's text, this once.
 
-        A key that writes does what its maker may not, so that only a superuser makes one.
+        Nobody gives a key what they may not do themselves.
         """
-        form = CreateKeyForm(request.POST or None, may_write=request.user.is_superuser)
+        form = CreateKeyForm(request.POST or None, grantable=grantable(request.user.has_perms))
         if form.is_valid():
             try:
                 return self._show_once(request, _create(form, actor_of(request)))

@@ -1,5 +1,6 @@
 """What an operator states to create an API key."""
 
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +13,7 @@ from operator_api.services import MAX_LIFETIME, MAX_NAME_LENGTH
 
 
 class CreateKeyForm(forms.Form):
-    """Name, scopes and lifetime; without `may_write` there are only the scopes that change nothing."""
+    """Name, scopes and lifetime; there are only the scopes that are `grantable`."""
 
     name = forms.CharField(
         max_length=MAX_NAME_LENGTH,
@@ -29,11 +30,10 @@ class CreateKeyForm(forms.Form):
         label="Lifetime in days", min_value=1, max_value=MAX_LIFETIME.days, initial=90, widget=IntegerWidget
     )
 
-    def __init__(self, *args: Any, may_write: bool = False, **named: Any) -> None:
+    def __init__(self, *args: Any, grantable: Collection[str] = READING, **named: Any) -> None:
         super().__init__(*args, **named)
-        if not may_write:
-            scopes: Any = self.fields["scopes"]
-            scopes.choices = [choice for choice in scopes.choices if choice[0] in READING]
+        scopes: Any = self.fields["scopes"]
+        scopes.choices = [choice for choice in scopes.choices if choice[0] in grantable]
 
     @property
     def lifetime(self) -> timedelta:

@@ -81,11 +81,13 @@ def is_empty() -> bool:
 
 
 def clear_rows_of_new_site() -> None:
-    """Delete what a new site made by itself, such as its schedules, inside the caller's transaction."""
+    """Delete what a new site made by itself, such as its schedules and roles, inside the caller's transaction."""
     for model in kept_models():
-        rows = model._default_manager.all()
-        if rows.exists():
-            rows._raw_delete(rows.db)
+        joins = [field.remote_field.through for field in model._meta.many_to_many]
+        for table in [*joins, model]:
+            rows = table._default_manager.all()
+            if rows.exists():
+                rows._raw_delete(rows.db)
 
 
 def insert_rows(content: bytes) -> int:

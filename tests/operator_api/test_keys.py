@@ -5,13 +5,14 @@ from datetime import timedelta
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.core.management import CommandError, call_command
+from django.db.models import Q
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
 from audit.models import Event
 from operator_api.models import ApiKey
-from operator_api.scopes import Scope
+from operator_api.scopes import DEMANDS, READING, Scope
 from operator_api.services import MAX_LIFETIME, TEXT_LENGTH, create_key, live_key, revoke_key
 from qflare_protocol.errors import Refusal
 
@@ -128,14 +129,30 @@ def test_the_log_learns_why_a_key_was_refused(wrong, actor):
     assert (event.kind, event.actor, event.payload) == ("api_key.refused", actor, {"reason": wrong})
 
 
-@pytest.mark.parametrize(("superuser", "scopes"), [(False, []), (True, ["devices:write"])])
-def test_only_a_superuser_makes_a_key_that_writes(superuser, scopes):
+MAY_WRITE = [
+    ((), False, []),
+    (("change_device",), False, []),
+    (("change_device", "delete_device"), False, ["devices:write"]),
+    ((), True, ["devices:write", "rounds:write"]),
+]
+
+
+@pytest.mark.parametrize(("permissions", "superuser", "scopes"), MAY_WRITE)
+def test_nobody_gives_a_key_what_they_may_not_do_themselves(permissions, superuser, scopes):
     olga = User.objects.create_user("olga", is_staff=True, is_superuser=superuser)
-    olga.user_permissions.set(Permission.objects.filter(content_type__app_label="operator_api"))
+    own = Q(content_type__app_label="operator_api") | Q(codename__in=permissions)
+    olga.user_permissions.set(Permission.objects.filter(own))
     browser = Client()
     browser.force_login(olga)
     address = reverse("admin:operator_api_apikey_create")
-    browser.post(address, {"name": "writes", "scopes": ["devices:write"], "days": "1"})
-    assert [key.scopes for key in ApiKey.objects.all()] == ([scopes] if scopes else [])
+    for scope in ("devices:write", "rounds:write"):
+        browser.post(address, {"name": scope.replace(":", "-"), "scopes": [scope], "days": "1"})
+    assert sorted(scope for key in ApiKey.objects.all() for scope in key.scopes) == scopes
     browser.post(address, {"name": "reads", "scopes": ["devices:read"], "days": "1"})
     assert ApiKey.objects.get(name="reads").scopes == ["devices:read"]
+
+
+def test_every_scope_that_writes_demands_permissions_that_there_are():
+    assert set(DEMANDS) == {scope for scope in Scope if scope.value not in READING}
+    names = {f"{app}.{name}" for app, name in Permission.objects.values_list("content_type__app_label", "codename")}
+    assert {name for demanded in DEMANDS.values() for name in demanded} <= names

@@ -4,9 +4,11 @@ from datetime import timedelta
 from io import StringIO
 
 import pytest
+from allauth.mfa.models import Authenticator
 from axes.models import AccessLog
+from django.apps import apps
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Group, User
 from django.core.management import CommandError, call_command
 from django.db import transaction
 from django.utils import timezone
@@ -17,6 +19,9 @@ from audit.verification import verify_log
 from devices.models import Device
 from keyring.custodians import make_custodian_key, read_custodian, read_private_key
 from keyring.services import _SIGNERS, server_signer
+from operator_access.roles import Role, set_up_roles
+from operator_access.services.factor_secrets import keep_secret, open_secret
+from operator_access.services.people import create_operator, roles_of
 from qflare_site.backup import rows
 from qflare_site.backup.archive import BackupError, read_archive, written_archive
 from qflare_site.backup.files import put_back
@@ -190,6 +195,26 @@ def test_a_kek_that_goes_while_a_backup_is_taken_is_in_it(site, empty, tmp_path,
     take(tmp_path / "backup.qfb")
     names = [name for name, _ in read_archive(tmp_path / "backup.qfb", KEY)]
     assert {"files/kek/1", "files/kek/2"} <= set(names)
+
+
+def test_roles_and_second_factors_come_back_on_a_site_that_has_made_its_own_roles(site, empty, tmp_path):
+    Group.objects.all().delete()
+    set_up_roles(apps)
+    Group.objects.get(name=Role.VIEWER).delete()
+    auditor = create_operator("ada", roles=[Role.AUDITOR], password="a long enough password", actor="operator:root")
+    secret = keep_secret("JBSWY3DPEHPK3PXP", user_id=auditor.pk)
+    Authenticator.objects.create(user=auditor, type=Authenticator.Type.TOTP, data={"secret": secret})
+    take(tmp_path / "backup.qfb")
+    empty()
+    Group.objects.create(name="made before the roles, so that they have other keys")
+    set_up_roles(apps)
+    restore(tmp_path / "backup.qfb")
+    ada = User.objects.get(username="ada")
+    assert roles_of(ada) == [Role.AUDITOR]
+    assert ada.has_perm("audit.change_entry")
+    assert not ada.has_perm("devices.change_device")
+    assert set(Group.objects.values_list("name", flat=True)) == set(Role) - {Role.VIEWER}
+    assert open_secret(Authenticator.objects.get(user=ada).data["secret"]) == "JBSWY3DPEHPK3PXP"
 
 
 def test_sessions_end_because_their_answers_are_not_kept(site, empty, tmp_path):
