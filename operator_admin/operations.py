@@ -16,12 +16,14 @@ from django import forms
 from django.contrib import messages
 from django.contrib.admin import helpers, site
 from django.contrib.admin.utils import unquote
+from django.contrib.auth import REDIRECT_FIELD_NAME
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils.http import url_has_allowed_host_and_scheme
 from unfold.decorators import action
 from unfold.enums import ActionVariant
 
@@ -83,7 +85,7 @@ def on_one(operation: Operation) -> AdminView:
             raise Http404
         if not getattr(admin, f"has_{operation.permission}_permission")(request, row):
             raise PermissionDenied
-        return _ask_or_perform(operation, admin, request, [row], back=_address_of(admin, row.pk))
+        return _ask_or_perform(operation, admin, request, [row], back=_back_from(request) or _address_of(admin, row.pk))
 
     view.__name__ = operation.name
     decorate = action(
@@ -210,6 +212,12 @@ def _selection_of(request: HttpRequest, rows: list[Model]) -> list[tuple[str, st
     if not chosen:
         return []
     return [("action", chosen), *((helpers.ACTION_CHECKBOX_NAME, str(row.pk)) for row in rows)]
+
+
+def _back_from(request: HttpRequest) -> str:
+    """Return the page of this site that the operator came from and asked to come back to, or nothing."""
+    page = request.GET.get(REDIRECT_FIELD_NAME, "")
+    return page if url_has_allowed_host_and_scheme(page, allowed_hosts=None) else ""
 
 
 def _address_of(admin: Any, key: object) -> str:

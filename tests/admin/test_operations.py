@@ -8,6 +8,7 @@ from django.contrib.messages import get_messages
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.http import urlencode
 from kombu.exceptions import OperationalError as BrokerError
 
 from audit.models import Event
@@ -323,3 +324,16 @@ def test_a_schedule_that_cannot_be_is_not_set(olga, site, answers, told):
 def test_a_crontab_that_is_none_is_refused_in_words(olga, site):
     [told] = ask(olga, site.federation, "schedule", crontab="every day")
     assert "is no crontab" in told
+
+
+def test_after_an_operation_the_operator_is_back_where_she_came_from(olga, site):
+    came_from = reverse("console:device", args=(site.devices[0].id,))
+    answer = olga.post(f"{page_of(site.devices[0], 'suspend')}?next={came_from}", {"confirmed": "yes", "reason": "lost"})
+    assert answer["Location"] == came_from
+
+
+@pytest.mark.parametrize("elsewhere", ["https://mallory.example/", "//mallory.example", "javascript:alert(1)", ""])
+def test_nobody_is_sent_to_another_site(olga, site, elsewhere):
+    address = f"{page_of(site.devices[0], 'suspend')}?{urlencode({'next': elsewhere})}"
+    answer = olga.post(address, {"confirmed": "yes", "reason": "lost"})
+    assert answer["Location"] == reverse("admin:devices_device_change", args=(site.devices[0].id,))
