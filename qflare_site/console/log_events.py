@@ -15,6 +15,7 @@ from qflare_protocol.merkle import verify_inclusion
 
 EVENTS_PER_PAGE = 50
 LARGEST_ID = 2**63 - 1
+TRAINING = frozenset({"federation", "round", "update", "privacy", "model"})
 COMMITTED = ("payload_bytes", "salt", "commitment")
 
 
@@ -52,6 +53,11 @@ class LogFilter(forms.Form):
         return "?" + urlencode({name: value for name, value in asked.items() if value})
 
 
+def _kinds_of_training() -> list[str]:
+    """Return the kinds that can name a federation or a round: there is an index on kinds, and none on payloads."""
+    return [kind for kind in registered_kinds() if kind.partition(".")[0] in TRAINING]
+
+
 def _kinds() -> list[tuple[str, str]]:
     return [("", "All"), *((kind, kind) for kind in registered_kinds())]
 
@@ -60,8 +66,8 @@ _MEANT: dict[str, Any] = {
     "kind": lambda kind: Q(kind=kind),
     "actor": lambda actor: Q(actor=actor),
     "device": lambda name: Q(actor=f"device:{name}") | Q(payload__device=name),
-    "federation": lambda name: Q(payload__federation=name),
-    "round": lambda number: Q(payload__round_number=number),
+    "federation": lambda name: Q(kind__in=_kinds_of_training(), payload__federation=name),
+    "round": lambda number: Q(kind__in=_kinds_of_training(), payload__round_number=number),
     "since": lambda moment: Q(occurred_at__gte=moment),
     "until": lambda moment: Q(occurred_at__lte=moment),
 }

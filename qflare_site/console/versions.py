@@ -125,7 +125,7 @@ def read_provenance(version: ModelVersion) -> Provenance:
             return Provenance(None, ANOTHER_MODEL)
     except Refusal as refusal:
         return Provenance(None, f"The signed result does not hold: {refusal.detail}")
-    entry = _entry_of(version)
+    entry = entry_of(version)
     return Provenance(result, "", enclave, entry, _first_checkpoint_over(entry))
 
 
@@ -134,7 +134,7 @@ def _enclave_of(key_id: bytes) -> EnclaveInstance | None:
     return shown.filter(key_id=key_id).first()
 
 
-def _entry_of(version: ModelVersion) -> Entry | None:
+def entry_of(version: ModelVersion) -> Entry | None:
     """Return the log's entry of the round that made the model, once it is in the log."""
     made = version.restored_from or version
     names = Q(event__payload__federation_id=str(version.federation_id), event__payload__version=made.number)

@@ -29,6 +29,7 @@ from qflare_site.console.figures.learning import accuracy_per_round, loss_per_ro
 from qflare_site.console.figures.participation import participation_per_round
 from qflare_site.console.figures.scores import norm_by_cosine, score_strip
 from qflare_site.console.figures.site import devices_online, log_growth
+from qflare_site.console.versions import entry_of
 from sessions.archiving import sessions_to_archive
 from sessions.services import sweep_sessions
 from tests.database.large_site import LARGE, ROWS, fill
@@ -147,9 +148,9 @@ def test_no_page_of_the_admin_reads_a_whole_table(large: LargeSite, operator: Cl
 
 
 CONSOLE = (
-    "/", "/models", "/log-entries", "/log-entries?kind=session.refused",
-    "/log-entries?actor=operator:root", "/log-entries/7", "/log-checkpoints", "/workers", "/workers/failures",
-    "/system",
+    "/", "/models", "/log-entries", "/log-entries?kind=session.refused", "/log-entries?actor=operator:root",
+    "/log-entries?device=alice", "/log-entries?federation=digits&round=1", "/log-entries/7", "/log-checkpoints",
+    "/log-entries?since=2026-01-01T00:00&until=2026-01-02T00:00", "/workers", "/workers/failures", "/system",
 )  # fmt: skip
 
 
@@ -157,6 +158,17 @@ CONSOLE = (
 def test_no_page_of_the_console_reads_a_whole_table(large: LargeSite, operator: Client, page: str) -> None:
     with acting_as("web"), scans_of(LARGE) as found:
         assert operator.get(page).status_code == 200
+    assert refused(found) == []
+
+
+def test_no_page_of_a_model_reads_a_whole_table(large: LargeSite, operator: Client) -> None:
+    newest = ModelVersion.objects.order_by("-created_at")[0]
+    ModelVersion.objects.filter(id=newest.id).update(provenance=b"not signed")
+    older = newest.federation.versions.exclude(id=newest.id)[0]
+    with acting_as("web"), scans_of(LARGE) as found:
+        for page in (f"/models/{newest.id}", f"/models/compare?a={older.id}&b={newest.id}"):
+            assert operator.get(page).status_code == 200
+        assert entry_of(newest) is None
     assert refused(found) == []
 
 
