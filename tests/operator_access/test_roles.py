@@ -195,3 +195,9 @@ def test_somebody_is_kept_out_and_let_in_again():
         "Operator olga may not sign in any more: lost badge",
         "Operator olga may sign in again: found",
     ]
+
+
+def test_every_page_of_the_admin_has_its_line_in_the_table():
+    registered = {model._meta.label_lower for model in admin.site._registry}
+    of_superusers = {f"django_celery_beat.{kind}schedule" for kind in ("clocked", "crontab", "solar")}
+    assert registered - set(TABLE) == of_superusers
