@@ -328,7 +328,9 @@ def test_a_crontab_that_is_none_is_refused_in_words(olga, site):
 
 def test_after_an_operation_the_operator_is_back_where_she_came_from(olga, site):
     came_from = reverse("console:device", args=(site.devices[0].id,))
-    answer = olga.post(f"{page_of(site.devices[0], 'suspend')}?next={came_from}", {"confirmed": "yes", "reason": "lost"})
+    answer = olga.post(
+        f"{page_of(site.devices[0], 'suspend')}?next={came_from}", {"confirmed": "yes", "reason": "lost"}
+    )
     assert answer["Location"] == came_from
 
 
