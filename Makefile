@@ -75,6 +75,9 @@ bench-compare: $(DEV_STAMP) ## The same training in Flower, NVIDIA FLARE and QFL
 bench-memory: $(DEV_STAMP) ## What each process holds after 200 rounds; a quarter of an hour (ARGS="--rounds 20")
 	$(BIN)/python -m bench.memory --output docs/benchmarks/memory.md $(ARGS)
 
+images: $(DEV_STAMP) ## Pictures of the console for the documentation, from a real browser; two minutes
+	QFLARE_KEEP_PICTURES=docs/images/console $(BIN)/python -m pytest -q tests/browser
+
 chaos: $(DEV_STAMP) ## Every victim killed at every step of a round; twenty minutes (ARGS="--victim redis")
 	$(BIN)/python -m tests.chaos --table $(ARGS)
 

@@ -1,5 +1,6 @@
 """A person before a real browser: signs in, finds her way by what is written on the screen, and looks at it."""
 
+import io
 import re
 import time
 from collections.abc import Iterator
@@ -8,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 TOO_BAD = ("serious", "critical")
 MOST_TABS = 120
+SHOWN_IN_EVERY_WAY = ("overview", "round")
+MOST_PIXELS_HIGH, COLOURS = 1400, 256
 PATIENCE_MILLISECONDS = 15_000
 
 
@@ -48,9 +52,12 @@ class Operator:
     def sign_in(self, name: str, password: str, code: str) -> None:
         """Sign in by password and the code of an authenticator app."""
         self.page.goto("/")
+        self.photograph("sign-in")
         self.page.get_by_label("Username").fill(name)
         self.page.get_by_label(re.compile("^Password")).fill(password)
         self.press("Sign in")
+        self.sees("the code that your authenticator app shows")
+        self.photograph("second-factor")
         self.page.get_by_label("Code").fill(code)
         self.press("Sign in")
 
@@ -87,14 +94,21 @@ class Operator:
     def photograph(self, name: str) -> None:
         """Keep a picture of the screen, and check that it is accessible, in both schemes and on a phone."""
         self.page.wait_for_load_state("networkidle")
-        for scheme, size in (("light", DESKTOP), ("dark", DESKTOP), ("light", PHONE)):
-            self.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]  # one of its literals
+        for scheme, size in (("dark", DESKTOP), ("light", DESKTOP), ("light", PHONE)):
+            self._choose(scheme)
             self.page.set_viewport_size(size)  # type: ignore[arg-type]  # a mapping of its two members
             time.sleep(0.15)  # colours fade into each other
             self._check_accessibility(f"{name}, {scheme}, {size['width']} pixels")
-            self._keep(f"{name}-{scheme}-{size['width']}", size)
-        self.page.emulate_media(color_scheme="light")
+            self._keep(name, scheme, size)
         self.page.set_viewport_size(DESKTOP)  # type: ignore[arg-type]  # as above
+
+    def _choose(self, scheme: Any) -> None:
+        """Choose the colours: by the sidebar's button, or as the whole browser's where there is no sidebar."""
+        self.page.emulate_media(color_scheme=scheme)
+        button = self.page.get_by_role("button", name=str(scheme).capitalize(), exact=True)
+        if button.count() and button.is_visible():
+            button.click()
+            expect(self.page.locator("html.dark")).to_have_count(1 if scheme == "dark" else 0)
 
     def _check_accessibility(self, where: str) -> None:
         found = [one for one in Axe().run(self.page).response["violations"] if one["impact"] in TOO_BAD]
@@ -103,10 +117,15 @@ class Operator:
         wide = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wide <= 0, f"{where}: the page is {wide} pixels wider than the window"
 
-    def _keep(self, name: str, size: dict[str, int]) -> None:
-        if self._pictures is not None:
-            clip = {"x": 0, "y": 0, "width": size["width"], "height": min(1400, self._height())}
-            self.page.screenshot(path=self._pictures / f"{name}.png", full_page=True, clip=clip)  # type: ignore[arg-type]
+    def _keep(self, name: str, scheme: str, size: dict[str, int]) -> None:
+        """Keep the picture, in few colours so that it is small, if it is one that the documentation shows."""
+        usual = scheme == "light" and size == DESKTOP
+        if self._pictures is None or not (usual or name in SHOWN_IN_EVERY_WAY):
+            return
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": min(MOST_PIXELS_HIGH, self._height())}
+        taken = self.page.screenshot(full_page=True, clip=clip)  # type: ignore[arg-type]  # a mapping of its four members
+        file = self._pictures / (f"{name}.png" if usual else f"{name}-{scheme}-{size['width']}.png")
+        Image.open(io.BytesIO(taken)).convert("RGB").quantize(COLOURS).save(file, optimize=True)
 
     def _height(self) -> int:
         return int(self.page.evaluate("document.documentElement.scrollHeight"))

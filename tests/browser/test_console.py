@@ -1,5 +1,6 @@
 """The console in a real browser, with real processes and devices behind it."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,4 +16,9 @@ pytestmark = [
 
 
 def test_an_operator_runs_a_fleet_from_sign_in_to_a_suspended_device() -> None:
-    assert "ran a fleet in a browser" in run_driver("tests.browser.console_driver", timeout_seconds=500)
+    """With `QFLARE_KEEP_PICTURES` (`make images`) the pictures of the documentation are taken on the way."""
+    folder = os.environ.get("QFLARE_KEEP_PICTURES")
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    arguments = [str(Path(folder).resolve())] if folder else []
+    assert "ran a fleet" in run_driver("tests.browser.console_driver", *arguments, timeout_seconds=500)
