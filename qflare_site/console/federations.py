@@ -11,6 +11,8 @@ from qflare_site.console.figures.learning import accuracy_per_round, loss_per_ro
 from qflare_site.console.figures.participation import participation_per_round
 from qflare_site.console.figures.scores import score_strip
 from qflare_site.console.listing import Choice, Listing
+from qflare_site.console.overview import SELDOM_SECONDS
+from qflare_site.console.pages import EVERY_SECONDS
 from qflare_site.console.policy import explained_policy
 from qflare_site.console.round_rows import round_rows
 from training.models import UNFINISHED, Federation, FederationState, ModelVersion, Round
@@ -57,13 +59,23 @@ def read_terms(federation: Federation) -> dict[str, Any]:
 def read_figures(federation: Federation) -> dict[str, Any]:
     """Return how the federation learns, who takes part with which outcome, and what its rounds take.
 
-    Alive while a round runs: nothing in them changes between two rounds.
+    Asked for every few seconds while a round runs or its model waits to be evaluated, else every minute.
     """
     figures = (
         accuracy_per_round, loss_per_round, participation_per_round, score_strip, duration_per_round, bytes_per_round,
     )  # fmt: skip
-    shown = [figure(federation.id) for figure in figures]
-    return {"heading": "How it goes", "shown": shown, "live": has_running_round(federation)}
+    changing = has_running_round(federation) or _waits_for_evaluation(federation)
+    return {
+        "heading": "How it goes",
+        "shown": [figure(federation.id) for figure in figures],
+        "live": federation.state != FederationState.FINISHED or changing,
+        "every": EVERY_SECONDS if changing else SELDOM_SECONDS,
+    }
+
+
+def _waits_for_evaluation(federation: Federation) -> bool:
+    waiting = federation.versions.filter(evaluated_at=None, evaluation_error="")
+    return bool(federation.evaluator) and waiting.exists()
 
 
 def has_running_round(federation: Federation) -> bool:

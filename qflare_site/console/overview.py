@@ -27,6 +27,9 @@ from training.models import Federation, Participation, ParticipationState, Priva
 
 ROUNDS_SHOWN, REJECTIONS_SHOWN, EVENTS_SHOWN, FEDERATIONS_SHOWN, INCIDENTS_SHOWN = 10, 8, 12, 20, 8
 
+SELDOM_SECONDS = 60
+"""How often what reads the whole fleet or a whole day is asked for."""
+
 
 @dataclass(frozen=True)
 class FederationView:
@@ -64,6 +67,7 @@ def read_fleet(now: datetime) -> dict[str, Any]:
         "device_count": sum(counted.values()),
         "attention": devices_needing_attention(now),
         "live": True,
+        "every": SELDOM_SECONDS,
     }
 
 

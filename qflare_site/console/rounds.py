@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.db.models import F
+from django.db.models import Case, When
 
 from operator_admin.tones import tone_of
 from qflare_site.console.figures.scores import norm_by_cosine
@@ -13,6 +13,7 @@ from qflare_site.console.policy import explained_policy
 from qflare_site.console.round_rows import Outcomes, RoundRow, outcomes_of
 from training.models import UNFINISHED, Participation, ParticipationState, Round, RoundState, RoundStep
 from training.privacy import OUTSIDE_THE_GUARANTEE
+from training.services.quarantine import QUARANTINED
 from training.verdict_reasons import explained_reason
 
 PARTICIPANTS_SHOWN = 200
@@ -94,12 +95,13 @@ def _began(round_: Round, phase: str) -> datetime | None:
 def read_participants(round_: Round) -> dict[str, Any]:
     """Return the participants, rejected ones first, at most 200; alive until the round has ended."""
     parts = Participation.objects.filter(round=round_).select_related("device", "update")
-    shown = parts.defer("update__manifest", "update__receipt").annotate(weight=F("scores__weight"))
-    rows = sorted(shown.order_by("device__name")[:PARTICIPANTS_SHOWN], key=lambda part: _BY_VERDICT.index(part.state))
+    worst_first = Case(*(When(state=state, then=place) for place, state in enumerate(_BY_VERDICT)))
+    shown = parts.defer("update__manifest", "update__receipt").order_by(worst_first, "device__name")
+    rows = list(shown[: PARTICIPANTS_SHOWN + 1])
     state = fresh(round_).state
     return {
-        "parts": rows,
-        "more": parts.count() > PARTICIPANTS_SHOWN,
+        "parts": rows[:PARTICIPANTS_SHOWN],
+        "more": len(rows) > PARTICIPANTS_SHOWN,
         "is_open": state == RoundState.OPEN,
         "outside_the_guarantee": OUTSIDE_THE_GUARANTEE if round_.federation.privacy_delta else "",
         "live": state in UNFINISHED,
@@ -118,11 +120,13 @@ def read_defence(round_: Round) -> dict[str, Any]:
     round_ = fresh(round_)
     policy = round_.aggregation_policy()
     outcomes = outcomes_of([round_.id]).get(round_.id, Outcomes())
+    given = outcomes.returned - outcomes.rejected.get(QUARANTINED, 0)
     reasons = [(reason, explained_reason(reason), count) for reason, count in sorted(outcomes.rejected.items())]
     return {
         "stages": explained_policy(policy),
         "policy": policy,
-        "tolerated": policy.tolerated(outcomes.returned),
+        "given": given,
+        "tolerated": policy.tolerated(given),
         "outcomes": outcomes,
         "reasons": reasons,
         "live": round_.state in UNFINISHED,

@@ -22,16 +22,15 @@ def show_overview(request: HttpRequest) -> HttpResponseBase:
     """Answer `/`: what runs now, of what this operator may see."""
     now = timezone.now()
     panels = {
-        "fleet": ("devices.view_device", Panel("fleet", lambda: overview.read_fleet(now))),
-        "incidents": ("monitor.view_incident", Panel("incidents", overview.read_incidents)),
-        "health": ("", Panel("health", lambda: overview.read_health(now))),
-        "federations": ("training.view_federation", Panel("federations", overview.read_federations)),
-        "rejections": ("training.view_participation", Panel("rejections", overview.read_rejections)),
-        "events": ("audit.view_event", Panel("events", overview.read_events)),
-        "figures": ("audit.view_event", Panel("figures", lambda: overview.read_figures(now))),
+        "fleet": Panel("fleet", lambda: overview.read_fleet(now), "devices.view_device"),
+        "incidents": Panel("incidents", overview.read_incidents, "monitor.view_incident"),
+        "health": Panel("health", lambda: overview.read_health(now)),
+        "federations": Panel("federations", overview.read_federations, "training.view_federation"),
+        "rejections": Panel("rejections", overview.read_rejections, "training.view_participation"),
+        "events": Panel("events", overview.read_events, "audit.view_event"),
+        "figures": Panel("figures", lambda: overview.read_figures(now), "audit.view_event"),
     }
-    seen = {name: panel for name, (needed, panel) in panels.items() if not needed or request.user.has_perm(needed)}
-    return show_panels(request, "console/overview.html", seen, title="Overview")
+    return show_panels(request, "console/overview.html", panels, title="Overview")
 
 
 @console_page("devices.view_device")
@@ -47,10 +46,12 @@ def show_device(request: HttpRequest, device_id: uuid.UUID) -> HttpResponseBase:
     device = get_object_or_404(Device, pk=device_id)
     panels = {
         "identity": Panel("device_identity", lambda: fleet.read_identity(device, timezone.now())),
-        "participation": Panel("device_participation", lambda: fleet.read_participation(device)),
-        "sessions": Panel("device_sessions", lambda: fleet.read_sessions(device)),
-        "incidents": Panel("device_incidents", lambda: fleet.read_incidents(device)),
-        "history": Panel("device_history", lambda: fleet.read_history(device)),
+        "participation": Panel(
+            "device_participation", lambda: fleet.read_participation(device), "training.view_participation"
+        ),
+        "sessions": Panel("device_sessions", lambda: fleet.read_sessions(device), "device_sessions.view_session"),
+        "incidents": Panel("device_incidents", lambda: fleet.read_incidents(device), "monitor.view_incident"),
+        "history": Panel("device_history", lambda: fleet.read_history(device), "audit.view_event"),
     }
     trail = [("Devices", reverse("console:devices"))]
     return show_panels(request, "console/device.html", panels, title=device.name, trail=trail, device=device)

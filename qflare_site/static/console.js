@@ -2,8 +2,8 @@
 // digests are copied. Without it every page still shows what it showed when it was loaded.
 "use strict";
 
-const POLL_MILLISECONDS = 3000;
 const inSight = new WeakSet();
+const askedAt = new WeakMap();
 const sight = new IntersectionObserver((changes) => {
     for (const change of changes) {
         change.isIntersecting ? inSight.add(change.target) : inSight.delete(change.target);
@@ -11,15 +11,30 @@ const sight = new IntersectionObserver((changes) => {
 });
 
 function watch(root) {
-    for (const panel of root.querySelectorAll("[data-live]")) sight.observe(panel);
+    for (const panel of root.querySelectorAll("[data-live]")) {
+        if (!askedAt.has(panel)) askedAt.set(panel, Date.now());
+        sight.observe(panel);
+    }
+}
+
+// A panel that somebody types in, or has unfolded something in, is left alone until they are done.
+function isBusy(panel) {
+    return panel.contains(document.activeElement) || panel.querySelector("details[open]") !== null;
 }
 
 function poll() {
     if (document.hidden) return;
     for (const panel of document.querySelectorAll("[data-live]")) {
-        // A table that somebody has unfolded, or is typing in, is left alone until they are done.
-        if (inSight.has(panel) && !panel.contains(document.activeElement)) htmx.trigger(panel, "poll");
+        const due = Date.now() - askedAt.get(panel) >= Number(panel.dataset.live) * 1000;
+        if (!due || !inSight.has(panel) || isBusy(panel)) continue;
+        askedAt.set(panel, Date.now());
+        htmx.trigger(panel, "poll");
     }
+}
+
+// Signed out, or the site does not answer: what is shown gets old, and says so.
+function markStale(panel, isStale) {
+    if (panel.matches("[data-live]")) panel.toggleAttribute("data-stale", isStale);
 }
 
 const STEPS = [["day", 86400], ["hour", 3600], ["minute", 60]];
@@ -51,12 +66,24 @@ document.addEventListener("click", (event) => {
     const button = event.target.closest("button[data-copy]");
     if (button) copy(button);
 });
+document.addEventListener("htmx:beforeSwap", (event) => {
+    const panel = event.detail.target;
+    if (!panel.matches("[data-live]")) return;
+    // Any other page, such as the sign-in that a redirect led to, is no panel.
+    event.detail.shouldSwap = event.detail.shouldSwap && event.detail.xhr.getResponseHeader("X-Console-Panel") !== null;
+    const scrolled = [...panel.querySelectorAll(".scroll")].map((region) => region.scrollLeft);
+    const id = panel.id;
+    queueMicrotask(() => setTimeout(() => {
+        const regions = document.getElementById(id).querySelectorAll(".scroll");
+        regions.forEach((region, place) => { region.scrollLeft = scrolled[place] || 0; });
+    }));
+});
 document.addEventListener("htmx:afterSettle", (event) => { watch(event.target.parentElement || document); tellTimes(); });
-document.addEventListener("htmx:responseError", (event) => {
-    // Signed out, or the site is restarting: what is shown gets old, and says so.
-    event.target.setAttribute("data-stale", "");
+document.addEventListener("htmx:afterRequest", (event) => {
+    const isPanel = event.detail.xhr.getResponseHeader("X-Console-Panel") !== null;
+    markStale(event.detail.elt, !(event.detail.successful && isPanel));
 });
 watch(document);
 tellTimes();
-setInterval(poll, POLL_MILLISECONDS);
+setInterval(poll, 1000);
 setInterval(tellTimes, 1000);

@@ -1,5 +1,6 @@
 """What the console's templates need beyond Django's own filters."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -57,6 +58,12 @@ def seconds(count: float | None) -> str:
 def percent(fraction: float | None) -> str:
     """Return a fraction of 0 to 1 in percent, or a dash without one."""
     return "–" if fraction is None else f"{fraction:.0%}"
+
+
+@register.filter
+def pairs(members: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return the members of a mapping; a template's own `.items` gives the member of that name where there is one."""
+    return list(members.items())
 
 
 @register.simple_tag

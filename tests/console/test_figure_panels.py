@@ -6,6 +6,7 @@ from django.utils import timezone
 
 from tests.admin.conftest import signed_in
 from tests.factories import make_user, populate
+from training.models import Federation, ModelVersion
 from training.services.rounds import cancel_round
 
 pytestmark = pytest.mark.django_db
@@ -25,13 +26,26 @@ def test_a_federation_has_its_figures_beneath_its_rounds(staff):
     assert reverse("console:round", args=(site.completed.pk,)) in page.split("figure-plot")[1]
 
 
-def test_figures_are_asked_for_again_while_a_round_runs(staff):
+def test_figures_are_asked_for_often_while_a_round_runs_and_seldom_between_two(staff):
     site = populate(now=timezone.now())
     screens = (("federation", site.federation, "figures"), ("round", site.running, "scatter"))
-    assert all("data-live" in text_of(staff, name, row, panel=panel) for name, row, panel in screens)
+    assert all('data-live="3"' in text_of(staff, name, row, panel=panel) for name, row, panel in screens)
     cancel_round(site.running.id, reason="a drill", actor="operator:olga", now=timezone.now())
-    assert not any("data-live" in text_of(staff, name, row, panel=panel) for name, row, panel in screens)
+    assert 'data-live="60"' in text_of(staff, "federation", site.federation, panel="figures")
+    assert "data-live" not in text_of(staff, "round", site.running, panel="scatter")
     assert "data-live" not in text_of(staff, "overview", panel="figures")
+
+
+def test_figures_wait_for_the_evaluation_of_the_last_model(staff):
+    site = populate(now=timezone.now())
+    cancel_round(site.running.id, reason="a drill", actor="operator:olga", now=timezone.now())
+    Federation.objects.update(evaluator="example:Evaluator")
+    ModelVersion.objects.update(evaluated_at=None)
+    assert 'data-live="3"' in text_of(staff, "federation", site.federation, panel="figures")
+    assert 'data-live="3"' in text_of(staff, "round", site.completed, panel="progress")
+    ModelVersion.objects.update(evaluation_error="it crashed")
+    assert 'data-live="60"' in text_of(staff, "federation", site.federation, panel="figures")
+    assert "data-live" not in text_of(staff, "round", site.completed, panel="progress")
 
 
 def test_a_round_shows_its_updates_by_direction_and_length_once_it_has_ended(staff):

@@ -6,6 +6,7 @@ from datetime import timedelta
 from html.parser import HTMLParser
 
 import pytest
+import time_machine
 from django.contrib.staticfiles import finders
 from django.urls import reverse
 from django.utils import timezone
@@ -14,9 +15,17 @@ from devices.models import Device, DeviceState
 from enrollment.models import EnrolmentToken
 from monitor.models import Incident
 from monitor.services.incidents import close_incident
-from qflare_site.console import listing
-from tests.factories import make_completed_round, make_device, make_federation, open_for_updates, populate
-from training.models import Federation, Round
+from qflare_site.console import listing, rounds
+from tests.admin.conftest import signed_in
+from tests.factories import (
+    make_completed_round,
+    make_device,
+    make_federation,
+    make_user,
+    open_for_updates,
+    populate,
+)
+from training.models import Federation, ModelVersion, Participation, Round
 from training.services.rounds import cancel_round, open_round
 
 LISTS = ("devices", "enrolment", "sessions", "federations", "rounds", "incidents", "system", "federation-new")
@@ -321,3 +330,43 @@ def test_the_sidebar_names_the_screens_that_an_operator_may_see(staff, newcomer)
         link = f'href="{address(name)}"'
         assert link in seen
         assert link not in hidden
+
+
+def test_a_panel_says_that_it_is_one_and_is_the_same_however_long_ago_its_times_are(staff):
+    populate(now=timezone.now() - timedelta(seconds=100))
+    answer = staff.get("/", {"panel": "rejections"})
+    assert answer["X-Console-Panel"] == "rejections"
+    digest = re.search(r'data-digest="([0-9a-f]+)"', answer.content.decode())[1]
+    with time_machine.travel(timezone.now() + timedelta(hours=3), tick=False):
+        assert staff.get("/", {"panel": "rejections", "seen": digest}).status_code == 204
+
+
+def test_names_that_a_template_would_take_for_its_own_do_no_harm(staff):
+    site = populate()
+    Device.objects.update(labels={"items": "ward", "keys": "x"})
+    Federation.objects.update(selection_labels={"items": "ward"})
+    ModelVersion.objects.update(metrics={"items": 3.0, "accuracy": 0.5})
+    for one in (address("device", site.devices[0]), address("federation", site.federation)):
+        assert "items=ward" in text_of(staff, one)
+    assert "<dt>items</dt><dd>3.0000</dd>" in text_of(staff, address("round", site.completed))
+
+
+def test_rejected_participants_come_first_however_many_there_are(staff, monkeypatch):
+    site = populate()
+    monkeypatch.setattr(rounds, "PARTICIPANTS_SHOWN", 2)
+    Participation.objects.filter(round=site.completed).update(state="accepted", reason="")
+    Participation.objects.filter(round=site.completed, device__name="edge-3").update(state="rejected", reason="late")
+    words = words_of(text_of(staff, address("round", site.completed) + "?panel=participants"))
+    assert words.index("edge-3") < words.index("edge-0")
+    assert "edge-1" not in words
+    assert "These are the first" in words
+
+
+def test_what_an_operator_may_not_see_is_on_no_device(staff):
+    site = populate()
+    viewer = signed_in(make_user("vera", "view_device", "view_participation"))
+    words = words_of(text_of(viewer, address("device", site.devices[0])))
+    assert "Public keys" in words
+    for hidden in ("History", "Incidents", "Last sessions"):
+        assert hidden not in words
+    assert viewer.get(address("device", site.devices[0]), {"panel": "history"}).status_code == 404

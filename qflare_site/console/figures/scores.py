@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Count, Q
+from django.db.models import Case, Count, Q, When
 
 from qflare_site.console.figures.addresses import device_address, participation_address
 from qflare_site.console.figures.rounds import NO_ROUND, RoundRead, last_rounds
@@ -88,7 +88,8 @@ def _most_rejected(rounds: Iterable[RoundRead]) -> list[tuple[UUID, str]]:
 
 
 def _parts(condition: Q) -> list[_Part]:
-    rows = Participation.objects.filter(condition).order_by("id").values_list(*_PART_COLUMNS)
+    rejected_first = Case(When(state=State.REJECTED, then=0), default=1)
+    rows = Participation.objects.filter(condition).order_by(rejected_first, "id").values_list(*_PART_COLUMNS)
     return [_Part(*row) for row in rows[: max(UPDATES_SHOWN, DEVICES_SHOWN * STRIP_ROUNDS)]]
 
 
