@@ -1,6 +1,7 @@
 """Creating a federation in the browser, anew or as a clone of one: model, terms and policy."""
 
 import uuid
+from dataclasses import fields, replace
 from datetime import timedelta
 from typing import Any
 
@@ -24,10 +25,14 @@ from qflare_site.console.policy_form import PolicyForm
 from training.models import Federation
 from training.services.federations import create_federation, pause_federation
 from training.services.round_sources import load_model
-from training.terms import Mode, Selection, Terms
+from training.terms import Mode, Selection, Terms, terms_of
 
 LARGEST_MODEL_BYTES = 256 * 1024 * 1024
 """Read into memory in a web process; a larger one is for `manage.py create_federation`."""
+
+UNSHOWN_POLICY = (
+    "Its policy names a part twice, which the editor cannot show: clone it with manage.py create_federation --policy."
+)
 
 
 class FederationForm(forms.Form):
@@ -96,10 +101,11 @@ class FederationForm(forms.Form):
             raise forms.ValidationError("The parameters are a JSON object.")
         return value
 
-    def terms(self) -> Terms:
-        """Return the terms of a valid form. Raises `Refusal`."""
+    def terms(self, begun_with: Terms) -> Terms:
+        """Return the terms of a valid form; what it does not ask for stays as begun with. Raises `Refusal`."""
         given = self.cleaned_data
-        return Terms(
+        return replace(
+            begun_with,
             mode=given["mode"],
             selection=given["selection"],
             selection_fraction=given["selection_fraction"],
@@ -118,6 +124,9 @@ def create(request: HttpRequest) -> HttpResponseBase:
     posted, files = (request.POST, request.FILES) if request.method == "POST" else (None, None)
     form = FederationForm(posted, files, initial=_initial(source))
     policy = PolicyForm(posted, begun_with=begun_with)
+    if policy.cannot_show:
+        messages.error(request, UNSHOWN_POLICY)
+        return redirect("console:federation", source.id)
     if posted is not None and form.is_valid() and policy.is_valid():
         try:
             with transaction.atomic():
@@ -129,9 +138,8 @@ def create(request: HttpRequest) -> HttpResponseBase:
             return redirect("console:federation", federation.id)
     trail = [("Federations", reverse("console:federations"))]
     title = f"Clone {source}" if source else "New federation"
-    return show(
-        request, "console/new_federation.html", title=title, trail=trail, form=form, policy=policy, source=source
-    )
+    context = {"form": form, "policy": policy, "source": source, "kept": _kept(source)}
+    return show(request, "console/new_federation.html", title=title, trail=trail, **context)
 
 
 def _hold_back(request: HttpRequest, federation: Federation) -> None:
@@ -140,6 +148,15 @@ def _hold_back(request: HttpRequest, federation: Federation) -> None:
         pause_federation(federation.pk, actor=actor_of(request))
         begin = action_by_name("training.federation.resume")
         messages.info(request, ask_second_person(request, Wish(begin, str(federation.pk), federation.name, {})))
+
+
+def _kept(source: Federation | None) -> list[tuple[str, Any]]:
+    """Return the terms of the source that the form does not ask for and a clone keeps, where they say something."""
+    if source is None:
+        return []
+    terms, usual = terms_of(source), Terms()
+    names = [one.name for one in fields(Terms) if one.name not in FederationForm.base_fields]
+    return [(name, getattr(terms, name)) for name in names if getattr(terms, name) != getattr(usual, name)]
 
 
 def _source(request: HttpRequest) -> Federation | None:
@@ -186,5 +203,5 @@ def _create(form: FederationForm, policy: PolicyForm, source: Federation | None,
         planned_rounds=given["planned_rounds"],
         privacy_budget_epsilon=given["privacy_budget_epsilon"],
         privacy_delta=given["privacy_delta"],
-        terms=form.terms(),
+        terms=form.terms(terms_of(source) if source else Terms()),
     )

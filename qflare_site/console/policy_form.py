@@ -11,8 +11,10 @@ from qflare_protocol.aggregation_policy import AggregationPolicy, Stage
 from qflare_protocol.sealing_tier import SEALING_TIERS
 from qflare_site.console.policy import KINDS, PartView, parts_of
 
-PRE_AGGREGATIONS_OFFERED = 3
+STEPS_OFFERED = 3
 SINGLE = ("rule", "server_optimiser", "noise")
+IN_ORDER = {"filters": "Filter", "pre_aggregation": "Pre-aggregation"}
+"""The members of a policy that are lists, and what each of their steps is called."""
 
 
 @dataclass(frozen=True)
@@ -42,26 +44,43 @@ class PolicyForm(forms.Form):
     def __init__(self, *args: Any, begun_with: AggregationPolicy, **options: Any) -> None:
         self.begun_with = begun_with
         super().__init__(*args, initial=_initial(begun_with), **options)
-        self.fields["filters"] = forms.MultipleChoiceField(
-            choices=_choices("filters"), required=False, widget=forms.CheckboxSelectMultiple
-        )
-        for place in range(1, PRE_AGGREGATIONS_OFFERED + 1):
-            choices = [("", "none"), *_choices("pre_aggregation")]
-            self.fields[f"pre_aggregation_{place}"] = forms.ChoiceField(
-                choices=choices, required=False, label=f"Pre-aggregation, step {place}"
-            )
+        for kind, title in IN_ORDER.items():
+            choices = [("", "none"), *_choices(kind)]
+            for place in self._places(kind):
+                self.fields[f"{kind}_{place}"] = forms.ChoiceField(
+                    choices=choices, required=False, label=f"{title}, step {place}"
+                )
         for kind in SINGLE:
             self.fields[kind] = forms.ChoiceField(choices=_choices(kind), label=KINDS[kind][0])
         for kind in KINDS:
             for part in parts_of(kind):
                 self.fields |= {_field_name(kind, part.name, one.name): _number(one) for one in part.parameters}
 
+    def _places(self, kind: str) -> range:
+        """Return the numbers of the steps that are offered: those of the policy begun with, three at least."""
+        return range(1, max(STEPS_OFFERED, len(getattr(self.begun_with, kind))) + 1)
+
+    @property
+    def cannot_show(self) -> bool:
+        """Whether the policy begun with names a part twice in one list: the editor has one set of numbers for each."""
+        names = [[stage.name for stage in getattr(self.begun_with, kind)] for kind in IN_ORDER]
+        return any(len(set(one)) < len(one) for one in names)
+
+    def clean(self) -> dict[str, Any]:
+        """Refuse a part that is named twice."""
+        cleaned: dict[str, Any] = super().clean() or {}
+        for kind, title in IN_ORDER.items():
+            named = [name for place in self._places(kind) if (name := cleaned.get(f"{kind}_{place}"))]
+            if len(set(named)) < len(named):
+                raise forms.ValidationError(f"{title}: each part is named once here.")
+        return cleaned
+
     def policy(self) -> AggregationPolicy:
         """Return the policy of a valid form. Raises `Refusal("policy-refused")`."""
         stated = {name: self.cleaned_data[name] for name in ("minimum_updates", "tolerated_fraction", "required_tier")}
-        steps = (self.cleaned_data[f"pre_aggregation_{place}"] for place in range(1, PRE_AGGREGATIONS_OFFERED + 1))
-        stated["filters"] = [self._stage("filters", name) for name in self.cleaned_data["filters"]]
-        stated["pre_aggregation"] = [self._stage("pre_aggregation", name) for name in steps if name]
+        for kind in IN_ORDER:
+            names = (self.cleaned_data[f"{kind}_{place}"] for place in self._places(kind))
+            stated[kind] = [self._stage(kind, name) for name in names if name]
         stated |= {kind: self._stage(kind, self.cleaned_data[kind]) for kind in SINGLE}
         return AggregationPolicy.from_map(self.begun_with.to_map() | stated)
 
@@ -79,17 +98,16 @@ class PolicyForm(forms.Form):
 
     def sections(self) -> list[tuple[str, list[BoundField], list[PartFields]]]:
         """Return title, choosing fields and explained parts of every kind, in the order in which they run."""
-        steps = [self[f"pre_aggregation_{place}"] for place in range(1, PRE_AGGREGATIONS_OFFERED + 1)]
-        choosing = {"filters": [self["filters"]], "pre_aggregation": steps} | {kind: [self[kind]] for kind in SINGLE}
+        choosing = {kind: [self[f"{kind}_{place}"] for place in self._places(kind)] for kind in IN_ORDER}
+        choosing |= {kind: [self[kind]] for kind in SINGLE}
         return [(title, choosing[kind], self.parts(kind)) for kind, (title, _) in KINDS.items()]
 
 
 def _initial(policy: AggregationPolicy) -> Mapping[str, Any]:
     names = ("minimum_updates", "tolerated_fraction", "required_tier")
     initial: dict[str, Any] = {name: getattr(policy, name) for name in names}
-    initial["filters"] = [stage.name for stage in policy.filters]
-    for place, stage in enumerate(policy.pre_aggregation, start=1):
-        initial[f"pre_aggregation_{place}"] = stage.name
+    for kind in IN_ORDER:
+        initial |= {f"{kind}_{place}": stage.name for place, stage in enumerate(getattr(policy, kind), start=1)}
     initial |= {kind: getattr(policy, kind).name for kind in SINGLE}
     for kind in KINDS:
         value = getattr(policy, kind)

@@ -92,7 +92,7 @@ def create_federation(olga: Operator, folder: Path) -> None:
     page.get_by_label("Initial model").set_input_files(model)
     page.get_by_label("Trainer", exact=True).fill(HONEST)
     page.get_by_label("Evaluator").fill(HONEST)
-    page.get_by_label("consensus-cosine").check()
+    page.get_by_label("Filter, step 1").select_option("consensus-cosine")
     page.get_by_label("Minimum updates").fill("3")
     olga.photograph("new-federation")
     olga.press("Create the federation")

@@ -15,6 +15,7 @@ from qflare_site.console.policy_form import PolicyForm
 from tests.factories import make_federation, small_model
 from tests.people import nothing_changed
 from training.models import Federation
+from training.terms import Terms
 
 ADDRESS = reverse("console:federation-new")
 BASICS = {
@@ -22,7 +23,7 @@ BASICS = {
     "mode": "synchronous", "selection": "all", "over_selection": "1",
 }  # fmt: skip
 POLICY = {
-    "minimum_updates": "4", "tolerated_fraction": "0.2", "required_tier": "none", "filters": ["norm-bound"],
+    "minimum_updates": "4", "tolerated_fraction": "0.2", "required_tier": "none", "filters_1": "norm-bound",
     "filters:norm-bound:ratio": "2.5", "pre_aggregation_1": "nnm", "rule": "median", "server_optimiser": "none",
     "noise": "none",
 }  # fmt: skip
@@ -54,7 +55,8 @@ class TestCreating:
             ({"trainer_parameters": "[1]"}, "JSON object"),
             ({"filters:norm-bound:ratio": "-3"}, "greater than or equal to"),
             ({"rule": "krumm"}, "Select a valid choice"),
-            ({"rule": "mean", "filters": [], "pre_aggregation_1": ""}, "attack"),
+            ({"rule": "mean", "filters_1": "", "pre_aggregation_1": ""}, "attack"),
+            ({"pre_aggregation_2": "nnm"}, "each part is named once"),
             ({"target_updates": "2"}, "below the policy"),
             ({"selection": "random"}, "needs a target or a fraction"),
             ({"selection_labels": "colour"}, "NAME=VALUE"),
@@ -94,6 +96,22 @@ class TestCloning:
         assert page.context["form"].initial["group"] == "ward"
         assert page.context["policy"].initial["rule"] == source.policy["rule"]["name"]
 
+    def test_terms_that_the_form_does_not_ask_for_are_kept_and_named(self, staff):
+        terms = Terms(evaluated_by_devices=True, stop_metric="accuracy", stop_goal=0.98)
+        source = make_federation("digits", terms=terms)
+        address = f"{ADDRESS}?clone={source.id}"
+        assert "stop_goal=0.98" in staff.get(address).content.decode()
+        staff.post(address, {key: value for key, value in filled().items() if key != "model"})
+        clone = Federation.objects.get(name="wards")
+        assert (clone.evaluated_by_devices, clone.stop_metric, clone.stop_goal) == (True, "accuracy", 0.98)
+
+    def test_a_policy_that_the_editor_cannot_show_is_not_cloned_into_another(self, staff):
+        policy = AggregationPolicy(pre_aggregation=(Stage("nnm"), Stage("nnm")))
+        source = make_federation("digits", policy=policy)
+        answer = staff.get(f"{ADDRESS}?clone={source.id}", follow=True)
+        assert "names a part twice" in answer.content.decode()
+        assert answer.redirect_chain[0][0] == reverse("console:federation", args=(source.id,))
+
     @pytest.mark.parametrize("clone", ["x", "0", "../admin"])
     def test_a_source_that_is_no_id_is_none(self, staff, clone):
         assert "New federation" in staff.get(ADDRESS, {"clone": clone}).content.decode()
@@ -116,13 +134,15 @@ def test_a_policy_is_explained_stage_by_stage_with_its_defaults():
 
 @given(
     st.lists(st.sampled_from(["norm-bound", "consensus-cosine"]), unique=True),
+    st.lists(st.sampled_from(["median-clipping", "nnm", "bucketing", "adaptive-clipping"]), unique=True),
     st.sampled_from(["median", "krum", "geometric-median"]),
     st.floats(1.5, 9.0),
 )
-def test_what_the_editor_shows_of_a_policy_it_gives_back(filters, rule, ratio):
-    stages = [Stage(name, {"ratio": ratio} if name == "norm-bound" else {}) for name in sorted(filters)]
-    policy = AggregationPolicy(filters=tuple(stages), rule=Stage(rule), minimum_updates=9)
+def test_what_the_editor_shows_of_a_policy_it_gives_back(filters, steps, rule, ratio):
+    stages = tuple(Stage(name, {"ratio": ratio} if name == "norm-bound" else {}) for name in filters)
+    mapped = tuple(Stage(name) for name in steps)
+    policy = AggregationPolicy(filters=stages, pre_aggregation=mapped, rule=Stage(rule), minimum_updates=9)
     shown = {key: value for key, value in PolicyForm(begun_with=policy).initial.items() if value is not None}
-    form = PolicyForm(json.loads(json.dumps(shown)), begun_with=AggregationPolicy())
+    form = PolicyForm(json.loads(json.dumps(shown)), begun_with=policy)
     assert form.is_valid(), form.errors
     assert form.policy() == policy
