@@ -79,6 +79,12 @@ class Operator:
         """Wait until the text is on the screen, without loading the page again."""
         expect(self.page.get_by_text(text).first).to_be_visible(timeout=seconds * 1000)
 
+    def look_over(self) -> None:
+        """Look at the whole page, from its end back to its beginning."""
+        for place in ("document.body.scrollHeight", "0"):
+            self.page.evaluate(f"window.scrollTo(0, {place})")
+            self.page.wait_for_timeout(1500)
+
     def reach_by_keyboard(self, role: Any, name: str) -> None:
         """Press the tab key until the control has the focus; fail where it never gets it or where it shows none."""
         wanted = self.page.get_by_role(

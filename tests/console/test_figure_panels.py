@@ -65,3 +65,10 @@ def test_whoever_may_not_see_participations_sees_no_devices_in_a_federations_fig
     page = text_of(signed_in(make_user("fay", "view_federation")), "federation", site.federation)
     assert "edge-0" not in page
     assert "figure-plot" not in page
+
+
+def test_an_accepted_update_has_no_reason(staff):
+    site = populate(now=timezone.now())
+    page = text_of(staff, "round", site.completed, panel="scatter")
+    assert "edge-1: Accepted, cosine" in page
+    assert "no reason given" not in page

@@ -42,7 +42,8 @@ class _Part:
     @property
     def word(self) -> str:
         """The outcome in words."""
-        return f"{State(self.state).label}{': ' if self.reason else ''}{in_words(self.reason)}"
+        label = str(State(self.state).label)
+        return f"{label}: {in_words(self.reason)}" if self.reason else label
 
 
 _PART_COLUMNS = ("id", "round_id", "device_id", "device__name", "state", "reason", "scores")
