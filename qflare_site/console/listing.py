@@ -8,9 +8,13 @@ from urllib.parse import urlencode
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 
+from training.models import Federation
+
 ROWS_PER_PAGE = 50
 DEEPEST_PAGE = 2000
 LONGEST_SEARCH = 100
+FEDERATION = "federation__name"
+FEDERATIONS_OFFERED = 200
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,10 @@ class Listing:
     def narrowed(self) -> bool:
         """Whether it shows a part of what there is."""
         return bool(self.search) or any(choice.chosen for choice in self.choices)
+
+    def chosen(self, name: str) -> str:
+        """What is chosen in a filter, one of its options; empty where nothing is."""
+        return next((choice.chosen for choice in self.choices if choice.name == name), "")
 
     @property
     def next_address(self) -> str:
@@ -83,6 +91,16 @@ class Listing:
         start = (number - 1) * ROWS_PER_PAGE
         rows = list(queryset[start : start + ROWS_PER_PAGE + 1])
         return cls(rows[:ROWS_PER_PAGE], number, len(rows) > ROWS_PER_PAGE, text, made, bool(search))
+
+
+def federation_choice(request: HttpRequest) -> Choice:
+    """Return the filter by federation: the first 200 by name, and the one asked for wherever it stands."""
+    names = list(Federation.objects.order_by("name").values_list("name", flat=True)[:FEDERATIONS_OFFERED])
+    asked = request.GET.get(FEDERATION, "")
+    # PostgreSQL takes no text with a NUL in it.
+    if asked and asked not in names and "\0" not in asked and Federation.objects.filter(name=asked).exists():
+        names.append(asked)
+    return Choice(FEDERATION, "Federation", [(name, name) for name in names])
 
 
 def _chosen(choice: Choice, request: HttpRequest) -> Choice:

@@ -4,9 +4,10 @@ from django.db.models import Q
 from django.http import HttpRequest, HttpResponseBase
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
+from django.utils.http import urlencode
 
 from qflare_site.console.figures.learning import accuracy_per_round, loss_per_round
-from qflare_site.console.listing import Choice, Listing
+from qflare_site.console.listing import FEDERATION, Choice, Listing, federation_choice
 from qflare_site.console.pages import Panel, console_page, show, show_panels
 from qflare_site.console.versions import (
     VersionRow,
@@ -17,7 +18,6 @@ from qflare_site.console.versions import (
 )
 from training.models import Federation, ModelVersion
 
-FEDERATIONS_OFFERED = 200
 VERSIONS_OFFERED = 50
 LARGEST_ID = 2**63 - 1
 RELEASED = Choice("released", "Released", (("yes", "Released now"),))
@@ -27,12 +27,12 @@ IS_RELEASED = {"released": {"yes": Q(released_at__isnull=False)}}
 @console_page("training.view_modelversion")
 def list_versions(request: HttpRequest) -> HttpResponseBase:
     """Answer `/models`: the versions of every federation, newest first, each with what it continues."""
-    names = Federation.objects.order_by("name").values_list("name", flat=True)[:FEDERATIONS_OFFERED]
-    choices = (Choice("federation__name", "Federation", [(name, name) for name in names]), RELEASED)
+    choices = (federation_choice(request), RELEASED)
     newest = versions_with_lineage().order_by("-created_at", "-id")
     listing = Listing.of(newest, request, choices=choices, conditions=IS_RELEASED)
     rows = [VersionRow.of(version) for version in listing.rows]
-    federation = Federation.objects.filter(name=request.GET.get("federation__name", "")[:100]).first()
+    chosen = listing.chosen(FEDERATION)
+    federation = Federation.objects.filter(name=chosen).first() if chosen else None
     figures = [accuracy_per_round(federation.id), loss_per_round(federation.id)] if federation else []
     return show(request, "console/versions.html", title="Models", listing=listing, rows=rows, figures=figures)
 
@@ -74,4 +74,4 @@ def _version(text: str) -> ModelVersion | None:
 
 def _trail(federation: Federation) -> list[tuple[str, str]]:
     models = reverse("console:models")
-    return [("Models", models), (federation.name, f"{models}?federation__name={federation.name}")]
+    return [("Models", models), (federation.name, f"{models}?{urlencode({FEDERATION: federation.name})}")]

@@ -12,6 +12,7 @@ from qflare_protocol import pqc
 from qflare_protocol.attestation.evidence import SIGNATURE_ALGORITHM
 from qflare_protocol.cose import Signer
 from qflare_protocol.round_result import RoundResult, UpdateVerdict, sign_result
+from qflare_site.console import listing
 from qflare_site.console.versions import read_provenance
 from tests.admin.conftest import signed_in
 from tests.factories import (
@@ -69,6 +70,23 @@ def test_the_list_is_narrowed_by_its_address_and_then_has_the_plots(reader, vers
     assert "letters v0" not in words
     assert "Accuracy per round" in words
     assert "Accuracy per round" not in words_of(page(reader, "models"))
+
+
+def test_a_name_that_is_no_federation_is_as_if_none_were_chosen(reader, versions):
+    for name in ("\0", "digits\0", "no such"):
+        words = words_of(page(reader, "models", federation__name=name))
+        assert "digits v0" in words
+        assert "Accuracy per round" not in words
+
+
+def test_a_federation_beyond_those_offered_is_chosen_all_the_same(reader, versions, monkeypatch):
+    monkeypatch.setattr(listing, "FEDERATIONS_OFFERED", 1)
+    make_federation("letters")
+    answer = page(reader, "models", federation__name="letters")
+    assert [row.version.federation.name for row in answer.context["rows"]] == ["letters"]
+    assert "Accuracy per round" in words_of(answer)
+    assert '<option value="letters" selected>' in answer.content.decode()
+    assert '<option value="letters"' not in page(reader, "models").content.decode()
 
 
 def test_the_released_version_is_marked(reader, versions):
