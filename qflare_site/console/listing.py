@@ -48,6 +48,16 @@ class Listing:
         return next((choice.chosen for choice in self.choices if choice.name == name), "")
 
     @property
+    def beyond(self) -> bool:
+        """Whether a page was asked for that is behind the last one."""
+        return self.number > 1 and not self.rows
+
+    @property
+    def first_address(self) -> str:
+        """The query string of the first page."""
+        return self._address(1)
+
+    @property
     def next_address(self) -> str:
         """The query string of the following page."""
         return self._address(self.number + 1)
@@ -90,7 +100,8 @@ class Listing:
         number = _page_number(request)
         start = (number - 1) * ROWS_PER_PAGE
         rows = list(queryset[start : start + ROWS_PER_PAGE + 1])
-        return cls(rows[:ROWS_PER_PAGE], number, len(rows) > ROWS_PER_PAGE, text, made, bool(search))
+        has_next = len(rows) > ROWS_PER_PAGE and number < DEEPEST_PAGE
+        return cls(rows[:ROWS_PER_PAGE], number, has_next, text, made, bool(search))
 
 
 def federation_choice(request: HttpRequest) -> Choice:
