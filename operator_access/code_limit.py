@@ -5,7 +5,7 @@ here are those of the rate limits, which all processes share; where they are out
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -46,10 +46,12 @@ def forget_attempts(user_id: int) -> None:
         counters.delete(_attempts_key(user_id))
 
 
-def is_locked(user_id: int) -> bool:
-    """Whether no code of a person is taken at the moment. Raises `CountersUnavailable`."""
+def locked_among(user_ids: Iterable[int]) -> set[int]:
+    """Return those of some people of whom no code is taken at the moment. Raises `CountersUnavailable`."""
+    people = {_attempts_key(user_id): user_id for user_id in user_ids}
     with _counters() as counters:
-        return bool(counters.get(_attempts_key(user_id), 0) >= settings.AXES_FAILURE_LIMIT)
+        attempts = counters.get_many(people)
+    return {people[key] for key, count in attempts.items() if count >= settings.AXES_FAILURE_LIMIT}
 
 
 def first_use(user_id: int, code: str) -> bool:

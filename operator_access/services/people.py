@@ -11,7 +11,7 @@ from django.db import IntegrityError, transaction
 
 from audit.kinds import register_kind
 from audit.services import record_event
-from operator_access.code_limit import forget_attempts, is_locked
+from operator_access.code_limit import forget_attempts, locked_among
 from operator_access.roles import Role
 from qflare_protocol.errors import Refusal
 
@@ -95,7 +95,7 @@ def unlock(name: str, *, actor: str) -> None:
     user = User.objects.filter(username=name).first()
     attempts = AccessAttempt.objects.filter(username=name)
     failures = sum(attempts.values_list("failures_since_start", flat=True))
-    locked_codes = user is not None and is_locked(user.pk)
+    locked_codes = user is not None and bool(locked_among([user.pk]))
     if not failures and not locked_codes:
         raise Refusal("conflict", f"The sign-in as {name} is not locked.")
     attempts.delete()

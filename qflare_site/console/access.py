@@ -1,7 +1,7 @@
 """Operators and access: who may sign in, as what and by which second factor, and what waits for a second person."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -16,7 +16,7 @@ from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils import timezone
 
-from operator_access.code_limit import CountersUnavailable, is_locked
+from operator_access.code_limit import CountersUnavailable, locked_among
 from operator_access.models import ApprovalRequest, ApprovalState
 from operator_access.roles import MEANINGS, Role
 from operator_access.services.people import unlock
@@ -107,10 +107,11 @@ def _people() -> list[PersonView]:
     factors: dict[int, list[FactorView]] = defaultdict(list)
     for row in Authenticator.objects.filter(user__in=users).order_by("created_at"):
         factors[row.user_id].append(FactorView(factor_in_words(row), row.created_at, row.last_used_at))
-    return [_person(user, factors) for user in users]
+    locked = _locked(users)
+    return [_person(user, factors, None if locked is None else user.pk in locked) for user in users]
 
 
-def _person(user: User, factors: Mapping[int, list[FactorView]]) -> PersonView:
+def _person(user: User, factors: Mapping[int, list[FactorView]], locked: bool | None) -> PersonView:
     state = "active" if user.is_active else "kept out"
     roles = [group.name for group in user.groups.all()]
     return PersonView(
@@ -121,13 +122,13 @@ def _person(user: User, factors: Mapping[int, list[FactorView]]) -> PersonView:
         roles=[*(["Superuser"] if user.is_superuser else []), *sorted(roles)],
         factors=factors.get(user.pk, []),
         last_sign_in_at=user.last_login,
-        locked=_codes_locked(user),
+        locked=locked,
     )
 
 
-def _codes_locked(user: User) -> bool | None:
+def _locked(users: Sequence[User]) -> set[int] | None:
     try:
-        return is_locked(user.pk)
+        return locked_among(user.pk for user in users)
     except CountersUnavailable:
         return None
 

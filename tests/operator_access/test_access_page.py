@@ -133,5 +133,14 @@ def test_the_page_opens_although_the_counters_are_out_of_reach(sam, monkeypatch)
     def down(*arguments, **options):
         raise OSError("gone")
 
-    monkeypatch.setattr(caches["ratelimit"], "get", down)
+    monkeypatch.setattr(caches["ratelimit"], "get_many", down)
     assert sam.get(reverse(PAGE)).status_code == 200
+
+
+def test_the_counters_of_all_people_are_asked_for_at_once(sam, monkeypatch):
+    people = [person(f"person-{number}", Role.VIEWER) for number in range(3)]
+    asked = []
+    monkeypatch.setattr(caches["ratelimit"], "get_many", lambda keys: asked.append(set(keys)) or {})
+    words(sam)
+    assert len(asked) == 1
+    assert len(asked[0]) == len(people) + 1
