@@ -57,12 +57,18 @@ def read_schedules(now: datetime) -> dict[str, Any]:
 
 
 def next_run_at(entry: PeriodicTask, now: datetime) -> datetime | None:
-    """Return when beat sends a task next, not before `now`; None of one that is off or has no interval or crontab."""
+    """Return when beat sends a task next, not before `now`.
+
+    None of one that is off, has no interval or crontab, or is next due behind the end of the calendar.
+    """
     if not entry.enabled or not (entry.interval or entry.crontab):
         return None
     last = entry.last_run_at or entry.date_changed
     if entry.interval:
-        return max(now, last + timedelta(**{entry.interval.period: entry.interval.every}))
+        try:
+            return max(now, last + timedelta(**{entry.interval.period: entry.interval.every}))
+        except OverflowError:
+            return None
     begin, further, _ = entry.crontab.schedule.remaining_delta(last)
     return max(now, begin + further)
 
@@ -70,7 +76,7 @@ def next_run_at(entry: PeriodicTask, now: datetime) -> datetime | None:
 def _when(entry: PeriodicTask) -> str:
     if entry.interval:
         return _every(entry.interval)
-    return f"{_fields(entry.crontab)} UTC" if entry.crontab else "once"
+    return f"{_fields(entry.crontab)} {entry.crontab.timezone}" if entry.crontab else "once"
 
 
 def _every(interval: IntervalSchedule) -> str:

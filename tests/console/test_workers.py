@@ -97,7 +97,18 @@ def test_an_entry_that_is_off_or_has_never_run_is_told_so(reader):
 
 def test_the_words_of_a_crontab_are_its_fields():
     schedule("nightly", crontab=("30", "2", "*", "*", "1-5"))
-    assert [one.when for one in read_schedules(NOON)["schedules"]] == ["30 2 * * 1-5 UTC"]
+    entry = schedule("there", crontab=("0", "6", "*", "*", "*"))
+    CrontabSchedule.objects.filter(id=entry.crontab_id).update(timezone="Asia/Tokyo")
+    told = [one.when for one in read_schedules(NOON)["schedules"]]
+    assert told == ["30 2 * * 1-5 UTC", "0 6 * * * Asia/Tokyo"]
+
+
+@pytest.mark.parametrize("every", [3_000_000, 2**31 - 1])
+def test_an_interval_beyond_the_calendar_has_no_next_run(reader, every):
+    long = IntervalSchedule.objects.create(every=every, period=IntervalSchedule.DAYS)
+    entry = PeriodicTask.objects.create(name="rare", task="training.tasks.tick", interval=long)
+    assert next_run_at(entry, NOON) is None
+    assert f"every {every} days" in words_of(ask(reader))
 
 
 def test_failed_tasks_are_shown_newest_first_and_have_their_list(reader):
