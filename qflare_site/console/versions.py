@@ -88,7 +88,20 @@ def read_metrics(version: ModelVersion) -> dict[str, Any]:
         fields=("metrics", "reported_metrics", "evaluations", "evaluation_sums", "evaluated_at", "evaluation_error")
     )
     waits = bool(version.federation.evaluator) and version.evaluated_at is None and not version.evaluation_error
-    return {"version": version, "metrics": metric_rows(version), "waits": waits, "live": waits}
+    rows = metric_rows(version)
+    return {"version": version, "metrics": rows, "unmeasured": _unmeasured(version, waits), "live": waits}
+
+
+def _unmeasured(version: ModelVersion, waits: bool) -> str:
+    """Return why there is no metric, as far as the database tells."""
+    if waits:
+        return "The evaluator measures it now."
+    nobody = "no device has evaluated it."
+    if version.evaluation_error:
+        return f"There is no metric: the evaluation failed, and {nobody}"
+    if version.federation.evaluator:
+        return f"The federation’s evaluator gave no metric of it, and {nobody}"
+    return f"Nobody has measured it: the federation names no evaluator, and {nobody}"
 
 
 @dataclass(frozen=True)
@@ -135,7 +148,10 @@ def _enclave_of(key_id: bytes) -> EnclaveInstance | None:
 
 
 def entry_of(version: ModelVersion) -> Entry | None:
-    """Return the log's entry of the round that made the model, once it is in the log."""
+    """Return the log's entry of the round that made the model; None before it is in the log.
+
+    It is looked up by what its event tells, so that None too where that is erased (`audit.models.Event`).
+    """
     made = version.restored_from or version
     names = Q(event__payload__federation_id=str(version.federation_id), event__payload__version=made.number)
     return Entry.objects.filter(names, event__kind="round.completed").select_related("event").first()

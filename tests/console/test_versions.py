@@ -4,10 +4,12 @@ import dataclasses
 import re
 
 import pytest
+from django.db import transaction
 from django.urls import reverse
 from django.utils import timezone
 
 from audit.models import Entry
+from audit.services import erase_disclosures, record_event, sequence_log
 from qflare_protocol import pqc
 from qflare_protocol.attestation.evidence import SIGNATURE_ALGORITHM
 from qflare_protocol.cose import Signer
@@ -24,7 +26,7 @@ from tests.factories import (
     make_federation,
     make_user,
 )
-from training.models import ModelVersion, Participation
+from training.models import Federation, ModelVersion, Participation
 from training.services.model_release import release_version, roll_back
 
 pytestmark = pytest.mark.django_db
@@ -128,6 +130,25 @@ def test_a_version_that_waits_for_its_evaluator_is_asked_for_again(reader, versi
     assert "data-live" not in page(reader, "model", version.id, panel="metrics").content.decode()
 
 
+@pytest.mark.parametrize(
+    ("evaluator", "error", "expected"),
+    [
+        ("", "", "Nobody has measured it: the federation names no evaluator"),
+        ("example:Evaluator", "", "The federation’s evaluator gave no metric of it"),
+        ("example:Evaluator", "ValueError", "There is no metric: the evaluation failed"),
+        ("", "ValueError", "There is no metric: the evaluation failed"),
+    ],
+)
+def test_a_version_without_metrics_says_why(reader, versions, evaluator, error, expected):
+    version = versions[2]
+    Federation.objects.update(evaluator=evaluator)
+    unmeasured = {"metrics": {}, "reported_metrics": {}, "evaluation_sums": {}, "evaluation_error": error}
+    ModelVersion.objects.filter(id=version.id).update(evaluated_at=timezone.now(), **unmeasured)
+    words = words_of(page(reader, "model", version.id))
+    assert expected in words
+    assert ("Nobody has measured it" in words) == (not evaluator and not error)
+
+
 def test_only_who_may_change_models_is_offered_to_release_or_go_back(reader, versions):
     assert "/release" not in page(reader, "model", versions[1].id).content.decode()
     olga = signed_in(make_user("olga", "view_modelversion", "change_modelversion", "change_federation"))
@@ -177,7 +198,20 @@ def test_provenance_names_the_rule_the_inputs_and_the_log_once_the_signature_hol
     assert "Rule weighted-mean" in words
     assert "1 accepted, 1 rejected; 400 samples" in words
     assert "abababababab…" in words
-    assert "its entry is not sequenced yet" in words
+    assert "not found here: it is not sequenced yet, or what it tells is erased" in words
+
+
+def test_provenance_names_the_entry_until_what_it_tells_is_erased(reader, versions, signed):
+    keep(versions, *signed)
+    made = {"federation_id": str(versions[2].federation_id), "version": 2, "federation": "digits", "round_number": 2}
+    with transaction.atomic():
+        record_event("round.completed", actor="enclave", payload=made | {"accepted": 3, "rejected": 1}, now=NOW)
+    assert read_provenance(ModelVersion.objects.get(id=versions[2].id)).entry is None
+    sequence_log(NOW)
+    entry = Entry.objects.get(event__payload=made | {"accepted": 3, "rejected": 1})
+    assert f"entry {entry.index}" in words_of(page(reader, "model", versions[2].id))
+    erase_disclosures([entry.event_id], reason="its time is over", actor="system", now=NOW)
+    assert "or what it tells is erased" in words_of(page(reader, "model", versions[2].id))
 
 
 def test_a_result_about_another_model_or_by_another_key_is_said_not_to_hold(versions, signed):
