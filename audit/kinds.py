@@ -27,6 +27,11 @@ def registered_kinds() -> list[str]:
     return sorted(_SENTENCES)
 
 
+def kinds_naming(member: str) -> list[str]:
+    """Return in alphabetical order the kinds whose sentence names that member of the payload."""
+    return sorted(kind for kind, sentence in _SENTENCES.items() if f"{{{member}}}" in sentence)
+
+
 def describe(kind: str, payload: Mapping[str, Any]) -> str:
     """Return the sentence for an event. Raises `KeyError` for an unknown kind or a missing member."""
     return _SENTENCES[kind].format_map(payload)

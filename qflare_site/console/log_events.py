@@ -1,13 +1,15 @@
 """Events of the log by filters, one entry with its proof, and the checkpoints."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 from urllib.parse import urlencode
 
 from django import forms
 from django.db.models import Q, QuerySet
 
-from audit.kinds import registered_kinds
+from audit.kinds import kinds_naming, registered_kinds
 from audit.models import Checkpoint, Entry, Event
 from audit.services import current_checkpoint, inclusion_proof
 from qflare_protocol.errors import Refusal
@@ -16,6 +18,10 @@ from qflare_protocol.merkle import verify_inclusion
 EVENTS_PER_PAGE = 50
 LARGEST_ID = 2**63 - 1
 TRAINING = frozenset({"federation", "round", "update", "privacy", "model"})
+BY_THE_DEVICE = frozenset(
+    {"session.opened", "session.rekeyed", "qkd_key.reserved", "update.received", "model.evaluated_by_device"}
+)
+"""Kinds whose actor is always the device that they name: found by the actor, and most of a log."""
 COMMITTED = ("payload_bytes", "salt", "commitment")
 
 
@@ -33,14 +39,17 @@ class LogFilter(forms.Form):
     until = forms.DateTimeField(required=False, label="Until (UTC)")
     before = forms.IntegerField(required=False, min_value=1, max_value=LARGEST_ID, widget=forms.HiddenInput)
 
-    def condition(self) -> Q:
-        """Return which events are meant; the page is not part of it."""
+    def alternatives(self) -> list[Q]:
+        """Return which events are meant, those of any of these conditions; the page is not part of them.
+
+        They are apart because PostgreSQL finds each by an index, and reads the whole log for one OR the other.
+        """
         asked = self.cleaned_data
-        condition = Q()
+        found = [Q()]
         for name, meant in _MEANT.items():
             if asked.get(name) not in (None, ""):
-                condition &= meant(asked[name])
-        return condition
+                found = [one & another for one in found for another in meant(asked[name])]
+        return found
 
     @property
     def narrowed(self) -> bool:
@@ -58,18 +67,19 @@ def _kinds_of_training() -> list[str]:
     return [kind for kind in registered_kinds() if kind.partition(".")[0] in TRAINING]
 
 
-def _kinds() -> list[tuple[str, str]]:
-    return [("", "All"), *((kind, kind) for kind in registered_kinds())]
+def _kinds_about_devices() -> list[str]:
+    """Return the kinds that name a device which may not be their actor."""
+    return [kind for kind in kinds_naming("device") if kind not in BY_THE_DEVICE]
 
 
-_MEANT: dict[str, Any] = {
-    "kind": lambda kind: Q(kind=kind),
-    "actor": lambda actor: Q(actor=actor),
-    "device": lambda name: Q(actor=f"device:{name}") | Q(payload__device=name),
-    "federation": lambda name: Q(kind__in=_kinds_of_training(), payload__federation=name),
-    "round": lambda number: Q(kind__in=_kinds_of_training(), payload__round_number=number),
-    "since": lambda moment: Q(occurred_at__gte=moment),
-    "until": lambda moment: Q(occurred_at__lte=moment),
+_MEANT: dict[str, Callable[[Any], tuple[Q, ...]]] = {
+    "kind": lambda kind: (Q(kind=kind),),
+    "actor": lambda actor: (Q(actor=actor),),
+    "device": lambda name: (Q(actor=f"device:{name}"), Q(kind__in=_kinds_about_devices(), payload__device=name)),
+    "federation": lambda name: (Q(kind__in=_kinds_of_training(), payload__federation=name),),
+    "round": lambda number: (Q(kind__in=_kinds_of_training(), payload__round_number=number),),
+    "since": lambda moment: (Q(occurred_at__gte=moment),),
+    "until": lambda moment: (Q(occurred_at__lte=moment),),
 }
 
 
@@ -85,10 +95,11 @@ def read_events(asked: LogFilter) -> LogPage:
     """Return the page that a filter asks for; a filter that cannot be read shows nothing."""
     if not asked.is_valid():
         return LogPage([], "")
-    events = Event.objects.filter(asked.condition()).select_related("entry").defer(*COMMITTED)
+    events = Event.objects.select_related("entry").defer(*COMMITTED).order_by("-id")
     if asked.cleaned_data["before"]:
         events = events.filter(id__lt=asked.cleaned_data["before"])
-    rows = list(events.order_by("-id")[: EVENTS_PER_PAGE + 1])
+    read = [event for meant in asked.alternatives() for event in events.filter(meant)[: EVENTS_PER_PAGE + 1]]
+    rows = sorted({event.id: event for event in read}.values(), key=attrgetter("id"), reverse=True)
     shown = rows[:EVENTS_PER_PAGE]
     return LogPage(shown, asked.address(before=shown[-1].pk) if len(rows) > len(shown) else "")
 

@@ -7,10 +7,12 @@ import pytest
 from django.db import transaction
 from django.urls import reverse
 
+from audit.kinds import kinds_naming
 from audit.models import Checkpoint, Entry, Event
 from audit.services import current_checkpoint, erase_disclosures, record_event, sequence_log
 from keyring.services import server_signer
 from qflare_site.console import log_verification
+from qflare_site.console.log_events import BY_THE_DEVICE
 from tests.admin.conftest import signed_in
 from tests.audit_triggers import log_triggers_lifted
 from tests.factories import NOW, make_user
@@ -110,6 +112,22 @@ def test_older_events_have_their_address_which_keeps_the_filter(auditor, log, mo
     assert [event.kind for event in second.context["page"].events] == ["device.suspended"]
     assert second.context["page"].older == ""
     assert '?device=press-1">Newest' in second.content.decode()
+
+
+def test_what_a_device_did_and_what_was_done_to_it_come_by_pages_in_one_order(auditor, log, monkeypatch):
+    monkeypatch.setattr("qflare_site.console.log_events.EVENTS_PER_PAGE", 2)
+    # An event found both ways, because the device that it names is its actor too, is shown once.
+    record("request.refused", "device:press-1", device="press-1", reason="replayed")
+    record("sessions.ended", "operator:olga", device="press-1", count=1, reason="revoked")
+    first = ask(auditor, "log-entries", device="press-1").context["page"]
+    assert [event.kind for event in first.events] == ["sessions.ended", "request.refused"]
+    rest = auditor.get(reverse("console:log-entries") + first.older).context["page"]
+    assert [event.kind for event in rest.events] == ["update.received", "device.suspended"]
+    assert rest.older == ""
+
+
+def test_kinds_said_to_be_by_the_device_name_one_and_are_known():
+    assert set(kinds_naming("device")) >= BY_THE_DEVICE
 
 
 def test_an_entry_shows_its_place_and_a_proof_that_was_checked(auditor, log):

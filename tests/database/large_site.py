@@ -114,8 +114,10 @@ _FILL: dict[str, dict[str, str]] = {
         "epsilon_spent": "1", "delta": "0.1", "released_at": _WHEN,
     },
     "audit_event": {
-        "event_id": _uuid("event"), "occurred_at": _WHEN, "kind": "'device.keys_due'", "actor": "'system'",
-        "payload": """'{"device": "x", "sessions": 1}'""", "payload_bytes": "''", "salt": "''",
+        "event_id": _uuid("event"), "occurred_at": _WHEN,
+        "kind": "CASE WHEN n % 20 = 0 THEN 'device.keys_due' ELSE 'session.opened' END",
+        "actor": "CASE WHEN n % 20 = 0 THEN 'system' ELSE 'device:device-' || n END",
+        "payload": """'{"device": "x", "session_id": "s", "sessions": 1}'""", "payload_bytes": "''", "salt": "''",
         "commitment": _bytes("event", 64), "sequenced": "false",
     },
     "audit_checkpoint": {"size": "0", "root": "''", "note": "''", "created_at": _WHEN},

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 from django.contrib import admin
 from django.contrib.auth.models import User
-from django.db import transaction
+from django.db import connection, transaction
 from django.test import Client
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
+from audit.models import Event
 from audit.retention import archive_disclosures
 from audit.services import sequence_log
+from devices.models import Device
 from enclave import services as enclave
 from enclave.services import destroy_retired_keys
 from enrollment.services import delete_expired_attempts
@@ -45,6 +47,8 @@ pytestmark = pytest.mark.django_db
 ACCEPTED = {
     r'^SELECT COUNT\(\*\) AS "__count" FROM "\w+"$': "the number of all rows above a list, which an operator asked for",
     r'^SELECT DISTINCT "\w+"\."(\w+)"( AS "\w+")? FROM "\w+" ORDER BY': "the values of a filter beside a list",
+    r'^SELECT DISTINCT "\w+"\."(\w+)" AS "\w+" FROM "\w+" WHERE NOT \("\w+"\."\1" = %s\) ORDER BY': "those not empty",
+    r"^SELECT [^%]* LIKE UPPER\(%s\)": "a search for a part of a word, which an operator asked for",
     r'^SELECT "devices_device"."state" AS "state", COUNT': "how many devices are in each state, on the first page",
     r"^SELECT DISTINCT DATE_TRUNC\(": "the years of a list's calendar",
 }
@@ -90,6 +94,17 @@ def test_a_scan_would_be_found(large: LargeSite) -> None:
     with scans_of(LARGE) as found:
         list(ModelVersion.objects.filter(size_bytes=7))
     assert [scan.table for scan in found] == ["training_modelversion"]
+
+
+def test_a_walk_along_an_index_for_a_payload_would_be_found(large: LargeSite) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL enable_seqscan = off")
+    with scans_of(LARGE) as found:
+        list(Event.objects.filter(payload__device="x").order_by("-id")[:50])
+        list(Event.objects.filter(kind="device.keys_due", payload__device="x").order_by("-id")[:50])
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL enable_seqscan = on")
+    assert [(scan.table, "keys_due" in scan.sql) for scan in found] == [("audit_event", False)]
 
 
 def test_no_request_of_a_device_reads_a_whole_table(large: LargeSite) -> None:
@@ -151,6 +166,8 @@ CONSOLE = (
     "/", "/models", "/log-entries", "/log-entries?kind=session.refused", "/log-entries?actor=operator:root",
     "/log-entries?device=alice", "/log-entries?federation=digits&round=1", "/log-entries/7", "/log-checkpoints",
     "/log-entries?since=2026-01-01T00:00&until=2026-01-02T00:00", "/workers", "/workers/failures", "/system",
+    "/rounds", "/rounds?federation__name=digits", "/devices", "/sessions", "/sessions?search=device-7", "/incidents",
+    "/enrolment", "/models?federation__name=digits",
 )  # fmt: skip
 
 
@@ -158,6 +175,14 @@ CONSOLE = (
 def test_no_page_of_the_console_reads_a_whole_table(large: LargeSite, operator: Client, page: str) -> None:
     with acting_as("web"), scans_of(LARGE) as found:
         assert operator.get(page).status_code == 200
+    assert refused(found) == []
+
+
+def test_no_page_of_one_row_reads_a_whole_table(large: LargeSite, operator: Client) -> None:
+    device, round_ = Device.objects.get(name="alice"), large.running
+    with acting_as("web"), scans_of(LARGE) as found:
+        for page in (f"/devices/{device.id}", f"/rounds/{round_.id}", f"/federations/{round_.federation_id}"):
+            assert operator.get(page).status_code == 200
     assert refused(found) == []
 
 
