@@ -46,7 +46,7 @@ class Device(models.Model):
             models.CheckConstraint(condition=Q(state__in=DeviceState.values), name="device_state_known"),
             models.CheckConstraint(condition=~Q(name=""), name="device_has_a_name"),
         )
-        # None on `last_seen_at`: it changes with every contact, and an index would be written each time.
+        # `last_seen_at` has one too, for the devices that fell silent; it is written at most once in `SEEN_RESOLUTION`.
         indexes = (
             models.Index(fields=("state", "-state_changed_at"), name="device_by_state"),
             models.Index(fields=("state", "keys_due_at"), name="device_keys_due"),

@@ -21,7 +21,7 @@ class SessionsConfig(AppConfig):
         register_wrapped_column(ReservedQkdKey, "wrapped_key", scope=Scope.SESSIONS)
         register_kind("session.opened", "Device {device} opened session {session_id}")
         register_kind("session.ended", "Session {session_id} of {device} ended: {reason}")
-        register_kind("sessions.ended", "{count} sessions of {device} ended: {reason}")
+        register_kind("sessions.ended", "Sessions of {device} ended ({count}): {reason}")
         register_kind("sessions.archived", "{count} ended sessions archived in {file} and deleted")
         register_kind("session.refused", "Handshake of {device} refused: {reason}")
         register_kind("session.rekeyed", "Session {session_id} of {device} was rekeyed to generation {generation}")

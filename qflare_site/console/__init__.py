@@ -1,1 +1,1 @@
-"""The operator console: three read-only pages for signed-in staff."""
+"""The operator console: screens for signed-in staff, in the theme of the admin, above the records that it edits."""

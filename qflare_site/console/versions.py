@@ -14,6 +14,7 @@ from qflare_protocol.cose import Verifier, unverified_payload
 from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import bytes_field
 from qflare_protocol.round_result import MAX_BYTES, PURPOSE, RoundResult, verify_result
+from qflare_site.console.figures.learning import number_or_none
 from training.models import ModelVersion, Participation, ParticipationState, Round, RoundState
 
 VERDICTS_SHOWN = 200
@@ -58,11 +59,6 @@ class VersionRow:
     def loss(self) -> Any:
         """The loss on the server's held-out data, where it is measured."""
         return number_or_none(self.version.metrics.get("loss"))
-
-
-def number_or_none(value: Any) -> float | None:
-    """Return a metric as a number: an evaluator may give anything that JSON has."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 @dataclass(frozen=True)

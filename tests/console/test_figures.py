@@ -14,6 +14,7 @@ from qflare_site.console.figures.learning import accuracy_per_round, loss_per_ro
 from qflare_site.console.figures.participation import participation_per_round
 from qflare_site.console.figures.scores import norm_by_cosine, score_strip
 from qflare_site.console.figures.site import devices_online, log_growth
+from qflare_site.console.phases import PHASES
 from sessions.models import Session, SessionState
 from tests.factories import (
     ACTOR,
@@ -169,7 +170,11 @@ def test_devices_are_online_while_they_have_a_live_session():
         )
     ended = {"state": SessionState.ENDED, "wrapped_secret": None, "ended_at": NOW - timedelta(hours=1)}
     Session.objects.filter(device=bob).update(**ended)
-    assert [row[1] for row in rows_of(devices_online(NOW))][:7] == ["1", "1", "2", "1", "1", "1", "0"]
+    figure = devices_online(NOW)
+    assert [row[1] for row in rows_of(figure)][:7] == ["1", "1", "2", "1", "1", "1", "0"]
+    assert {title.partition(": ")[2] for title in titles_of(figure)} == {
+        "0 devices online", "1 device online", "2 devices online",
+    }  # fmt: skip
 
 
 def make_session_with_digest(device):
@@ -222,6 +227,13 @@ def test_aggregation_times_are_summed_up_by_day(trained):
     assert rows_of(aggregation_time(NOW)) == [
         ["2026-03-01", "2", "1.5 s", "4 s"], ["2026-02-27", "1", "1.667 min", "1.667 min"],
     ]  # fmt: skip
+    titles = " ".join(titles_of(aggregation_time(NOW)))
+    assert "(p50), 1 round " in titles
+    assert "(p50), 2 rounds" in titles
+
+
+def test_the_phases_in_words_are_the_steps_there_are():
+    assert tuple(PHASES) == tuple(RoundStep.ORDER)
 
 
 def test_a_percentile_is_a_value_that_was_measured():

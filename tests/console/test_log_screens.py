@@ -121,6 +121,7 @@ def test_what_a_device_did_and_what_was_done_to_it_come_by_pages_in_one_order(au
     record("sessions.ended", "operator:olga", device="press-1", count=1, reason="revoked")
     first = ask(auditor, "log-entries", device="press-1").context["page"]
     assert [event.kind for event in first.events] == ["sessions.ended", "request.refused"]
+    assert first.events[0].description == "Sessions of press-1 ended (1): revoked"
     rest = auditor.get(reverse("console:log-entries") + first.older).context["page"]
     assert [event.kind for event in rest.events] == ["update.received", "device.suspended"]
     assert rest.older == ""

@@ -5,6 +5,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 
+from django.template.defaultfilters import pluralize
+
 from qflare_site.console.plots.drawing import SERIES, Point, Series
 from qflare_site.console.plots.figure import Cell, Column, Figure, Table
 from qflare_site.console.plots.forms import line_plot
@@ -64,11 +66,15 @@ def _aggregations(now: datetime) -> dict[date, list[float]]:
 
 def _percentile_series(name: str, place: int, share: float, by_day: dict[date, list[float]]) -> Series:
     points = (
-        Point(_noon(day), value, f"{day:%Y-%m-%d}: {SECONDS.words(value)}, {name}, {len(by_day[day])} rounds")
+        Point(_noon(day), value, f"{day:%Y-%m-%d}: {SECONDS.words(value)}, {name}, {_rounds(len(by_day[day]))}")
         for day in sorted(by_day)
         for value in [percentile(by_day[day], share)]
     )
     return Series(name, SERIES[place], tuple(points))
+
+
+def _rounds(count: int) -> str:
+    return f"{count} round{pluralize(count)}"
 
 
 def _seconds_scale(values: list[float]) -> Scale:

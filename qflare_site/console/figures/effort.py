@@ -13,6 +13,7 @@ from qflare_site.console.figures.rounds import (
     round_cell,
     round_scale,
 )
+from qflare_site.console.phases import PHASES
 from qflare_site.console.plots.drawing import SERIES, Drawing, Point, Series, Style
 from qflare_site.console.plots.figure import Cell, Column, Figure, Table
 from qflare_site.console.plots.forms import stacked_bars
@@ -21,14 +22,6 @@ from qflare_site.console.plots.units import BYTES, SECONDS, Unit
 from training.models import Participation, RoundStep, Update
 
 Amounts = dict[UUID, float]
-
-PHASES = {
-    "prepare": "Preparing the enclave",
-    "collect": "Collecting updates",
-    "aggregate": "Aggregating",
-    "publish": "Publishing",
-    "evaluate": "Evaluating",
-}
 
 
 def duration_per_round(federation_id: UUID) -> Figure:

@@ -94,7 +94,7 @@ def _series(name: str, place: int, read: Read, rounds: list[RoundRead], unit: Un
 
 
 def _metric(column: str, name: str) -> Read:
-    return lambda one: _number((one.columns[column] or {}).get(name))
+    return lambda one: number_or_none((one.columns[column] or {}).get(name))
 
 
 def _mean_of_devices(name: str) -> Read:
@@ -106,8 +106,8 @@ def _mean_of_devices(name: str) -> Read:
     return read
 
 
-def _number(value: Any) -> float | None:
-    """Return a metric as a number; an evaluator may give anything that JSON has."""
+def number_or_none(value: Any) -> float | None:
+    """Return a metric as a number, or None: an evaluator may give anything that JSON has."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 

@@ -4,6 +4,7 @@ from datetime import datetime
 
 from django.db.models import Count, Max, Q, QuerySet
 from django.db.models.functions import TruncHour
+from django.template.defaultfilters import pluralize
 
 from audit.models import Checkpoint
 from qflare_site.console.figures.hours import DAY, HOUR, full_hours, stamp
@@ -27,7 +28,7 @@ def devices_online(now: datetime) -> Figure:
     )
     online = [counted[f"at_{place}"] for place in range(len(moments))]
     points = tuple(
-        Point(moment.timestamp(), float(devices), f"{stamp(moment)}: {devices} devices online")
+        Point(moment.timestamp(), float(devices), f"{stamp(moment)}: {devices} device{pluralize(devices)} online")
         for moment, devices in zip(moments, online, strict=True)
     )
     y = number_scale([float(devices) for devices in online], COUNT, from_zero=True, whole=True)
@@ -63,7 +64,8 @@ def log_growth(now: datetime) -> Figure:
         checkpoints.annotate(hour=TruncHour("created_at")).values_list("hour").annotate(Max("size")).order_by("hour")
     )
     points = tuple(
-        Point(min(hour + HOUR, now).timestamp(), float(size), f"{stamp(hour)}: {size} entries") for hour, size in sizes
+        Point(min(hour + HOUR, now).timestamp(), float(size), f"{stamp(hour)}: {size} entr{pluralize(size, 'y,ies')}")
+        for hour, size in sizes
     )
     x, y = time_scale(now - DAY, now), number_scale([point.y or 0.0 for point in points], COUNT, whole=True)
     return Figure(
