@@ -2,37 +2,24 @@
 
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404
-from django.template.response import TemplateResponse
+from django.shortcuts import get_object_or_404, redirect
 
 from audit.models import AnchorReceipt, Checkpoint, Entry, Event, WitnessCosignature, WitnessSighting
 from audit.proofs import entry_proof
-from audit.verification import LogDamagedError, LogReport, verify_log
 from operator_admin.base import ReadOnlyAdmin
 from operator_admin.columns import hex_column
 from operator_admin.decorators import action, display
 
 
 class LogAdmin(ReadOnlyAdmin):
-    """A table of the log, from which the whole log is verified."""
+    """A table of the log, with the way to where the whole log is verified."""
 
     actions_list = ("verify",)
 
     @action(description="Verify the log", url_path="verify", permissions=["operate"])
-    def verify(self, request: HttpRequest) -> HttpResponse:
-        """Ask first, because it reads the whole log; then show what was found, in words."""
-        context = {**self.admin_site.each_context(request), "title": "Verify the log", "opts": self.opts}
-        if request.method == "POST":
-            context |= findings()
-        return TemplateResponse(request, "operator_admin/verify_log.html", context)
-
-
-def findings() -> dict[str, LogReport | str]:
-    """Verify the log and return what the page says: `report` when it holds, else `damage`."""
-    try:
-        return {"report": verify_log()}
-    except LogDamagedError as damage:
-        return {"damage": str(damage)}
+    def verify(self, _request: HttpRequest) -> HttpResponse:
+        """Lead to the console's screen, which verifies in parts and records how it ended."""
+        return redirect("console:log-verify")
 
 
 @admin.register(Event)
