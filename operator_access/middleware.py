@@ -3,17 +3,18 @@
 from collections.abc import Callable
 from typing import Any
 
-from allauth.account.adapter import get_adapter
-from allauth.account.authentication import get_authentication_records
 from django.conf import settings
-from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponseBase
 from django.urls import reverse
-from django.utils.http import urlencode
 
 from operator_access.services.second_factor import has_second_factor
+from operator_access.shown_factor import sent_to, sent_to_show_it, shown_in_this_session
 
 WITHOUT_SIGN_IN = ("/accounts/", "/api/", "/log/", "/health", "/metrics", settings.STATIC_URL)
-"""Beginnings of addresses that are open to everybody, or take keys and sealed requests and no browser's session."""
+"""Beginnings of addresses that are open to everybody, or take keys and sealed requests and no browser's session.
+
+The pages under /accounts/ are open to whoever has no factor yet; for the others they ask themselves.
+"""
 
 
 class SecondFactorMiddleware:
@@ -33,17 +34,6 @@ class SecondFactorMiddleware:
         if settings.SESSION_COOKIE_NAME not in request.COOKIES or not request.user.is_authenticated:
             return None
         if not has_second_factor(request.user):
-            return _sent_to(reverse("mfa_index"), request)
-        if shown_in_this_session(request):
-            return None
-        # It signed in with the password alone, before the factor was enrolled from another browser.
-        return _sent_to(get_adapter(request).get_reauthentication_methods(request.user)[-1]["url"], request)
-
-
-def shown_in_this_session(request: HttpRequest) -> bool:
-    """Whether a second factor was shown in this very session."""
-    return any(record["method"] == "mfa" for record in get_authentication_records(request, request.user))
-
-
-def _sent_to(page: str, request: HttpRequest) -> HttpResponseRedirect:
-    return HttpResponseRedirect(f"{page}?{urlencode({'next': request.get_full_path()})}")
+            return sent_to(reverse("mfa_index"), request)
+        # Else it signed in with the password alone, before the factor was enrolled from another browser.
+        return None if shown_in_this_session(request) else sent_to_show_it(request)

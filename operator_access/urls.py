@@ -3,7 +3,7 @@
 What is posted to them happens in one transaction with its events.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
@@ -20,10 +20,16 @@ from django.views.decorators.cache import never_cache
 from keyring.envelope import EnvelopeError
 from keyring.kek import KekError
 from operator_access.services.second_factor import factors_of, record_factor_changes
+from operator_access.shown_factor import owes_factor, sent_to_show_it, shown_in_this_session
 
 PAGES = {
     "account_login", "account_logout", "account_inactive", "account_reauthenticate", "account_change_password",
 }  # fmt: skip
+SHOWING = {
+    "account_login", "account_logout", "account_inactive", "account_reauthenticate",
+    "mfa_authenticate", "mfa_reauthenticate", "mfa_reauthenticate_webauthn", "mfa_login_webauthn",
+}  # fmt: skip
+"""Pages on which somebody shows who they are, or leaves; all others are closed to a session that owes its factor."""
 
 View = Callable[..., HttpResponseBase]
 
@@ -51,12 +57,25 @@ def recorded(view: View) -> View:
     return answer
 
 
+def _with_factor_shown(view: View) -> View:
+    """Decorate a page that is closed to a session that owes its factor.
+
+    The page itself asks, not a middleware: allauth calls a page that was put off until a password was given directly.
+    """
+
+    @wraps(view)
+    def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        return sent_to_show_it(request) if owes_factor(request) else view(request, *args, **kwargs)
+
+    return answer
+
+
 def _post(view: View, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
     with transaction.atomic():
-        before = factors_of(request.user)
+        who, before, shown = request.user.pk, factors_of(request.user), shown_in_this_session(request)
         response = _rendered(view, request, *args, **kwargs)
-        if request.user.is_authenticated:
-            record_factor_changes(request, before)
+        if who is not None and request.user.pk == who:  # a sign-in enrols nothing
+            record_factor_changes(request, before, shown=shown)
         return response
 
 
@@ -66,18 +85,20 @@ def _rendered(view: View, request: HttpRequest, *args: Any, **kwargs: Any) -> Ht
     return response.render() if isinstance(response, SimpleTemplateResponse) else response
 
 
-def _recorded(patterns: list[URLPattern | URLResolver]) -> list[URLPattern | URLResolver]:
-    """Return the pages of allauth's factors, each decorated."""
+def _guarded(patterns: Iterable[URLPattern | URLResolver]) -> list[URLPattern | URLResolver]:
+    """Return allauth's pages, each decorated."""
     decorated: list[URLPattern | URLResolver] = []
     for one in patterns:
         if isinstance(one, URLResolver):
-            decorated.append(path(str(one.pattern), include(_recorded(one.url_patterns))))
+            decorated.append(path(str(one.pattern), include(_guarded(one.url_patterns))))
         else:
-            decorated.append(path(str(one.pattern), recorded(one.callback), name=one.name))
+            page = recorded(one.callback) if str(one.name).startswith("mfa_") else one.callback
+            guarded = page if one.name in SHOWING else _with_factor_shown(page)
+            decorated.append(path(str(one.pattern), guarded, name=one.name))
     return decorated
 
 
 urlpatterns = [
-    *(page for page in account_urls.urlpatterns if isinstance(page, URLPattern) and page.name in PAGES),
-    path("2fa/", include(_recorded(factor_urls.urlpatterns))),
+    *_guarded(page for page in account_urls.urlpatterns if isinstance(page, URLPattern) and page.name in PAGES),
+    path("2fa/", include(_guarded(factor_urls.urlpatterns))),
 ]

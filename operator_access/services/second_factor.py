@@ -45,10 +45,9 @@ def has_second_factor(user: Any) -> bool:
     return Authenticator.objects.filter(user_id=user.pk, type__in=SECOND_FACTORS).exists()
 
 
-def factors_of(user: Any) -> dict[int, str]:
-    """Return the factors of a person in words, by key."""
-    rows = Authenticator.objects.filter(user_id=user.pk).order_by("pk")
-    return {row.pk: factor_in_words(row) for row in rows}
+def factors_of(user: Any) -> dict[int, Authenticator]:
+    """Return the factors of a person by key, in the order in which they were enrolled."""
+    return {row.pk: row for row in Authenticator.objects.filter(user_id=user.pk).order_by("pk")}
 
 
 def factor_in_words(factor: Authenticator) -> str:
@@ -57,21 +56,28 @@ def factor_in_words(factor: Authenticator) -> str:
     return f"{word} {factor.data['name']}" if factor.type == Authenticator.Type.WEBAUTHN else word
 
 
-def record_factor_changes(request: HttpRequest, before: dict[int, str]) -> None:
+def record_factor_changes(request: HttpRequest, before: dict[int, Authenticator], *, shown: bool) -> None:
     """Record what a person has enrolled and removed since `before`, in the caller's transaction.
 
-    Whoever enrols a factor has shown it: this session counts as one with a second factor.
+    Whoever enrols a first factor, or another one after one was `shown`, has shown it: this session counts as one with
+    a second factor. A session that owes the factor does not pay with one that it made itself.
     """
     user, after = request.user, factors_of(request.user)
     actor = Party("operator", user.get_username(), user.pk)
-    for key in sorted(after.keys() - before.keys()):
-        _record("operator.factor_enrolled", actor, operator=user.get_username(), factor=after[key])
-    for key in sorted(before.keys() - after.keys()):
-        _record("operator.factor_removed", actor, operator=user.get_username(), factor=before[key])
-    if after.keys() - before.keys():
-        record_authentication(request, user, "mfa", enrolled=True)
-    if after.keys() != before.keys():  # a secret that waits for its first code is of no factor yet
+    added = [after[key] for key in after.keys() - before.keys()]
+    removed = [before[key] for key in before.keys() - after.keys()]
+    for kind, rows in (("operator.factor_enrolled", added), ("operator.factor_removed", removed)):
+        for row in sorted(rows, key=lambda one: one.pk):
+            _record(kind, actor, operator=user.get_username(), factor=factor_in_words(row))
+    for row in added:
+        if shown or (row.type in SECOND_FACTORS and not _any_second_factor(before)):
+            record_authentication(request, user, "mfa", enrolled=True, id=row.pk, type=row.type)
+    if added or removed:  # a secret that waits for its first code is of no factor yet
         forget_secrets_of_no_factor(user.pk)
+
+
+def _any_second_factor(factors: dict[int, Authenticator]) -> bool:
+    return any(row.type in SECOND_FACTORS for row in factors.values())
 
 
 @transaction.atomic

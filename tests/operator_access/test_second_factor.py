@@ -16,6 +16,7 @@ from keyring.kek import KekError
 from operator_access.middleware import WITHOUT_SIGN_IN
 from operator_access.models import FactorSecret
 from operator_access.roles import Role
+from operator_access.urls import SHOWING
 from tests.operator_access.conftest import PASSWORD, Browser, code_of, person, told
 
 PAGES = ["console:overview", "console:devices", "console:federations", "admin:index", "admin:devices_device_changelist"]
@@ -202,6 +203,79 @@ def test_a_session_from_before_the_factor_has_to_show_it(newcomer):
     assert answer["Location"].startswith(reverse("mfa_reauthenticate"))
     stolen.post(reverse("mfa_reauthenticate"), {"code": code_of(newcomer.secret, later=1)})
     assert stolen.get(reverse("console:overview")).status_code == 200
+
+
+@pytest.fixture
+def stolen(newcomer):
+    """A session that gave the password before the factor was enrolled in another browser, and that is fresh."""
+    browser = Browser()
+    browser.give_password("olga")
+    newcomer.enrol_app()
+    return browser
+
+
+CHANGING = [
+    "mfa_index", "mfa_activate_totp", "mfa_deactivate_totp", "mfa_view_recovery_codes", "mfa_generate_recovery_codes",
+    "mfa_download_recovery_codes", "mfa_list_webauthn", "mfa_add_webauthn", "account_change_password",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("page", CHANGING)
+def test_a_session_that_owes_its_factor_changes_none_and_no_password(stolen, page):
+    kept = set(Authenticator.objects.values_list("pk", flat=True))
+    fields = {"oldpassword": PASSWORD, "password1": "an even longer password", "password2": "an even longer password"}
+    for answer in (stolen.get(reverse(page)), stolen.post(reverse(page), fields)):
+        assert answer["Location"].startswith(reverse("mfa_reauthenticate"))
+    assert set(Authenticator.objects.values_list("pk", flat=True)) == kept
+    assert User.objects.get(username="olga").check_password(PASSWORD)
+    assert stolen.get(reverse("console:overview"))["Location"].startswith(reverse("mfa_reauthenticate"))
+
+
+def test_every_page_of_accounts_is_closed_to_a_session_that_owes_its_factor_or_shows_it(stolen):
+    names = [name for name in get_resolver().reverse_dict if str(name).startswith(("account_", "mfa_"))]
+    assert set(CHANGING) | SHOWING | {"mfa_remove_webauthn", "mfa_edit_webauthn"} == set(names)
+    for page in ("mfa_remove_webauthn", "mfa_edit_webauthn"):
+        answer = stolen.post(reverse(page, args=(1,)))
+        assert answer["Location"].startswith(reverse("mfa_reauthenticate"))
+
+
+def test_what_was_put_off_before_the_factor_was_enrolled_is_not_done_with_the_password(newcomer):
+    stolen = Browser()
+    stolen.give_password("olga")
+    stolen.sits_idle(301)
+    page = reverse("mfa_add_webauthn")
+    asked = stolen.post(page, {"name": "x", "credential": "{}"})
+    newcomer.enrol_app()
+    stolen.post(asked["Location"], {"password": PASSWORD, "next": page})
+    assert not Authenticator.objects.filter(type=Authenticator.Type.WEBAUTHN).exists()
+    assert stolen.get(reverse("console:overview"))["Location"].startswith(reverse("mfa_reauthenticate"))
+
+
+def test_a_sign_in_enrols_nothing(at_the_door):
+    before = told("operator.factor_enrolled")
+    assert give(at_the_door, code_of(at_the_door.secret)).status_code == 302
+    assert told("operator.factor_enrolled", "operator.factor_removed") == before
+
+
+def test_a_session_whose_factor_was_taken_away_shows_the_next_one(enrolled, at_the_door):
+    give(at_the_door, code_of(at_the_door.secret, later=1))
+    call_command("reset_second_factor", "olga", "--reason", "her laptop was stolen, open")
+    caches["ratelimit"].clear()
+    owner = Browser()
+    owner.give_password("olga")
+    owner.enrol_app()
+    assert owner.get(reverse("console:overview")).status_code == 200
+    for old in (enrolled, at_the_door):
+        assert old.get(reverse("console:overview"))["Location"].startswith(reverse("mfa_reauthenticate"))
+
+
+def test_who_came_in_by_a_recovery_code_stays_in_with_new_codes(enrolled):
+    codes = enrolled.get(reverse("mfa_view_recovery_codes")).context["unused_codes"]
+    browser = Browser()
+    browser.give_password("olga")
+    give(browser, codes[0])
+    browser.post(reverse("mfa_generate_recovery_codes"))
+    assert len(browser.get(reverse("mfa_view_recovery_codes")).context["unused_codes"]) == 10
 
 
 def test_a_removed_factor_is_an_event_and_leads_back_to_enrolment(enrolled):
