@@ -1,7 +1,9 @@
-"""allauth's forms of the second factor, with limits that all processes share and with nothing at rest in the clear."""
+"""allauth's forms of the second factor and of a new password: limits that all processes share, no secret in the clear."""
 
 from typing import Any
 
+from allauth.account import forms as account_forms
+from allauth.account.adapter import get_adapter as get_account_adapter
 from allauth.core import context
 from allauth.core.internal.cryptokit import normalize_user_code
 from allauth.mfa import signals
@@ -50,6 +52,17 @@ class AuthenticateForm(LimitedCode, code_forms.AuthenticateForm):
 
 class ReauthenticateForm(LimitedCode, code_forms.ReauthenticateForm):
     """At a fresh sign-in."""
+
+
+class ChangePasswordForm(account_forms.ChangePasswordForm):
+    """A new password; a wrong old one counts towards a lock-out as at a sign-in."""
+
+    def clean_oldpassword(self) -> str:
+        """Return the old password when it is right."""
+        given: str = self.cleaned_data["oldpassword"]
+        if not get_account_adapter().reauthenticate(self.user, given):
+            raise get_account_adapter().validation_error("enter_current_password")
+        return given
 
 
 class EnrolTotpForm(totp_forms.ActivateTOTPForm):

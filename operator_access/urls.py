@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 from allauth.account import urls as account_urls
 from allauth.mfa import urls as factor_urls
+from django.contrib.auth.decorators import login_required
 from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.shortcuts import render
@@ -21,6 +22,7 @@ from keyring.envelope import EnvelopeError
 from keyring.kek import KekError
 from operator_access.services.second_factor import factors_of, record_factor_changes
 from operator_access.shown_factor import owes_factor, sent_to_show_it, shown_in_this_session
+from operator_admin.fresh_sign_in import needs_fresh_sign_in
 
 PAGES = {
     "account_login", "account_logout", "account_inactive", "account_reauthenticate", "account_change_password",
@@ -37,7 +39,7 @@ log = structlog.get_logger(__name__)
 
 
 def recorded(view: View) -> View:
-    """Decorate a page of second factors: what it changes and the events of it are one transaction; no page is kept.
+    """Decorate a page of factors or passwords: one transaction with its events; nobody keeps the page.
 
     Where the secrets cannot be opened at the moment it answers 503.
     """
@@ -92,10 +94,16 @@ def _guarded(patterns: Iterable[URLPattern | URLResolver]) -> list[URLPattern | 
         if isinstance(one, URLResolver):
             decorated.append(path(str(one.pattern), include(_guarded(one.url_patterns))))
         else:
-            page = recorded(one.callback) if str(one.name).startswith("mfa_") else one.callback
-            guarded = page if one.name in SHOWING else _with_factor_shown(page)
-            decorated.append(path(str(one.pattern), guarded, name=one.name))
+            decorated.append(path(str(one.pattern), _guard(str(one.name), one.callback), name=one.name))
     return decorated
+
+
+def _guard(name: str, page: View) -> View:
+    if name == "account_change_password":
+        page = login_required(needs_fresh_sign_in(recorded(page)))
+    elif name.startswith("mfa_"):
+        page = recorded(page)
+    return page if name in SHOWING else _with_factor_shown(page)
 
 
 urlpatterns = [

@@ -222,6 +222,7 @@ ACCOUNT_LOGIN_METHODS = {"username"}
 ACCOUNT_SIGNUP_FIELDS = ["username*", "password1*", "password2*"]
 ACCOUNT_EMAIL_VERIFICATION = "none"
 ACCOUNT_SESSION_REMEMBER = False
+ACCOUNT_FORMS = {"change_password": "operator_access.forms.ChangePasswordForm"}
 ACCOUNT_LOGOUT_REDIRECT_URL = "account_login"
 # django-axes counts wrong passwords, operator_access.code_limit wrong codes, qflare_site.sign_in_limit addresses: all
 # in stores that the processes share.

@@ -161,3 +161,47 @@ def test_an_officer_gives_no_rights_by_the_form(sam):
     assert not eve.is_superuser
     assert not eve.user_permissions.exists()
     assert set(eve.groups.values_list("name", flat=True)) == {Role.VIEWER}
+
+
+NEW = "an even longer password"
+
+
+def new_password(browser, old):
+    fields = {"oldpassword": old, "password1": NEW, "password2": NEW}
+    return browser.post(reverse("account_change_password"), fields)
+
+
+def test_a_new_password_is_recorded_and_keeps_this_session(sam):
+    assert new_password(sam, PASSWORD).status_code == 302
+    assert User.objects.get(username="sam").check_password(NEW)
+    kinds = Event.objects.order_by("-id").values_list("kind", flat=True)
+    assert kinds[0] == "operator.password_changed"
+    assert sam.get(reverse("console:overview")).status_code == 200
+
+
+def test_a_password_that_cannot_be_recorded_is_not_changed(sam, monkeypatch):
+    def down(*arguments, **options):
+        raise OSError("no event")
+
+    monkeypatch.setattr("qflare_site.operator_events.record_event", down)
+    with pytest.raises(OSError, match="no event"):
+        new_password(sam, PASSWORD)
+    assert User.objects.get(username="sam").check_password(PASSWORD)
+
+
+def test_a_password_is_changed_after_a_fresh_sign_in_only(sam):
+    sam.sits_idle(301)
+    assert new_password(sam, PASSWORD)["Location"].startswith(reverse("account_reauthenticate"))
+    assert User.objects.get(username="sam").check_password(PASSWORD)
+
+
+def test_guessing_the_old_password_is_recorded_and_ends_in_a_lock_out(sam):
+    answers = [new_password(sam, f"guess {number}").status_code for number in range(5)]
+    assert answers == [200, 200, 200, 200, 429]
+    assert Event.objects.filter(kind="operator.sign_in_failed").count() == 5
+    assert new_password(sam, PASSWORD).status_code == 429
+    assert User.objects.get(username="sam").check_password(PASSWORD)
+
+
+def test_a_stranger_who_would_change_a_password_signs_in_first(client):
+    assert client.get(reverse("account_change_password"))["Location"].startswith(reverse("account_login"))
