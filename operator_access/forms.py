@@ -1,4 +1,4 @@
-"""allauth's forms of the second factor and of a new password: limits that all processes share, no secret in the clear."""
+"""allauth's forms of second factors and passwords: limits that all processes share, nothing at rest in the clear."""
 
 from typing import Any
 

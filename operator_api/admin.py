@@ -1,6 +1,7 @@
 """API keys: created here, shown once, revoked here."""
 
 from django.contrib import admin, messages
+from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils import timezone
@@ -67,7 +68,7 @@ class ApiKeyAdmin(ReadOnlyAdmin):
         form = CreateKeyForm(request.POST or None, grantable=grantable(request.user.has_perms))
         if form.is_valid():
             try:
-                return self._show_once(request, _create(form, actor_of(request)))
+                return self._show_once(request, _create(form, request))
             except Refusal as refusal:
                 self.message_user(request, refusal.detail, messages.ERROR)
         return self._page(
@@ -85,8 +86,13 @@ class ApiKeyAdmin(ReadOnlyAdmin):
         return TemplateResponse(request, template, common | context)
 
 
-def _create(form: CreateKeyForm, actor: str) -> CreatedKey:
-    answers = form.cleaned_data
+def _create(form: CreateKeyForm, request: HttpRequest) -> CreatedKey:
+    answers, maker = form.cleaned_data, User.objects.get(pk=request.user.pk)
     return create_key(
-        answers["name"], scopes=answers["scopes"], lifetime=form.lifetime, actor=actor, now=timezone.now()
+        answers["name"],
+        scopes=answers["scopes"],
+        lifetime=form.lifetime,
+        actor=actor_of(request),
+        now=timezone.now(),
+        maker=maker,
     )

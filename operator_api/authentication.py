@@ -12,7 +12,7 @@ from rest_framework.views import APIView
 from structlog.contextvars import bind_contextvars
 
 from operator_api.models import ApiKey
-from operator_api.scopes import Scope
+from operator_api.scopes import DEMANDS, Scope
 from operator_api.services import live_key
 from qflare_protocol.errors import Refusal
 
@@ -45,7 +45,7 @@ class OperatorView(APIView):
         return str(request.user.pk)
 
     def check_permissions(self, request: Request) -> None:
-        """Refuse a key without the scope of the method: "permission-denied".
+        """Refuse a key without the scope of the method, or whose maker may not do this any more: "permission-denied".
 
         Raises `MethodNotAllowed` for a method that no scope is named for; OPTIONS tells nothing of any row.
         """
@@ -58,9 +58,18 @@ class OperatorView(APIView):
         if needed.value not in request.user.scopes:
             lacking = Refusal("permission-denied", f"The key {request.user.name} lacks the scope {needed.value}.")
             raise lacking.with_event("api_key.refused", actor=request.user.actor, reason=f"lacks {needed.value}")
+        _require_maker_may(request.user, needed)
 
     def finalize_response(self, request: Request, response: Response, *args: Any, **kwargs: Any) -> Response:
         """Let nobody on the way keep the answer."""
         answer = super().finalize_response(request, response, *args, **kwargs)
         answer["Cache-Control"] = "no-store"
         return answer
+
+
+def _require_maker_may(key: ApiKey, needed: Scope) -> None:
+    """Refuse what the person who made the key may not do any more; a key of a shell answers to nobody."""
+    if key.maker is None or key.maker.has_perms(DEMANDS.get(needed, ())):
+        return
+    outlived = Refusal("permission-denied", f"Whoever made the key {key.name} may not do this any more.")
+    raise outlived.with_event("api_key.refused", actor=key.actor, reason=f"its maker lacks {needed.value}")

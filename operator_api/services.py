@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_slug
 from django.db import IntegrityError, transaction
@@ -37,8 +38,13 @@ class CreatedKey:
     text: str = field(repr=False)
 
 
-def create_key(name: str, *, scopes: Sequence[str], lifetime: timedelta, actor: str, now: datetime) -> CreatedKey:
-    """Create a key. Raises `Refusal("conflict")` for a bad or taken name, no or unknown scopes, an impossible life."""
+def create_key(
+    name: str, *, scopes: Sequence[str], lifetime: timedelta, actor: str, now: datetime, maker: User | None = None
+) -> CreatedKey:
+    """Create a key; it does what its `maker` may do, no longer than that person may; None is a shell.
+
+    Raises `Refusal("conflict")` for a bad or taken name, no or unknown scopes, an impossible life.
+    """
     _check_name(name)
     unknown = sorted(set(scopes) - set(Scope.values))
     if unknown or not scopes:
@@ -54,6 +60,8 @@ def create_key(name: str, *, scopes: Sequence[str], lifetime: timedelta, actor: 
                 verifier=_verifier(lookup, secret),
                 scopes=sorted(set(scopes)),
                 created_by=actor,
+                made_by_person=maker is not None,
+                maker=maker,
                 created_at=now,
                 expires_at=now + lifetime,
             )
@@ -75,18 +83,26 @@ def revoke_key(key_id: uuid.UUID, *, reason: str, actor: str, now: datetime) -> 
     record_event("api_key.revoked", actor=actor, payload={"name": name, "reason": reason.strip()})
 
 
+def revoke_keys_of(maker: User, *, reason: str, actor: str, now: datetime) -> None:
+    """Revoke whatever a person made and is not revoked, in the caller's transaction with what the person did."""
+    for key_id in ApiKey.objects.filter(maker=maker, revoked_at=None).values_list("id", flat=True):
+        revoke_key(key_id, reason=reason, actor=actor, now=now)
+
+
 def live_key(text: str, *, now: datetime) -> ApiKey:
     """Return the key of a text and note that it is used.
 
     Raises `Refusal("authentication-failed")`, which does not tell an unknown key from an expired or revoked one.
     """
     lookup, secret = _parts(text)
-    key = ApiKey.objects.filter(lookup=lookup).first()
+    key = ApiKey.objects.select_related("maker").filter(lookup=lookup).first()
     expected = bytes(key.verifier) if key else bytes(64)
     if not hmac.compare_digest(_verifier(lookup, secret), expected) or key is None:
         raise _not_accepted("stranger", "unknown")
     if (state := key.state(now)) != "live":
         raise _not_accepted(key.actor, state)
+    if key.maker_is_gone:
+        raise _not_accepted(key.actor, "its maker has no access any more")
     unnoted = Q(last_used_at=None) | Q(last_used_at__lt=now - USE_NOTED_EVERY)
     ApiKey.objects.filter(unnoted, id=key.id).update(last_used_at=now)
     return key

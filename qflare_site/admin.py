@@ -141,7 +141,7 @@ def _reset_second_factor(user: User, actor: str, answers: Answers) -> str:
 
 def _keep_out(user: User, actor: str, answers: Answers) -> str:
     keep_out(user.pk, reason=answers["reason"], actor=actor)
-    return f"{user} may not sign in any more."
+    return f"{user} may not sign in any more, and their API keys are revoked."
 
 
 def _let_in(user: User, actor: str, answers: Answers) -> str:
@@ -170,9 +170,14 @@ RESET_SECOND_FACTOR = Operation(
     second_person="access",
 )
 KEEP_OUT = Operation(
-    "keep_out", "Keep out", "Their sessions end and they may not sign in.", _keep_out, ReasonForm, DANGER,
+    "keep_out",
+    "Keep out",
+    "Their sessions end, their API keys are revoked and they may not sign in.",
+    _keep_out,
+    ReasonForm,
+    DANGER,
     sensitive=True,
-)  # fmt: skip
+)
 LET_IN = Operation(
     "let_in", "Let in", "They may sign in again.", _let_in, ReasonForm, sensitive=True, second_person="access"
 )

@@ -1,6 +1,8 @@
 """People who sign in: made at a shell, given roles, let in and kept out."""
 
 from collections.abc import Iterable
+from datetime import datetime
+from typing import Protocol
 
 from axes.models import AccessAttempt
 from django.contrib.auth.models import Group, User
@@ -8,6 +10,7 @@ from django.contrib.auth.password_validation import validate_password
 from django.contrib.auth.validators import UnicodeUsernameValidator
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
+from django.utils import timezone
 
 from audit.kinds import register_kind
 from audit.services import record_event
@@ -23,6 +26,21 @@ _KINDS = {
     "operator.let_in": "Operator {operator} may sign in again: {reason}",
 }
 _NONE = "none"
+
+
+class WhenKeptOut(Protocol):
+    """What an app above does in the transaction in which a person is kept out."""
+
+    def __call__(self, maker: User, /, *, reason: str, actor: str, now: datetime) -> None: ...
+
+
+_WHEN_KEPT_OUT: list[WhenKeptOut] = []
+
+
+def when_kept_out(act: WhenKeptOut) -> None:
+    """Let this be done, too, when a person is kept out."""
+    if act not in _WHEN_KEPT_OUT:
+        _WHEN_KEPT_OUT.append(act)
 
 
 def register_people_events() -> None:
@@ -76,8 +94,11 @@ def set_roles(user_id: int, roles: Iterable[Role], *, reason: str, actor: str) -
 
 @transaction.atomic
 def keep_out(user_id: int, *, reason: str, actor: str) -> User:
-    """Let a person sign in no more; sessions that are open end. Raises `Refusal("conflict")`."""
-    return _switched(user_id, "operator.kept_out", active=False, reason=reason, actor=actor)
+    """Let a person sign in no more; open sessions end and their API keys are revoked. Raises `Refusal("conflict")`."""
+    user = _switched(user_id, "operator.kept_out", active=False, reason=reason, actor=actor)
+    for act in _WHEN_KEPT_OUT:
+        act(user, reason=f"{user} is kept out: {reason.strip()}", actor=actor, now=timezone.now())
+    return user
 
 
 @transaction.atomic

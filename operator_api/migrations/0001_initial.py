@@ -2,13 +2,15 @@
 
 import uuid
 
+import django.db.models.deletion
+from django.conf import settings
 from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
     initial = True
 
-    dependencies = []
+    dependencies = [migrations.swappable_dependency(settings.AUTH_USER_MODEL)]
 
     operations = [
         migrations.CreateModel(
@@ -25,10 +27,24 @@ class Migration(migrations.Migration):
                 ("verifier", models.BinaryField(max_length=64)),
                 ("scopes", models.JSONField(help_text="See operator_api.scopes.")),
                 ("created_by", models.CharField(max_length=200)),
+                (
+                    "made_by_person",
+                    models.BooleanField(default=False, help_text="False: in a shell; such a key answers to nobody."),
+                ),
                 ("created_at", models.DateTimeField()),
                 ("expires_at", models.DateTimeField()),
                 ("revoked_at", models.DateTimeField(blank=True, null=True)),
                 ("last_used_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "maker",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="api_keys",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
                 "verbose_name": "API key",
@@ -38,6 +54,10 @@ class Migration(migrations.Migration):
                         condition=models.Q(("expires_at__gt", models.F("created_at"))), name="api_key_lives_after_birth"
                     ),
                     models.CheckConstraint(condition=models.Q(("name", ""), _negated=True), name="api_key_has_a_name"),
+                    models.CheckConstraint(
+                        condition=models.Q(("maker", None), ("made_by_person", True), _connector="OR"),
+                        name="api_key_maker_is_a_person",
+                    ),
                 ],
             },
         ),
