@@ -68,6 +68,7 @@ class ApprovalRequest(models.Model):
     asked_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="approvals_asked"
     )
+    from_shell = models.BooleanField(default=False, help_text="Asked for by a command: it has no row of a person.")
     asked_by_name = models.CharField(max_length=200)
     asked_at = models.DateTimeField()
     expires_at = models.DateTimeField()
@@ -99,6 +100,9 @@ class ApprovalRequest(models.Model):
                     & (Q(asked_by=None) | Q(decided_by=None) | ~Q(decided_by=models.F("asked_by")))
                 ),
                 name="approval_is_by_another_person",
+            ),
+            models.CheckConstraint(
+                condition=Q(asked_by=None) | Q(from_shell=False), name="approval_of_shell_or_person"
             ),
             models.CheckConstraint(
                 condition=Q(used_at=None) | Q(state=ApprovalState.APPROVED), name="approval_used_when_approved"

@@ -58,6 +58,10 @@ class Migration(migrations.Migration):
                         max_length=10,
                     ),
                 ),
+                (
+                    "from_shell",
+                    models.BooleanField(default=False, help_text="Asked for by a command: it has no row of a person."),
+                ),
                 ("asked_by_name", models.CharField(max_length=200)),
                 ("asked_at", models.DateTimeField()),
                 ("expires_at", models.DateTimeField()),
@@ -132,6 +136,10 @@ class Migration(migrations.Migration):
                             _connector="OR",
                         ),
                         name="approval_is_by_another_person",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(("asked_by", None), ("from_shell", False), _connector="OR"),
+                        name="approval_of_shell_or_person",
                     ),
                     models.CheckConstraint(
                         condition=models.Q(("used_at", None), ("state", "approved"), _connector="OR"),

@@ -47,6 +47,7 @@ def ask_for(wish: Wish, *, user: Any, actor: str, now: datetime) -> ApprovalRequ
                 target=wish.target,
                 target_name=wish.target_name,
                 answers=dict(wish.data),
+                from_shell=user is None,
                 asked_by=user,
                 asked_by_name=str(actor),
                 asked_at=now,
@@ -68,12 +69,11 @@ def approve(request_id: uuid.UUID, *, user: Any, remark: str, now: datetime) -> 
     row = _decided(request_id, ApprovalState.APPROVED, user=user, remark=remark, now=now)
     action = action_by_name(row.action)
     _require(_may(action, user, row.target), "You may not do this yourself, so you cannot approve it.")
-    asker_may = row.asked_by is None or _may(action, row.asked_by, row.target)
-    _require(asker_may, f"{row.asked_by_name} may not do this any more.")
+    _require(_asker_may(action, row), f"{row.asked_by_name} may not do this any more.")
     _record("approval.approved", row, _party(user), now, remark=row.remark)
     form = action.form(row.target, as_posted(row.answers))
     _require(form.is_valid(), "What was filled in does not hold any more; refuse it and ask anew.")
-    asker = row.asked_by_name if row.asked_by is None else _party(row.asked_by)
+    asker = row.asked_by_name if row.from_shell else _party(row.asked_by)
     return action.perform(row.target, form, asker)
 
 
@@ -149,6 +149,11 @@ def _expired(row: ApprovalRequest, now: datetime) -> bool:
 
 def _may(action: Action, user: Any, target: str) -> bool:
     return bool(user.is_active) and action.permitted(user, target)
+
+
+def _asker_may(action: Action, row: ApprovalRequest) -> bool:
+    """Whether who asked may still do it; somebody who was deleted may not."""
+    return row.from_shell or (row.asked_by is not None and _may(action, row.asked_by, row.target))
 
 
 def _party(user: Any) -> Party:

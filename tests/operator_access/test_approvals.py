@@ -232,6 +232,21 @@ def test_what_was_asked_by_somebody_who_may_not_any_more_is_not_done(sam, sue, d
     assert (row.state, state_of(device)) == ("pending", DeviceState.ACTIVE)
 
 
+def test_what_was_asked_by_somebody_who_was_deleted_is_refused_or_never_done(sam, sue, device):
+    row = ask_to_revoke(sam, device)
+    User.objects.get(username="sam").delete()
+    assert said(decide(sue, row, "approve")) == ["operator:sam may not do this any more."]
+    assert (row.state, state_of(device)) == ("pending", DeviceState.ACTIVE)
+    decide(sue, row, "refuse")
+    assert row.state == "refused"
+
+
+def test_a_person_and_a_shell_do_not_ask_together(sam, device):
+    ask_to_revoke(sam, device)
+    with pytest.raises(IntegrityError), transaction.atomic():
+        ApprovalRequest.objects.update(from_shell=True)
+
+
 def test_a_row_that_is_gone_is_a_message(sam, sue, device):
     row = ask_to_revoke(sam, device)
     ApprovalRequest.objects.filter(pk=row.pk).update(target=str(uuid.uuid4()))
