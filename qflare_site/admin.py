@@ -19,6 +19,7 @@ from django_celery_beat import admin as beat_admin
 from django_celery_beat.models import ClockedSchedule, CrontabSchedule, IntervalSchedule, PeriodicTask, SolarSchedule
 
 from operator_access.people_forms import RolesForm
+from operator_access.roles import Role
 from operator_access.services.people import keep_out, let_in, set_roles
 from operator_access.services.second_factor import reset_second_factor
 from operator_admin.actions import takes_two
@@ -230,6 +231,11 @@ class OperatorGroupAdmin(GroupAdmin, PermissionHolderAdmin):
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Whether somebody may change what a group gives."""
         return not takes_two("access") and super().has_change_permission(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Whether somebody may delete a group; nobody deletes a role: all its people would lose it at once."""
+        is_role = obj is not None and obj.name in set(Role)
+        return not is_role and not takes_two("access") and super().has_delete_permission(request, obj)
 
 
 class ThemedTaskSelectWidget(SelectWidget, beat_admin.TaskSelectWidget):

@@ -3,7 +3,7 @@
 import pytest
 from django.apps import apps
 from django.contrib import admin
-from django.contrib.auth.models import Group, Permission
+from django.contrib.auth.models import Group, Permission, User
 from django.core.management import CommandError, call_command
 from django.urls import reverse
 
@@ -206,3 +206,26 @@ def test_every_page_of_the_admin_has_its_line_in_the_table():
     registered = {model._meta.label_lower for model in admin.site._registry}
     of_superusers = {f"django_celery_beat.{kind}schedule" for kind in ("clocked", "crontab", "solar")}
     assert registered - set(TABLE) == of_superusers
+
+
+@pytest.fixture
+def root():
+    User.objects.create_superuser("root", password=PASSWORD)
+    return Browser().sign_in("root")
+
+
+def delete(browser, group):
+    browser.post(reverse("admin:auth_group_delete", args=(group.pk,)), {"post": "yes"})
+    selection = {"action": "delete_selected", "_selected_action": [str(group.pk)], "post": "yes"}
+    browser.post(reverse("admin:auth_group_changelist"), selection)
+    return not Group.objects.filter(pk=group.pk).exists()
+
+
+def test_a_group_is_deleted_but_no_role(root):
+    assert delete(root, Group.objects.create(name="night shift"))
+    assert not delete(root, Group.objects.get(name=Role.AUDITOR))
+
+
+def test_where_access_takes_two_persons_no_group_is_deleted_alone(root, settings):
+    settings.QFLARE_SECOND_PERSON = ["access"]
+    assert not delete(root, Group.objects.create(name="night shift"))
