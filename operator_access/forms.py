@@ -75,6 +75,17 @@ class EnrolTotpForm(totp_forms.ActivateTOTPForm):
         if self.secret is None:
             self.secret = self._new_secret()
 
+    def clean_code(self) -> str:
+        """Return the code when it is right; it is used then, and no sign-in takes it."""
+        code: str = super().clean_code()
+        try:
+            unused = first_use(self.user.pk, normalize_user_code(code))
+        except CountersUnavailable as error:
+            raise ValidationError(UNAVAILABLE) from error
+        if not unused:
+            raise get_adapter().validation_error("incorrect_code")
+        return code
+
     def _kept_secret(self) -> str | None:
         kept = context.request.session.get(totp.SECRET_SESSION_KEY)
         waiting = FactorSecret.objects.filter(id=kept, user_id=self.user.pk).exists()

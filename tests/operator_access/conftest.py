@@ -41,7 +41,8 @@ class Browser(Client):
     def enrol_app(self) -> Any:
         """Enrol an authenticator app with its first code."""
         self.secret = self.get(reverse("mfa_activate_totp")).context["form"].secret
-        return self.post(reverse("mfa_activate_totp"), {"code": code_of(self.secret)})
+        self.periods_used = -2
+        return self.post(reverse("mfa_activate_totp"), {"code": self.next_code()})
 
     def next_code(self) -> str:
         """Return a code that was not shown before: of the last period, this one and the next."""

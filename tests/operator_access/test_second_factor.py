@@ -148,6 +148,20 @@ def test_the_code_lets_in(at_the_door):
     assert at_the_door.get(reverse("console:overview")).status_code == 200
 
 
+def test_the_code_that_enrolled_an_app_lets_nobody_in(at_the_door, enrolled):
+    in_another_process()
+    assert "Incorrect code" in give(at_the_door, code_of(enrolled.secret, later=enrolled.periods_used)).content.decode()
+
+
+def test_where_codes_cannot_be_counted_no_app_is_enrolled(newcomer, monkeypatch):
+    def down(*arguments, **options):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(caches["ratelimit"], "add", down)
+    assert "cannot be checked at the moment" in newcomer.enrol_app().content.decode()
+    assert not Authenticator.objects.exists()
+
+
 @pytest.mark.parametrize("spelling", ["{}", "{0[0]}{0[1]}{0[2]} {0[3]}{0[4]}{0[5]}", "-{}-"])
 def test_a_code_that_was_used_is_refused_however_it_is_written(at_the_door, spelling):
     code = code_of(at_the_door.secret)
