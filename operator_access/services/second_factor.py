@@ -11,7 +11,7 @@ from django.http import HttpRequest
 
 from audit.kinds import register_kind
 from audit.services import record_event
-from operator_access.code_limit import forget_attempts
+from operator_access.code_limit import CountersUnavailable, forget_attempts
 from operator_access.services.factor_secrets import forget_secrets_of_no_factor
 from operator_admin.party import Party
 from qflare_protocol.errors import Refusal
@@ -84,7 +84,8 @@ def _any_second_factor(factors: dict[int, Authenticator]) -> bool:
 def reset_second_factor(user: User, *, reason: str, actor: str) -> None:
     """Take away all factors of a person, who then has to enrol new ones after the next password.
 
-    Raises `Refusal("conflict")` without a reason, or where there are none, `CountersUnavailable`.
+    Raises `Refusal("conflict")` without a reason, or where there are none; "service-unavailable" while wrong codes
+    cannot be forgotten, and then nothing is changed.
     """
     if not reason.strip():
         raise Refusal("conflict", "State the reason; it is kept in the audit log.")
@@ -92,9 +93,18 @@ def reset_second_factor(user: User, *, reason: str, actor: str) -> None:
     if not taken:
         raise Refusal("conflict", f"{user} has no second factor.")
     forget_secrets_of_no_factor(user.pk)
-    forget_attempts(user.pk)
+    _forget_attempts(user)
     name = user.get_username()
     _record("operator.second_factor_reset", actor, operator=name, operator_id=str(user.pk), reason=reason.strip())
+
+
+def _forget_attempts(user: User) -> None:
+    try:
+        forget_attempts(user.pk)
+    except CountersUnavailable as error:
+        raise Refusal(
+            "service-unavailable", "The counters of wrong codes cannot be reached; nothing was changed. Try again."
+        ) from error
 
 
 def _used(sender: object, user: User, authenticator: Authenticator, **_: Any) -> None:

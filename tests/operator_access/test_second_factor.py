@@ -5,6 +5,7 @@ import json
 import pytest
 from allauth.mfa.models import Authenticator
 from django.contrib.auth.models import User
+from django.contrib.messages import get_messages
 from django.contrib.sessions.models import Session
 from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
@@ -335,6 +336,24 @@ def test_a_reset_that_makes_no_sense_is_refused(enrolled, name, reason):
     with pytest.raises(CommandError):
         call_command("reset_second_factor", name, "--reason", reason)
     assert Authenticator.objects.count() == 2
+
+
+def test_a_reset_without_counters_is_refused_in_words_and_changes_nothing(enrolled, monkeypatch):
+    def down(*arguments, **options):
+        raise OSError("the disk is full")
+
+    person("sam", Role.SECURITY_OFFICER)
+    officer = Browser().sign_in("sam")
+    kept = Authenticator.objects.count()
+    monkeypatch.setattr(caches["ratelimit"], "delete", down)
+    page = reverse("admin:auth_user_reset_second_factor", args=(User.objects.get(username="olga").pk,))
+    answer = officer.post(page, {"confirmed": "yes", "reason": "a lost phone"})
+    assert answer.status_code == 302
+    assert "cannot be reached; nothing was changed" in str(list(get_messages(answer.wsgi_request))[0])
+    with pytest.raises(CommandError, match="cannot be reached; nothing was changed"):
+        call_command("reset_second_factor", "olga", "--reason", "a lost phone")
+    assert Authenticator.objects.count() == kept
+    assert told("operator.second_factor_reset") == []
 
 
 CREDENTIALS = ["{}", "[]", "null", "7", '"x"', '{"response": 7}', '{"response": {"userHandle": "AA"}}', "no JSON", ""]

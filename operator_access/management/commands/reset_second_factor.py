@@ -5,7 +5,6 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from operator_access.code_limit import CountersUnavailable
 from operator_access.services.second_factor import reset_second_factor
 from operator_admin.shell import shell_actor
 from qflare_protocol.errors import Refusal
@@ -30,6 +29,4 @@ class Command(BaseCommand):
             reset_second_factor(user, reason=options["reason"], actor=shell_actor())
         except Refusal as refusal:
             raise CommandError(refusal.detail) from refusal
-        except CountersUnavailable as error:
-            raise CommandError(f"{error} Nothing was changed.") from error
         self.stdout.write(f"{user} has no second factor any more; the next sign-in asks to enrol one.")
