@@ -60,9 +60,14 @@ class RateLimit(BaseThrottle):
 
 
 def within_limit(scope: str, request: Request) -> bool:
-    """Count something that is no request of its own against its scope, by address; True while it is within it."""
+    """Count something against its scope, by address; True while it is within it, or while nobody can tell."""
+    return known_within_limit(scope, request) is not False
+
+
+def known_within_limit(scope: str, request: Request) -> bool | None:
+    """Count something against its scope, by address: whether it is within it, None while the counters are away."""
     usage = _count(scope, client_address(request), request)
-    return usage is None or not usage["should_limit"]
+    return None if usage is None else not usage["should_limit"]
 
 
 def _subject(request: Request, view: APIView) -> str:

@@ -155,10 +155,7 @@ def test_the_code_that_enrolled_an_app_lets_nobody_in(at_the_door, enrolled):
 
 
 def test_where_codes_cannot_be_counted_no_app_is_enrolled(newcomer, monkeypatch):
-    def down(*arguments, **options):
-        raise OSError("the disk is full")
-
-    monkeypatch.setattr(caches["ratelimit"], "add", down)
+    counters_down(monkeypatch)
     assert "cannot be checked at the moment" in newcomer.enrol_app().content.decode()
     assert not Authenticator.objects.exists()
 
@@ -192,13 +189,32 @@ def test_a_right_code_forgets_the_wrong_ones(at_the_door):
     assert "Incorrect code" in give(other, "000000").content.decode()
 
 
-def test_where_codes_cannot_be_counted_none_is_taken(at_the_door, monkeypatch):
+def counters_down(monkeypatch):
     def down(*arguments, **options):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(caches["ratelimit"], "add", down)
-    answer = give(at_the_door, code_of(at_the_door.secret))
+    for name in ("add", "incr"):
+        monkeypatch.setattr(caches["ratelimit"], name, down)
+
+
+def test_where_codes_cannot_be_counted_none_is_taken(enrolled, monkeypatch):
+    enrolled.sits_idle(301)
+    counters_down(monkeypatch)
+    answer = enrolled.post(reverse("mfa_reauthenticate"), {"code": enrolled.next_code()})
     assert "cannot be checked at the moment" in answer.content.decode()
+
+
+@pytest.mark.parametrize(("page", "fields"), [
+    ("account_login", {"login": "olga", "password": PASSWORD}), ("mfa_authenticate", {"code": "000000"}),
+    ("mfa_login_webauthn", {}),
+])  # fmt: skip
+def test_where_sign_ins_cannot_be_counted_nobody_signs_in(at_the_door, monkeypatch, page, fields):
+    counters_down(monkeypatch)
+    answer = at_the_door.post(reverse(page), fields)
+    assert answer.status_code == 503
+    assert answer["Retry-After"] == "5"
+    assert "cannot be counted at the moment" in answer.content.decode()
+    assert told("operator.second_factor_failed", "operator.sign_in_failed") == []
 
 
 def test_a_recovery_code_lets_in_once(enrolled):
