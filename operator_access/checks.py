@@ -9,6 +9,7 @@ from django.core.checks import CheckMessage, Tags, Warning, register
 from django.db import DatabaseError
 
 from operator_access.roles import Role
+from operator_admin.actions import takes_two
 
 
 @register(Tags.security, deploy=True)
@@ -27,6 +28,16 @@ def check_fresh_sign_in(**_kwargs: Any) -> list[CheckMessage]:
         return []
     hint = "Set QFLARE_FRESH_SIGN_IN_SECONDS, such as to 300."
     return [Warning("What is sensitive asks for no fresh sign-in.", hint=hint, id="operator_access.W002")]
+
+
+@register(Tags.security, deploy=True)
+def check_second_person(**_kwargs: Any) -> list[CheckMessage]:
+    """Who manages access alone makes the second person."""
+    if not settings.QFLARE_SECOND_PERSON or takes_two("access"):
+        return []
+    hint = "Add access to QFLARE_SECOND_PERSON; see docs/access.md."
+    message = "Some things take two persons, and one who manages access alone can be both."
+    return [Warning(message, hint=hint, id="operator_access.W005")]
 
 
 @register(Tags.database)

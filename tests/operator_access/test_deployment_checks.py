@@ -58,6 +58,14 @@ def test_what_is_switched_off_is_a_warning(settings, check, setting, on, off):
     assert len(check()) == 1
 
 
+@pytest.mark.parametrize(("named", "findings"), [
+    ([], []), (["revoke", "policy"], ["operator_access.W005"]), (["revoke", "access"], []),
+])  # fmt: skip
+def test_a_second_person_whom_one_makes_alone_is_a_warning(settings, named, findings):
+    settings.QFLARE_SECOND_PERSON = named
+    assert [message.id for message in checks.check_second_person()] == findings
+
+
 def found():
     return [message.id for message in checks.check_roles(databases=["default"])]
 
