@@ -9,6 +9,7 @@ from django.db.models import Case, When
 
 from operator_admin.tones import tone_of
 from qflare_site.console.figures.scores import norm_by_cosine
+from qflare_site.console.phases import PHASES
 from qflare_site.console.policy import explained_policy
 from qflare_site.console.round_rows import Outcomes, RoundRow, outcomes_of
 from training.models import UNFINISHED, Participation, ParticipationState, Round, RoundState, RoundStep
@@ -17,13 +18,6 @@ from training.services.quarantine import QUARANTINED
 from training.verdict_reasons import explained_reason
 
 PARTICIPANTS_SHOWN = 200
-PHASES = {
-    "prepare": "Preparing the enclave",
-    "collect": "Collecting updates",
-    "aggregate": "Aggregating",
-    "publish": "Publishing the model",
-    "evaluate": "Evaluating it",
-}
 _RUNNING = {RoundState.PENDING: "prepare", RoundState.OPEN: "collect", RoundState.AGGREGATING: "aggregate"}
 _BY_VERDICT = (
     ParticipationState.REJECTED, ParticipationState.FAILED, ParticipationState.SUBMITTED, ParticipationState.ACCEPTED,

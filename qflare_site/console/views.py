@@ -11,7 +11,7 @@ from devices.models import Device
 from monitor.models import Incident, IncidentState
 from monitor.terms import Severity
 from qflare_site.console import federations, fleet, overview, rounds
-from qflare_site.console.listing import Choice, Listing
+from qflare_site.console.listing import Choice, Listing, federation_choice
 from qflare_site.console.pages import Panel, console_page, show, show_panels
 from sessions.models import Session, SessionState
 from training.models import Federation, FederationState, Round, RoundState
@@ -83,10 +83,9 @@ def show_federation(request: HttpRequest, federation_id: uuid.UUID) -> HttpRespo
     federation = get_object_or_404(Federation.objects.select_related("current_version"), pk=federation_id)
     panels = {
         "rounds": Panel("federation_rounds", lambda: federations.read_rounds(federation)),
+        "figures": Panel("figures", lambda: federations.read_figures(federation), "training.view_participation"),
         "terms": Panel("federation_terms", lambda: federations.read_terms(federation)),
     }
-    if request.user.has_perm("training.view_participation"):
-        panels["figures"] = Panel("figures", lambda: federations.read_figures(federation))
     trail = [("Federations", reverse("console:federations"))]
     may_start = federation.state == FederationState.ACTIVE and not federations.has_running_round(federation)
     return show_panels(
@@ -132,11 +131,7 @@ def download_result(_request: HttpRequest, round_id: uuid.UUID) -> HttpResponseB
 def list_rounds(request: HttpRequest) -> HttpResponseBase:
     """Answer `/rounds`: the rounds of every federation, newest first."""
     rows = Round.objects.select_related("federation", "resulting_version").defer("roster").order_by("-created_at")
-    names = Federation.objects.order_by("name").values_list("name", flat=True)[:200]
-    choices = (
-        Choice("state", "State", RoundState.choices),
-        Choice("federation__name", "Federation", [(name, name) for name in names]),
-    )
+    choices = (Choice("state", "State", RoundState.choices), federation_choice(request))
     return show(request, "console/rounds.html", title="Rounds", listing=Listing.of(rows, request, choices=choices))
 
 
