@@ -20,6 +20,7 @@ class AuditConfig(AppConfig):
             "log.anchor_missed", "Anchor {anchor} missed: no receipt for {size} entries in {attempts} attempts"
         )
         register_kind("log.verified", "Log of {entries} entries and {checkpoints} checkpoints verified: it holds")
+        register_kind("log.exported", "Log of {entries} entries exported")
         register_kind("log.damaged", "Log verified: it does NOT hold. {detail}")
         register_kind("log.key_rotated", "Log key {old} replaced by {new}: {reason}")
         register_kind("server_key.made", "Server key {key_id} made for {purpose}: {name}")

@@ -35,6 +35,7 @@ __all__ = [
     "record_damage",
     "record_event",
     "record_events",
+    "record_export",
     "record_made_key",
     "record_verification",
     "rotate_log_key",
@@ -249,6 +250,12 @@ def record_verification(*, entries: int, checkpoints: int, root: bytes, actor: s
     record_event(
         "log.verified", actor=actor, payload={"entries": entries, "checkpoints": checkpoints, "root": root.hex()}
     )
+
+
+@transaction.atomic
+def record_export(*, entries: int, actor: str) -> None:
+    """Record that somebody took the log away, with all that its entries disclose."""
+    record_event("log.exported", actor=actor, payload={"entries": entries})
 
 
 @transaction.atomic

@@ -1,6 +1,10 @@
 """The screens of the log: filters, entries with their proofs, checkpoints, and verification part by part."""
 
+import io
 import re
+import subprocess
+import sys
+import tarfile
 from datetime import timedelta
 
 import pytest
@@ -9,9 +13,9 @@ from django.urls import reverse
 
 from audit.kinds import kinds_naming
 from audit.models import Checkpoint, Entry, Event
-from audit.services import current_checkpoint, erase_disclosures, record_event, sequence_log
+from audit.services import current_checkpoint, erase_disclosures, log_verifier_key, record_event, sequence_log
 from keyring.services import server_signer
-from qflare_site.console import log_verification
+from qflare_site.console import log_export, log_verification
 from qflare_site.console.log_events import BY_THE_DEVICE
 from tests.admin.conftest import signed_in
 from tests.audit_triggers import log_triggers_lifted
@@ -279,3 +283,32 @@ def test_a_verification_that_goes_on_is_recorded_once_at_its_end(operator, log, 
     assert not Event.objects.filter(kind="log.verified").exists()
     verify(operator, state_of(answer))
     assert Event.objects.filter(kind="log.verified").count() == 1
+
+
+def export_log(browser):
+    return browser.post(reverse("console:log-export"))
+
+
+def test_the_log_is_taken_away_in_one_file_that_the_verifier_accepts(operator, log, tmp_path):
+    answer = export_log(operator)
+    assert answer["Content-Disposition"] == 'attachment; filename="qflare-log-3.tar.gz"'
+    with tarfile.open(fileobj=io.BytesIO(b"".join(answer.streaming_content))) as packed:
+        packed.extractall(tmp_path, filter="data")
+    key = tmp_path / "log.vkey"
+    key.write_text(log_verifier_key() + "\n")
+    command = [sys.executable, "-m", "verifier.qflare_verify", str(tmp_path / "qflare-log"), "--key", str(key)]
+    verified = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert verified.returncode == 0, verified.stderr
+    told = Event.objects.get(kind="log.exported")
+    assert (told.actor.startswith("operator:"), told.payload["entries"]) == (True, 3)
+
+
+def test_a_log_that_is_too_long_for_the_browser_names_the_command(operator, log, monkeypatch):
+    monkeypatch.setattr(log_export, "MOST_ENTRIES", 2)
+    page = operator.get(export_log(operator)["Location"]).content.decode()
+    assert "manage.py audit_export" in page
+    assert not Event.objects.filter(kind="log.exported").exists()
+
+
+def test_who_may_not_verify_the_log_does_not_export_it(log):
+    assert export_log(signed_in(make_user("vera", "view_entry", "view_event"))).status_code == 403
