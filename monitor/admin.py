@@ -10,6 +10,7 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
 
+from monitor import terms
 from monitor.forms import ChannelForm, NoteForm, TuneRuleForm
 from monitor.models import Delivery, Incident, NotificationChannel, Response, RuleSetting, Sighting, TimelineEntry
 from monitor.rules import RULES
@@ -52,6 +53,10 @@ def _undo(response: Response, actor: str, answers: Answers) -> str:
     return f"{response}: undone."
 
 
+def _resumes_a_federation(response: Response) -> bool:
+    return response.action == terms.Action.PAUSE_FEDERATION
+
+
 def _switch_on(channel: NotificationChannel, actor: str, answers: Answers) -> str:
     switch_channel(channel.name, enabled=True, actor=actor, now=timezone.now())
     return f"{channel} is told of incidents again."
@@ -80,6 +85,8 @@ UNDO = Operation(
     "that have ended and messages that were sent stay so.",
     _undo,
     ReasonForm,
+    second_person="policy",
+    held_back=_resumes_a_federation,
 )
 SWITCH_ON = Operation("switch_on", "Switch on", "It is told of incidents from now on.", _switch_on)
 SWITCH_OFF = Operation(

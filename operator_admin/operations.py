@@ -53,6 +53,7 @@ class Operation:
     - permission: what of the admin it demands: "issue", "operate" or "end".
     - sensitive: whether it asks for a fresh sign-in.
     - second_person: one of `operator_admin.actions.SUBJECTS`, under which it may take two; empty: never.
+    - held_back: of a row, whether `second_person` is meant of it; all rows unless said.
     """
 
     name: str
@@ -64,11 +65,11 @@ class Operation:
     permission: str = "operate"
     sensitive: bool = False
     second_person: str = ""
+    held_back: Callable[[Any], bool] = lambda _row: True
 
-    @property
-    def takes_two(self) -> bool:
-        """Whether it is asked for here, and done when another person agrees."""
-        return takes_two(self.second_person)
+    def takes_two(self, row: Any) -> bool:
+        """Whether it is asked for here of a row, and done when another person agrees."""
+        return takes_two(self.second_person) and self.held_back(row)
 
 
 def actor_of(request: HttpRequest) -> str:
@@ -138,7 +139,7 @@ def _perform_on_each(
 
 
 def _perform(operation: Operation, admin: ReadOnlyAdmin, request: HttpRequest, row: Any, answers: Answers) -> str:
-    if not operation.takes_two:
+    if not operation.takes_two(row):
         return operation.perform(row, actor_of(request), answers)
     action = _action(admin, operation)
     data = data_of(request.POST, operation.form_class())
@@ -196,6 +197,7 @@ def _question(
         **admin.admin_site.each_context(request),
         "title": operation.label,
         "operation": operation,
+        "takes_two": any(operation.takes_two(row) for row in rows),
         "opts": admin.opts,
         "rows": rows,
         "form": form,

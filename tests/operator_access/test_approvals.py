@@ -31,6 +31,7 @@ from sessions.models import QkdPolicy
 from sessions.services import revoke_device
 from tests.console.test_new_federation import filled
 from tests.factories import make_device, make_federation, populate
+from tests.monitor.conftest import Scene
 from tests.monitor.test_races import together
 from tests.operator_access.conftest import PASSWORD, Browser, person, told
 from training.models import Federation, FederationState
@@ -506,3 +507,40 @@ def test_what_takes_no_second_person_is_no_action(name):
 def test_set_roles_of_nobody_is_refused():
     with pytest.raises(Refusal, match="no such person"):
         set_roles(10**6, [Role.VIEWER], reason="x", actor="operator:root")
+
+
+def response_to_rejected_updates(action):
+    """Have the monitor answer an attack of edge-1 on the federation digits by this action."""
+    scene = Scene()
+    scene.tuned("rejected-updates", responses=[action], threshold=1)
+    payload = {"device": "edge-1", "reason": "consensus-cosine", "federation": "digits", "round_number": 1}
+    scene.event("update.rejected", actor="enclave", **payload)
+    (incident,) = scene.look()
+    return incident.responses.get()
+
+
+UNDONE = {"confirmed": "yes", "reason": "a false alarm"}
+
+
+def test_what_the_monitor_paused_opens_rounds_when_another_person_agrees(sam, sue, device):
+    federation = make_federation("digits")
+    response = response_to_rejected_updates("pause-federation")
+    page = reverse("admin:monitor_response_undo", args=(response.pk,))
+    assert "this takes two persons" in sam.get(page).content.decode()
+    sam.post(page, UNDONE)
+    federation.refresh_from_db()
+    assert federation.state == FederationState.PAUSED
+    row = ApprovalRequest.objects.get(subject="policy")
+    decide(sue, row, "approve")
+    federation.refresh_from_db()
+    assert (row.state, federation.state) == ("approved", FederationState.ACTIVE)
+    assert Event.objects.get(kind="response.undone").actor == "operator:sam"
+
+
+def test_a_device_that_the_monitor_suspended_is_resumed_by_one_person(sam, device):
+    response = response_to_rejected_updates("suspend-device")
+    page = reverse("admin:monitor_response_undo", args=(response.pk,))
+    assert "this takes two persons" not in sam.get(page).content.decode()
+    sam.post(page, UNDONE)
+    assert state_of(device) == DeviceState.ACTIVE
+    assert not ApprovalRequest.objects.exists()
