@@ -94,7 +94,7 @@ def read_access(now: datetime) -> AccessView:
         people=_people(),
         people_count=User.objects.count(),
         lock_outs=_lock_outs(now),
-        keys=[_key(key, now) for key in ApiKey.objects.order_by("-created_at")[:ROWS_SHOWN]],
+        keys=[_key(key, now) for key in ApiKey.objects.select_related("maker").order_by("-created_at")[:ROWS_SHOWN]],
         approvals=list(pending[:ROWS_SHOWN]),
         meanings=[(role.value, MEANINGS[role]) for role in Role],
         second_person=settings.QFLARE_SECOND_PERSON,
@@ -147,8 +147,8 @@ def _lock_outs(now: datetime) -> list[LockOutView]:
 
 
 def _key(key: ApiKey, now: datetime) -> KeyView:
-    state = key.state(now)
-    return KeyView(key, state, tone_of({"live": "active"}.get(state, state)))
+    state = "its maker is gone" if key.maker_is_gone and key.state(now) == "live" else key.state(now)
+    return KeyView(key, state, tone_of({"live": "active", "its maker is gone": "warning"}.get(state, state)))
 
 
 class NameForm(forms.Form):

@@ -1,12 +1,18 @@
 """The page of operators and access: who sees it, what it says, and who lifts a lock-out."""
 
+from datetime import timedelta
+
 import pytest
+from django.contrib.auth.models import User
 from django.core.cache import caches
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 
 from operator_access.roles import Role
+from operator_api.scopes import Scope
+from operator_api.services import create_key
 from tests.console.test_pages import Markup, words_of
 from tests.factories import make_device, populate
 from tests.operator_access.conftest import Browser, person, told
@@ -45,6 +51,16 @@ def test_keys_are_shown_without_their_text(sam):
     assert "a-script" in text
     assert "devices:read" in text
     assert "qfk_" not in text
+
+
+def test_a_key_whose_maker_is_gone_is_not_called_live(sam):
+    maker = person("rose", Role.SECURITY_OFFICER)
+    terms = {"scopes": [Scope.DEVICES_READ], "lifetime": timedelta(days=1), "actor": "operator:rose"}
+    create_key("a-script", now=timezone.now(), maker=maker, **terms)
+    assert "its maker is gone" not in words(sam)
+    maker.groups.clear()
+    User.objects.filter(pk=maker.pk).update(is_staff=False)
+    assert "its maker is gone" in words(sam)
 
 
 def test_what_waits_for_a_second_person_is_named(sam, settings):
