@@ -177,7 +177,7 @@ def test_what_is_spent_and_left_is_said_in_a_sentence(federation, opened):
     assert privacy_statement(federation).endswith("in 0 releases; 2 more fit.")
     charge_release(opened, now=timezone.now())
     assert privacy_statement(federation) == (
-        f"Epsilon {privacy.epsilon_of([NOISE], DELTA):.3g} of {TWO_RELEASES:g} spent at delta 0.00001 in 1 release; "
+        f"Epsilon {privacy.epsilon_of([NOISE], DELTA):.3g} of {TWO_RELEASES:g} spent at delta 1e-05 in 1 release; "
         "1 more fit."
     )
 
