@@ -18,6 +18,7 @@ app = Celery("qflare")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 app.steps["worker"].add("qflare_site.worker_heartbeat:HeartbeatStep")
+app.steps["worker"].add("qflare_site.worker_watch:ConsumptionStep")
 app.steps["worker"].add("qflare_site.metrics.worker_endpoint:MetricsStep")
 
 

