@@ -20,7 +20,7 @@ from qflare_protocol import pqc
 from qflare_protocol.cose import Signer
 from qflare_protocol.device_keys import RegisteredKeys, generate_device_keypair
 from qflare_protocol.handshake import ClientHandshake
-from qflare_protocol.round_result import RoundResult, sign_result, verify_result
+from qflare_protocol.round_result import RoundResult, commitment_to, sign_result, verify_result
 from qflare_protocol.sealed_request import (
     Authorization,
     MessageNumber,
@@ -141,5 +141,5 @@ def _result() -> RoundResult:
         policy_digest=bytes(64),
         roster_digest=bytes(64),
         sample_total=1000,
-        verdicts=(),
+        **commitment_to(()),
     )

@@ -18,7 +18,7 @@ from qflare_protocol.errors import CATALOGUE, TYPE_PREFIX, Refusal
 
 CBOR = "application/cbor"
 PROBLEM = "application/problem+json"
-MAX_ANSWER_BYTES = 65 << 20  # the largest sealed answer carries a round's result (docs/protocol.md, section 12)
+MAX_ANSWER_BYTES = 8 << 20  # the largest sealed answer is an assignment with the evidence of 99 ranges
 MAX_UNSEALED_BYTES = 7 << 20  # with the longest identity succession (section 4)
 SENT_ELSEWHERE = frozenset({302, 307})
 RETRY_STATUSES = frozenset({429, 500, 502, 503, 504})
@@ -61,7 +61,7 @@ class Http:
 
         Raises `ServerUnreachable` for network failures and a compressed body, which nobody asked for
         and which could be of any size, `Refusal("message-too-large")` as soon as a body has more than
-        65 MiB, a refusal more than 7 MiB.
+        8 MiB, a refusal more than 7 MiB.
         """
         try:
             with self._client.stream(method, path, content=body, headers=dict(headers or {})) as response:

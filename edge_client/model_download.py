@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import blake3
+import structlog
 
 from edge_client.assignment import WantedModel
 from edge_client.backoff import Asked, Backoff, retrying
@@ -20,14 +21,17 @@ from qflare_protocol.chunked import open_chunks
 from qflare_protocol.cose import Verifier
 from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import bytes_field, require_map, unsigned_field
-from qflare_protocol.round_result import verify_result
+from qflare_protocol.round_result import MAX_BYTES, RoundResult, own_verdict, verify_result
+from qflare_protocol.round_verdicts import VerdictProof
+
+log = structlog.get_logger(__name__)
 
 DOWNLOAD_PREFIX = "download."
 PIECE_BYTES = 1 << 20
 MODEL_CONTEXT = b"model version"
 _MODEL = frozenset(
     {"federation_id", "version", "digest", "size_bytes", "blob_digest", "blob_bytes", "content_key",
-     "provenance", "round_id", "evidence"}
+     "provenance", "round_id", "evidence", "verdict"}
 )  # fmt: skip
 
 
@@ -109,9 +113,21 @@ class ModelDownload:
             first_model=wanted.federation_id.hex() not in self._memory.state.newest_versions,
         )
         verifier = Verifier(SIGNATURE_ALGORITHM, appraisal.claims.result_public_key)
-        result = verify_result(bytes_field(members, "provenance", maximum=1 << 26), verifier)
+        result = verify_result(bytes_field(members, "provenance", maximum=MAX_BYTES), verifier)
         if result.model_digest != wanted.digest or result.federation_id != wanted.federation_id:
             raise Refusal("digest-mismatch", "The enclave signed another model than the server delivers.")
+        if members["verdict"] is not None:
+            self._tell_verdict(result, VerdictProof.from_map(members["verdict"]))
+
+    def _tell_verdict(self, result: RoundResult, proof: VerdictProof) -> None:
+        """Say in the device's log what became of its update in the round that made the model, once that is proved."""
+        verdict = own_verdict(result, proof, self._session.identity.device_id)
+        log.info(
+            "update_judged",
+            round_id=str(uuid.UUID(bytes=result.round_id)),
+            accepted=verdict.accepted,
+            reason=verdict.reason,
+        )
 
 
 def _open_model(blob: Path, into: Path, content_key: bytes, expected_digest: bytes) -> None:

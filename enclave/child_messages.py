@@ -48,7 +48,7 @@ _MEMBERS: Mapping[str, Mapping[str, Callable[[object], bool]]] = {
     "output": {"name": _is_output, "piece": _is_bytes},
     "model-key": {"key": _is_key},
     "step": {"name": _is_name, "seconds": _is_seconds},
-    "aggregated": {"result": _is_bytes},
+    "aggregated": {"result": _is_bytes, "verdicts": _is_bytes},
     "said": {"what": _is_name, "message": _is_bytes},
 }
 """The members of each kind of message, and what each has to be."""

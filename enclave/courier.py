@@ -36,7 +36,7 @@ from enclave.spare_process import CHANNEL_OPTION, PROGRAM, SPARE, start
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.attestation.evidence import EnclaveClaims, read_evidence
 from qflare_protocol.errors import Refusal
-from qflare_protocol.round_result import RosterEntry
+from qflare_protocol.round_result import RosterEntry, SignedResult
 from qflare_protocol.staleness import OlderBase
 from qflare_protocol.tensors import MAX_HEADER_BYTES
 
@@ -233,8 +233,8 @@ def aggregate_round(
     older_bases: Sequence[OlderBase] = (),
     write_output: Callable[[str, bytes], None],
     on_step: Callable[[str, float], None] = ignore_step,
-) -> bytes:
-    """Have the enclave aggregate the round and return its signed result.
+) -> SignedResult:
+    """Have the enclave aggregate the round and return its signed result, with the verdicts that it names.
 
     `write_output` takes the new model, as the output "model", and the new carried rows, by their names,
     piece by piece; they are to be kept only when this returns.
@@ -265,7 +265,7 @@ def aggregate_given(
     *,
     write_output: Callable[[str, bytes], None],
     on_step: Callable[[str, float], None] = ignore_step,
-) -> bytes:
+) -> SignedResult:
     """Do what `aggregate_round` does for what is given of the round."""
     answer = run_request(host, given, AggregateRequest.to_map, write_output=write_output, on_step=on_step)
     return result_of(answer)
@@ -300,12 +300,11 @@ def run_request(
         return _attend(process, held, write_output, on_step)
 
 
-def result_of(answer: Mapping[str, Any]) -> bytes:
+def result_of(answer: Mapping[str, Any]) -> SignedResult:
     """Return the signed result that an answer brings. Raises `Refusal("enclave-failed")` where it is another answer."""
     if answer["kind"] != "aggregated":
         raise Refusal("enclave-failed", "The sealed process failed: it gave no result.")
-    result: bytes = answer["result"]
-    return result
+    return SignedResult(answer["result"], answer["verdicts"])
 
 
 def _attend(

@@ -11,6 +11,7 @@ from enclave.core.requests import OF_THE_ROUND, AggregateRequest, RangeRequest
 from enclave.courier import EnclaveHost, ignore_step, result_of, run_request
 from enclave.round_given import RoundGiven
 from qflare_protocol.errors import Refusal
+from qflare_protocol.round_result import SignedResult
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ def run_range_step(
 
 def conclude_ranges(
     host: EnclaveHost, given: RoundGiven, task: RangeTask, *, write_output: Callable[[str, bytes], None]
-) -> bytes:
-    """Run the last step, which gives out the new model, and return the signed result.
+) -> SignedResult:
+    """Run the last step, which gives out the new model, and return the signed result with its verdicts.
 
     `given` has the wrapped keys of range 0 and the slices of the model for carried rows. Raises `Refusal`
     as `courier.aggregate_round` does.

@@ -26,7 +26,7 @@ from qflare_protocol.attestation.roots import VendorRoots
 from qflare_protocol.attestation.trust_vector import WARNING
 from qflare_protocol.cose import Verifier
 from qflare_protocol.errors import Refusal
-from qflare_protocol.round_result import RoundResult, verify_result
+from qflare_protocol.round_result import JudgedRound
 
 VENDOR_ROOTS = VendorRoots()
 NO_REFERENCE = "QFLARE_ENCLAVE_PLATFORMS pins no image, so this host does not know whether the right one was launched."
@@ -220,15 +220,14 @@ def aggregate(
     *,
     write_output: Callable[[str, bytes], None],
     on_step: Callable[[str, float], None],
-) -> tuple[bytes, RoundResult]:
+) -> JudgedRound:
     """Run the round in a sealed successor process; return the signed result and its verified content.
 
     Raises `Refusal`: "too-few-updates", "conflict", "decryption-failed", "enclave-failed",
-    "sealing-refused", "invalid-signature", "carried-rows-lost".
+    "sealing-refused", "invalid-signature", "proof-refused" for verdicts that were not signed, "carried-rows-lost".
     """
-    signed = courier.aggregate_given(enclave_host(), given, write_output=write_output, on_step=on_step)
-    result = verify_result(signed, Verifier(SIGNATURE_ALGORITHM, bytes(instance.result_public_key)))
-    return signed, result
+    made = courier.aggregate_given(enclave_host(), given, write_output=write_output, on_step=on_step)
+    return JudgedRound.verified(made, _result_verifier(instance))
 
 
 def run_range_step(
@@ -247,13 +246,17 @@ def conclude_ranges(
     task: RangeTask,
     *,
     write_output: Callable[[str, bytes], None],
-) -> tuple[bytes, RoundResult]:
+) -> JudgedRound:
     """Put the model together of the ranges' slices; return the signed result and its verified content.
 
     Raises `Refusal` as `aggregate` does.
     """
-    signed = range_courier.conclude_ranges(enclave_host(), given, task, write_output=write_output)
-    return signed, verify_result(signed, Verifier(SIGNATURE_ALGORITHM, bytes(instance.result_public_key)))
+    made = range_courier.conclude_ranges(enclave_host(), given, task, write_output=write_output)
+    return JudgedRound.verified(made, _result_verifier(instance))
+
+
+def _result_verifier(instance: EnclaveInstance) -> Verifier:
+    return Verifier(SIGNATURE_ALGORITHM, bytes(instance.result_public_key))
 
 
 def retire_instance(round_id: uuid.UUID, *, now: datetime) -> None:

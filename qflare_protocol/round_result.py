@@ -1,38 +1,22 @@
-"""The result of a round as the enclave signs it: the new model, and what became of every update.
+"""The result of a round as the enclave signs it: the new model, and the root over what became of every update.
 
-The payload holds no time and nothing random, so that a successor process gives the same payload.
+The payload holds no time and nothing random, so that a successor process gives the same payload. Its size does
+not depend on the number of devices: every device reads it with every model.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
 
 from qflare_protocol.cose import Signer, Verifier, sign1, verify1
 from qflare_protocol.encoding import digest, encode
-from qflare_protocol.errors import CATALOGUE, Refusal
-from qflare_protocol.fields import exact_bytes, exact_map, finite_number, short_text, whole_number
-from qflare_protocol.staleness import (
-    MAX_STALENESS,
-    OlderBase,
-    checked_older_bases,
-    older_bases_from_list,
-    older_bases_to_list,
-)
+from qflare_protocol.errors import Refusal
+from qflare_protocol.fields import exact_bytes, exact_map, short_text, whole_number
+from qflare_protocol.round_verdicts import UpdateVerdict, VerdictProof, encode_verdicts, leaves_of, verdicts_root
+from qflare_protocol.staleness import OlderBase, checked_older_bases, older_bases_from_list, older_bases_to_list
 
 PURPOSE = "round result"
-MAX_BYTES = 1 << 26
-NORM_ABOVE_BOUND = "norm-above-bound"
-COSINE_BELOW_MINIMUM = "cosine-below-minimum"
-ROOT_COSINE_BELOW_MINIMUM = "root-cosine-below-minimum"
-SCREENING_REASONS = {
-    NORM_ABOVE_BOUND: "The update's norm is above the bound over the median norm.",
-    COSINE_BELOW_MINIMUM: "The update points away from the consensus of the others.",
-    ROOT_COSINE_BELOW_MINIMUM: "The update points away from the root device's update.",
-}
-"""Reasons of the filters; every other reason is a code of the error catalogue."""
-
-MAX_DETAIL = 300
-_LARGEST = 1.8e308
+MAX_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -50,83 +34,14 @@ def roster_digest(roster: Sequence[RosterEntry]) -> bytes:
 
 
 @dataclass(frozen=True)
-class Scores:
-    """What the enclave saw: L2 norm, its ratio to the median norm, cosine to the consensus of the
-    others in -1 to 1, and the share in the new model in 0 to 1. The cosine is None where the policy's
-    pipeline does not look at directions.
-    """
-
-    norm: float
-    norm_ratio: float
-    cosine: float | None
-    weight: float
-
-    def __post_init__(self) -> None:
-        bounds = (("norm", 0, _LARGEST), ("norm_ratio", 0, _LARGEST), ("cosine", -1, 1), ("weight", 0, 1))
-        for name, low, high in bounds:
-            value = getattr(self, name)
-            if name != "cosine" or value is not None:
-                object.__setattr__(self, name, finite_number(value, low, high, what=f"score {name}"))
-
-
-@dataclass(frozen=True)
-class UpdateVerdict:
-    """What became of one update.
-
-    `manifest_digest` is 64 bytes, `ciphertext_digest` 32 (None where the manifest could not be
-    read). A rejected update has a reason code and a sentence; `scores` is None where the update did
-    not get as far as the pipeline, and in rounds of differential privacy. `staleness` is how many versions old
-    the update's base model was, 0 of one whose manifest did not hold.
-    """
-
-    device_id: bytes
-    manifest_digest: bytes
-    ciphertext_digest: bytes | None
-    accepted: bool
-    reason: str | None = None
-    detail: str | None = None
-    scores: Scores | None = None
-    staleness: int = 0
-
-    def __post_init__(self) -> None:
-        exact_bytes(self.device_id, 16, what="device_id of the verdict")
-        exact_bytes(self.manifest_digest, 64, what="manifest_digest of the verdict")
-        if self.ciphertext_digest is not None:
-            exact_bytes(self.ciphertext_digest, 32, what="ciphertext_digest of the verdict")
-        if not isinstance(self.accepted, bool) or self.accepted != (self.reason is None):
-            raise Refusal("malformed-message", "A verdict is either accepted or has a reason.")
-        if self.reason is not None and self.reason not in SCREENING_REASONS and self.reason not in CATALOGUE:
-            raise Refusal("malformed-message", "The reason of the verdict is not known.")
-        whole_number(self.staleness, 0, MAX_STALENESS, what="staleness of the verdict")
-        if self.detail is not None:
-            short_text(self.detail, MAX_DETAIL, what="detail of the verdict")
-
-    def to_map(self) -> dict[str, Any]:
-        """Return the verdict as a map for CBOR; no staleness is not named."""
-        members = asdict(self)
-        if not self.staleness:
-            del members["staleness"]
-        return members
-
-    @classmethod
-    def from_map(cls, value: object) -> "UpdateVerdict":
-        """Read a verdict strictly. Raises `Refusal("malformed-message")`."""
-        members = dict(exact_map(value, _named(_VERDICT_MEMBERS, value, "staleness"), what="verdict"))
-        whole_number(members.get("staleness", 1), 1, MAX_STALENESS, what="staleness, where it is named,")
-        if members["scores"] is not None:
-            members["scores"] = Scores(**exact_map(members["scores"], _SCORE_MEMBERS, what="scores"))
-        return cls(**members)
-
-
-@dataclass(frozen=True)
 class RoundResult:
     """What the enclave did in one round; digests of models are BLAKE3 (32 bytes), others SHA3-512 (64).
 
-    `sample_total` is the number of samples behind the accepted updates; verdicts are sorted by
-    device id. `carried_in` and `carried_out` are the digests of the rows that the federation carried
-    before and after the round: a round's `carried_in` is the last one's `carried_out`. `older_bases` are the
-    models besides the newest to which updates were taken, from the least to the most stale. Raises
-    `Refusal("malformed-message")` for values out of form.
+    `sample_total` is the number of samples behind the accepted updates. `verdicts_root` (32 bytes) is the root over
+    `verdict_count` verdicts sorted by device id, of which `accepted_count` accept their update. `carried_in` and
+    `carried_out` are the digests of the rows that the federation carried before and after the round: a round's
+    `carried_in` is the last one's `carried_out`. `older_bases` are the models besides the newest to which updates
+    were taken, from the least to the most stale. Raises `Refusal("malformed-message")` for values out of form.
     """
 
     round_id: bytes
@@ -141,7 +56,9 @@ class RoundResult:
     sample_total: int
     carried_in: bytes
     carried_out: bytes
-    verdicts: tuple[UpdateVerdict, ...]
+    verdict_count: int
+    accepted_count: int
+    verdicts_root: bytes
     older_bases: tuple[OlderBase, ...] = ()
 
     def __post_init__(self) -> None:
@@ -149,35 +66,32 @@ class RoundResult:
             exact_bytes(getattr(self, name), length, what=f"{name} of the round result")
         whole_number(self.model_bytes, 1, 1 << 40, what="model_bytes of the round result")
         whole_number(self.sample_total, 1, 1 << 60, what="sample_total of the round result")
+        whole_number(self.verdict_count, 0, 1 << 40, what="verdict_count of the round result")
+        whole_number(self.accepted_count, 0, self.verdict_count, what="accepted_count of the round result")
         short_text(self.rule, 32, what="rule of the round result")
         checked_older_bases(self.older_bases, newest=self.base_model_digest)
-        ages = {0, *(base.staleness for base in self.older_bases)}
-        if any(verdict.staleness not in ages for verdict in self.verdicts):
+
+    @property
+    def rejected_count(self) -> int:
+        """How many updates were left out."""
+        return self.verdict_count - self.accepted_count
+
+    def require_staleness(self, verdict: UpdateVerdict) -> None:
+        """Raise `Refusal("malformed-message")` for a verdict whose base model the result does not name."""
+        if verdict.staleness not in {0, *(base.staleness for base in self.older_bases)}:
             raise Refusal("malformed-message", "A verdict names a staleness that no older base model has.")
-
-    @property
-    def accepted(self) -> tuple[UpdateVerdict, ...]:
-        """The verdicts of the updates in the new model."""
-        return tuple(verdict for verdict in self.verdicts if verdict.accepted)
-
-    @property
-    def rejected(self) -> tuple[UpdateVerdict, ...]:
-        """The verdicts of the updates left out."""
-        return tuple(verdict for verdict in self.verdicts if not verdict.accepted)
 
     def to_map(self) -> dict[str, Any]:
         """Return the map that is signed; without older bases they are not named."""
-        members = asdict(self) | {"verdicts": [verdict.to_map() for verdict in self.verdicts]}
+        members = asdict(self)
         del members["older_bases"]
         return members | ({"older_bases": older_bases_to_list(self.older_bases)} if self.older_bases else {})
 
     @classmethod
     def from_map(cls, value: object) -> "RoundResult":
         """Read a result strictly. Raises `Refusal("malformed-message")`."""
-        members = dict(exact_map(value, _named(_MEMBERS, value, "older_bases"), what="round result"))
-        if not isinstance(members["verdicts"], list):
-            raise Refusal("malformed-message", "The verdicts of the round result must be a list.")
-        members["verdicts"] = tuple(UpdateVerdict.from_map(verdict) for verdict in members["verdicts"])
+        named = _MEMBERS if isinstance(value, dict) and "older_bases" in value else _MEMBERS - {"older_bases"}
+        members = dict(exact_map(value, named, what="round result"))
         if "older_bases" in members:
             newest = exact_bytes(members["base_model_digest"], 32, what="base_model_digest of the round result")
             members["older_bases"] = older_bases_from_list(members["older_bases"], newest=newest)
@@ -196,15 +110,9 @@ _BYTE_FIELDS = {
     "roster_digest": 64,
     "carried_in": 64,
     "carried_out": 64,
+    "verdicts_root": 32,
 }
 _MEMBERS = frozenset(member.name for member in fields(RoundResult))
-_VERDICT_MEMBERS = frozenset(member.name for member in fields(UpdateVerdict))
-_SCORE_MEMBERS = frozenset(member.name for member in fields(Scores))
-
-
-def _named(members: frozenset[str], value: object, optional: str) -> frozenset[str]:
-    """Return the members that a map must have, one of which is there only where it says something."""
-    return members if isinstance(value, dict) and optional in value else members - {optional}
 
 
 def sign_result(result: RoundResult, signer: Signer) -> bytes:
@@ -220,3 +128,72 @@ def verify_result(signed: bytes, verifier: Verifier) -> RoundResult:
 def result_digest(signed: bytes) -> bytes:
     """Return the 64-byte digest by which a signed result is named in the log."""
     return digest("signed round result", signed)
+
+
+def own_verdict(result: RoundResult, proof: VerdictProof, device_id: bytes) -> UpdateVerdict:
+    """Return the verdict on a device's own update.
+
+    Raises `Refusal`: "proof-refused" where the result does not have it or it is another device's, "malformed-message".
+    """
+    verdict = proof.verdict_under(result.verdicts_root, result.verdict_count)
+    if verdict.device_id != device_id:
+        raise Refusal("proof-refused", "The server proves the verdict on another device's update.")
+    result.require_staleness(verdict)
+    return verdict
+
+
+@dataclass(frozen=True)
+class SignedResult:
+    """What leaves the enclave of a result: the signed structure, and the encoded list of verdicts beside it."""
+
+    signed: bytes
+    verdicts: bytes
+
+
+@dataclass(frozen=True)
+class JudgedRound:
+    """A result as it was made and what it says, with all verdicts that it commits to, sorted by device id."""
+
+    made: SignedResult = field(compare=False, repr=False)
+    result: RoundResult
+    verdicts: tuple[UpdateVerdict, ...]
+
+    @property
+    def accepted(self) -> tuple[UpdateVerdict, ...]:
+        """The verdicts of the updates in the new model."""
+        return tuple(verdict for verdict in self.verdicts if verdict.accepted)
+
+    @property
+    def rejected(self) -> tuple[UpdateVerdict, ...]:
+        """The verdicts of the updates left out."""
+        return tuple(verdict for verdict in self.verdicts if not verdict.accepted)
+
+    @classmethod
+    def verified(cls, made: SignedResult, verifier: Verifier) -> Self:
+        """Return a result and its verdicts as this result key signed them.
+
+        Raises `Refusal`: "invalid-signature", "proof-refused" where the verdicts are others, "malformed-message".
+        """
+        result, leaves = verify_result(made.signed, verifier), leaves_of(made.verdicts)
+        verdicts = tuple(map(UpdateVerdict.decoded, leaves))
+        counts = len(verdicts), sum(verdict.accepted for verdict in verdicts)
+        committed = counts == (result.verdict_count, result.accepted_count)
+        if not committed or verdicts_root(leaves) != result.verdicts_root:
+            raise Refusal("proof-refused", "The verdicts are not those that the enclave signed.")
+        for verdict in verdicts:
+            result.require_staleness(verdict)
+        return cls(made, result, verdicts)
+
+
+def commitment_to(verdicts: Sequence[UpdateVerdict]) -> dict[str, Any]:
+    """Return the members by which a result names its verdicts."""
+    return {
+        "verdict_count": len(verdicts),
+        "accepted_count": sum(verdict.accepted for verdict in verdicts),
+        "verdicts_root": verdicts_root(verdict.encoded() for verdict in verdicts),
+    }
+
+
+def sign_judged(result: RoundResult, verdicts: Sequence[UpdateVerdict], signer: Signer) -> SignedResult:
+    """Return a result signed by the enclave's result key, with the verdicts that it names."""
+    return SignedResult(sign_result(result, signer), encode_verdicts(verdicts))

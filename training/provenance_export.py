@@ -11,10 +11,12 @@ from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import bytes_field
 from qflare_protocol.round_result import MAX_BYTES, PURPOSE, result_digest
 from training.models import ModelVersion
+from training.verdict_proofs import verdict_proofs_of
 
 
 def export_results() -> Iterator[tuple[PurePosixPath, bytes]]:
-    """Yield `results/<digest>`: the CBOR list of the signed result, both keys of its enclave, and their algorithm.
+    """Yield `results/<digest>`: the CBOR list of the signed result, both keys of its enclave, their algorithm and
+    the list of the verdicts that the result names.
 
     The digest is the one by which the log's entry `round.completed` names the result (protocol section 12).
     """
@@ -25,7 +27,8 @@ def export_results() -> Iterator[tuple[PurePosixPath, bytes]]:
         if instance is None:
             continue
         keys = [bytes(instance.hpke_public_key), bytes(instance.result_public_key)]
-        content = encode([signed, *keys, SIGNATURE_ALGORITHM])
+        verdicts = [proof.leaf for proof in verdict_proofs_of(version.produced_by.id)]
+        content = encode([signed, *keys, SIGNATURE_ALGORITHM, verdicts])
         yield PurePosixPath("results", result_digest(signed).hex()), content
 
 

@@ -1,7 +1,7 @@
 """Why an update is not in the model, as people read it."""
 
 from qflare_protocol.errors import CATALOGUE
-from qflare_protocol.round_result import SCREENING_REASONS
+from qflare_protocol.round_verdicts import SCREENING_REASONS
 from training.services.quarantine import QUARANTINED
 
 

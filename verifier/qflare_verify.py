@@ -408,6 +408,14 @@ def subtrees(hashes: Sequence[bytes]) -> list[Sequence[bytes]]:
     return levels
 
 
+def root_over(hashes: Sequence[bytes]) -> bytes:
+    """Return the root over the hashes of all leaves of a tree (RFC 6962 section 2.1)."""
+    while len(hashes) > 1:
+        rest = hashes[len(hashes) & ~1 :]
+        hashes = [*map(node_hash, hashes[::2], hashes[1::2]), *rest]
+    return hashes[0] if hashes else EMPTY_ROOT
+
+
 class Tree:
     """The right edge of a tree that grows by whole bundles, and its upper tiles."""
 
@@ -1051,15 +1059,23 @@ class Registry:
         place = f"The round result {name[:24]}, which entry {index} names,"
         data = self._folder.read(name, 1 << 26)
         try:
-            signed, sealing_key, result_key, algorithm = read_cbor(data)
+            signed, sealing_key, result_key, algorithm, verdicts = read_cbor(data)
             if labelled_digest("signed round result", signed) != stated:
                 raise Problem("result", f"{place} was changed: it does not have the digest that the entry states.")
             result = read_sign1(signed, Key(result_key, algorithm), "round result")
+            self._check_verdicts(place, result, verdicts)
         except (Malformed, KeyError, ValueError, TypeError) as fault:
             raise Problem("result", f"{place} {fault if isinstance(fault, Malformed) else 'is none'}.") from fault
         key_id = labelled_digest("enclave key", sealing_key, result_key)[:32]
         self._compare(place, index, payload, result, key_id)
         self.results += 1
+
+    def _check_verdicts(self, place: str, result: Any, verdicts: Sequence[bytes]) -> None:
+        """Compare the verdicts on single updates with the root of their tree and the counts that are signed."""
+        counts = len(verdicts), sum(read_cbor(leaf)["accepted"] for leaf in verdicts)
+        signed = result["verdict_count"], result["accepted_count"]
+        if counts != signed or root_over(list(map(leaf_hash, verdicts))) != result["verdicts_root"]:
+            raise Problem("result", f"{place} stands for other verdicts than those beside it.")
 
     def _compare(self, place: str, index: int, payload: dict[str, Any], result: Any, key_id: bytes) -> None:
         if result["enclave_key_id"] != key_id or key_id not in self._enclaves:

@@ -20,6 +20,7 @@ from enclave.core.round_work import Decided, Record, RoundWork
 from enclave.core.second_pass import Outputs, SecondPass
 from enclave.core.sources import BASE_MODEL, Courier
 from enclave.core.staleness import sample_weights
+from qflare_protocol.round_result import SignedResult
 
 __all__ = ["BASE_MODEL", "Aggregation", "Courier", "Record"]
 
@@ -32,8 +33,8 @@ class Aggregation:
     ) -> None:
         self._work = RoundWork(request, keys, seal, courier, record)
 
-    def run(self) -> bytes:
-        """Return the signed `RoundResult`; the new model and the carried rows have gone to the courier before.
+    def run(self) -> SignedResult:
+        """Return the signed result with its verdicts; the model and the carried rows have gone to the courier before.
 
         Raises `Refusal`: "too-few-updates" (with the verdicts), "conflict" for other inputs or another
         decision than the recorded ones, "enclave-failed" when a source changes between its readings,

@@ -45,7 +45,8 @@ from enclave.core.second_pass import MODEL, SecondPass, model_of_slices
 from qflare_protocol.carried_rows import CarriedRow
 from qflare_protocol.encoding import digest, encode
 from qflare_protocol.errors import Refusal
-from qflare_protocol.round_result import UpdateVerdict
+from qflare_protocol.round_result import SignedResult
+from qflare_protocol.round_verdicts import UpdateVerdict, encode_verdicts, leaves_of
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class RangeWork:
         work.step_done("combine")
         return self._say(SLICE, {"decision": _digest_of(content), "rows": carried_to_list(outputs.carried)})
 
-    def conclude(self, message: bytes, slices: Sequence[bytes]) -> bytes:
+    def conclude(self, message: bytes, slices: Sequence[bytes]) -> SignedResult:
         """Give the new model out of the slices, which the request names as carried rows; return the signed result."""
         work, (decided, content) = self._work, self._decision(message)
         made = self._made(slices, _digest_of(content))
@@ -154,7 +155,7 @@ class RangeWork:
         return Decided(
             plan_from_map(members["plan"], self._work.pipeline),
             tuple(candidates[device_id] for device_id in members["survivors"]),
-            tuple(UpdateVerdict.from_map(one) for one in members["verdicts"]),
+            tuple(map(UpdateVerdict.decoded, leaves_of(members["verdicts"]))),
             members["sample_total"],
         )
 
@@ -172,7 +173,7 @@ def _decided_to_map(decided: Decided) -> dict[str, Any]:
     return {
         "plan": plan_to_map(decided.plan),
         "survivors": [survivor.device_id for survivor in decided.survivors],
-        "verdicts": [verdict.to_map() for verdict in decided.verdicts],
+        "verdicts": encode_verdicts(decided.verdicts),
         "sample_total": decided.sample_total,
     }
 

@@ -21,7 +21,7 @@ from enclave.core.sources import Sources
 from enclave.core.staleness import sample_weights
 from enclave.core.streams import Float32, OpenRow
 from qflare_protocol.errors import Refusal
-from qflare_protocol.round_result import UpdateVerdict
+from qflare_protocol.round_verdicts import UpdateVerdict
 
 
 @dataclass(frozen=True)

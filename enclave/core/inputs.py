@@ -9,7 +9,8 @@ from qflare_protocol.cose import Verifier
 from qflare_protocol.encoding import digest, encode
 from qflare_protocol.errors import Refusal
 from qflare_protocol.manifest import Manifest, manifest_digest, verify_manifest
-from qflare_protocol.round_result import MAX_DETAIL, Scores, UpdateVerdict, roster_digest
+from qflare_protocol.round_result import roster_digest
+from qflare_protocol.round_verdicts import MAX_DETAIL, Scores, UpdateVerdict
 from qflare_protocol.staleness import older_bases_to_list
 
 

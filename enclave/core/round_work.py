@@ -23,7 +23,8 @@ from qflare_protocol.carried_rows import CarriedRow, carried_digest
 from qflare_protocol.encoding import digest, encode
 from qflare_protocol.errors import Refusal
 from qflare_protocol.ranges import Columns
-from qflare_protocol.round_result import RoundResult, UpdateVerdict, roster_digest, sign_result
+from qflare_protocol.round_result import RoundResult, SignedResult, commitment_to, roster_digest, sign_judged
+from qflare_protocol.round_verdicts import UpdateVerdict
 from qflare_protocol.tensors import TensorLayout
 from qflare_protocol.update_shape import UpdateShape
 
@@ -155,8 +156,8 @@ class RoundWork:
         *,
         carried: Sequence[CarriedRow],
         made: Sequence[CarriedRow],
-    ) -> bytes:
-        """Return the signed `RoundResult`; `carried` are the rows that the round was given, `made` those it left."""
+    ) -> SignedResult:
+        """Return the signed result; `carried` are the rows that the round was given, `made` those it left."""
         request = self.request
         after = {row.name: row for row in (*carried, *made)}
         result = RoundResult(
@@ -172,7 +173,7 @@ class RoundWork:
             sample_total=decided.sample_total,
             carried_in=carried_digest(carried),
             carried_out=carried_digest(list(after.values())),
-            verdicts=decided.verdicts,
             older_bases=request.older_bases,
+            **commitment_to(decided.verdicts),
         )
-        return sign_result(result, self.keys.result_signer)
+        return sign_judged(result, decided.verdicts, self.keys.result_signer)

@@ -19,6 +19,7 @@ from enclave.core.streams import Blob, FileBlob
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.attestation import EnclaveClaims
 from qflare_protocol.errors import Refusal
+from qflare_protocol.round_result import SignedResult
 from qflare_protocol.sealing_tier import missing_protections
 
 
@@ -104,7 +105,11 @@ def _prepare(request: PrepareRequest, state: EnclaveState) -> dict[str, Any]:
 
 def _aggregate(request: AggregateRequest, state: EnclaveState, channel: Channel) -> dict[str, Any]:
     given = _given(request, state, channel, range_index=None)
-    return {"kind": "aggregated", "result": Aggregation(request, *given).run()}
+    return _aggregated(Aggregation(request, *given).run())
+
+
+def _aggregated(made: SignedResult) -> dict[str, Any]:
+    return {"kind": "aggregated", "result": made.signed, "verdicts": made.verdicts}
 
 
 def _work_on_range(request: RangeRequest, state: EnclaveState, channel: Channel) -> dict[str, Any]:
@@ -114,7 +119,7 @@ def _work_on_range(request: RangeRequest, state: EnclaveState, channel: Channel)
     work = RangeWork(round_work, _context(request.round, state))
     if request.step == "conclude":
         decision, *slices = request.messages or (b"",)
-        return {"kind": "aggregated", "result": work.conclude(decision, slices)}
+        return _aggregated(work.conclude(decision, slices))
     if request.step == "decide":
         said = work.decide(request.messages, request.second_readings)
     elif request.step == "read":

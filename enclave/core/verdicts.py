@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from enclave.core.inputs import Candidate
 from enclave.core.rules.pipeline import Decision
-from qflare_protocol.round_result import SCREENING_REASONS, Scores, UpdateVerdict
+from qflare_protocol.round_verdicts import SCREENING_REASONS, Scores, UpdateVerdict
 
 SIGNIFICANT_DIGITS = 6
 

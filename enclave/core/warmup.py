@@ -32,7 +32,7 @@ from qflare_protocol.cose import Signer
 from qflare_protocol.errors import Refusal
 from qflare_protocol.manifest import Manifest, sign_manifest
 from qflare_protocol.pqc import registry
-from qflare_protocol.round_result import RosterEntry, verify_result
+from qflare_protocol.round_result import JudgedRound, RosterEntry
 from qflare_protocol.tensors import encode_tensors, model_digest
 from qflare_protocol.update import UpdateContext, seal_update
 
@@ -125,9 +125,9 @@ def _run(request: AggregateRequest, keys: RoundKeys, courier: _MemoryCourier, re
     reread = read_request(request.to_map())
     assert isinstance(reread, AggregateRequest)  # noqa: S101 - narrows the type: it was one before
     seal = CarriedSeal(os.urandom(32), bytes(64), request.policy.digest(), _FEDERATION)
-    signed = Aggregation(reread, keys, seal, courier, record).run()
-    result = verify_result(signed, keys.result_signer.verifier)
-    if len(result.accepted) != _DEVICES - 1 or result.model_digest != model_digest(courier.outputs["model"]):
+    made = Aggregation(reread, keys, seal, courier, record).run()
+    judged = JudgedRound.verified(made, keys.result_signer.verifier)
+    if len(judged.accepted) != _DEVICES - 1 or judged.result.model_digest != model_digest(courier.outputs["model"]):
         raise Refusal("enclave-failed", "The dummy round did not reject exactly the poisoned update.")
 
 

@@ -1,5 +1,6 @@
 """Model versions: their lineage, what is measured of them, where they come from, and two side by side."""
 
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -14,8 +15,10 @@ from qflare_protocol.cose import Verifier, unverified_payload
 from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import bytes_field
 from qflare_protocol.round_result import MAX_BYTES, PURPOSE, RoundResult, verify_result
+from qflare_protocol.round_verdicts import UpdateVerdict
 from qflare_site.console.figures.learning import number_or_none
 from training.models import ModelVersion, Participation, ParticipationState, Round, RoundState
+from training.verdict_proofs import verdict_proofs_of
 
 VERDICTS_SHOWN = 200
 LARGE = ("provenance", "wrapped_content_key", "restored_from__provenance", "restored_from__wrapped_content_key")
@@ -105,6 +108,7 @@ class Provenance:
     """Where a model comes from: the enclave's result, whether its signature holds, and where the log has it.
 
     `fault` says what is wrong, or why there is nothing to check; empty where the signature was checked and holds.
+    `verdicts` are the first 200 on updates, each proved under the result.
     """
 
     result: RoundResult | None
@@ -112,11 +116,7 @@ class Provenance:
     enclave: EnclaveInstance | None = None
     entry: Entry | None = None
     checkpoint: Checkpoint | None = None
-
-    @property
-    def verdicts(self) -> Sequence[Any]:
-        """The updates that the result names, at most 200."""
-        return self.result.verdicts[:VERDICTS_SHOWN] if self.result else ()
+    verdicts: Sequence[UpdateVerdict] = ()
 
 
 def read_provenance(version: ModelVersion) -> Provenance:
@@ -132,10 +132,16 @@ def read_provenance(version: ModelVersion) -> Provenance:
         result = verify_result(signed, Verifier(SIGNATURE_ALGORITHM, bytes(enclave.result_public_key)))
         if result.model_digest != bytes(version.digest):
             return Provenance(None, ANOTHER_MODEL)
+        verdicts = _verdicts(result)
     except Refusal as refusal:
         return Provenance(None, f"The signed result does not hold: {refusal.detail}")
     entry = entry_of(version)
-    return Provenance(result, "", enclave, entry, _first_checkpoint_over(entry))
+    return Provenance(result, "", enclave, entry, _first_checkpoint_over(entry), verdicts)
+
+
+def _verdicts(result: RoundResult) -> list[UpdateVerdict]:
+    proofs = verdict_proofs_of(uuid.UUID(bytes=result.round_id), most=VERDICTS_SHOWN)
+    return [proof.verdict_under(result.verdicts_root, result.verdict_count) for proof in proofs]
 
 
 def _enclave_of(key_id: bytes) -> EnclaveInstance | None:

@@ -19,7 +19,7 @@ from tests.chaos.stage import Stage
 from tests.chaos.steps import SHARED_STEPS, Step, at_step
 from tests.policies import bare
 from tests.system.log_driver import with_patience
-from tests.system.running_site import ROOT, create_federation, signed_result_of, wait_for
+from tests.system.running_site import ROOT, create_federation, judged_round_of, wait_for
 
 ROUND_ENDS_WITHIN_SECONDS = 110
 SEALED = {"preparing", "aggregation begins", "first pass", "second pass", *(step.name for step in SHARED_STEPS)}
@@ -86,15 +86,15 @@ class Run:
         assert ended.state == "completed", f"the round {ended.state}: {ended.end_reason}"
         assert ended.restarts == 0, "keys were lost, and with them updates that had their receipt"
         promised = wait_for(lambda: self._all_receipts(ended.id.bytes), "every device to hold its receipt")
-        result = signed_result_of(ended)
-        assert len(result.accepted) == len(result.verdicts) == len(self.fleet.workers)
-        assert {one.device_id: {one.manifest_digest} for one in result.accepted} == promised
+        judged = judged_round_of(ended)
+        assert len(judged.accepted) == len(judged.verdicts) == len(self.fleet.workers)
+        assert {one.device_id: {one.manifest_digest} for one in judged.accepted} == promised
         assert Update.objects.filter(participation__round=ended).count() == len(promised)
         events = Event.objects.filter(payload__round_id=str(ended.id))
         assert events.filter(kind="update.received").count() == len(promised)
         assert events.filter(kind="round.completed").count() == 1
         self.model = np.asarray(self.model + self._mean, np.float32)
-        assert result.model_digest == model_digest(encode_tensors({"w": self.model})), "the model is another one"
+        assert judged.result.model_digest == model_digest(encode_tensors({"w": self.model})), "the model is another one"
 
     def _all_receipts(self, round_id: bytes) -> dict[bytes, set[bytes]] | None:
         assert not self.fleet.failures, self.fleet.failures

@@ -13,7 +13,9 @@ from audit.services import erase_disclosures, record_event, sequence_log
 from qflare_protocol import pqc
 from qflare_protocol.attestation.evidence import SIGNATURE_ALGORITHM
 from qflare_protocol.cose import Signer
-from qflare_protocol.round_result import RoundResult, UpdateVerdict, sign_result
+from qflare_protocol.encoding import encode
+from qflare_protocol.round_result import RoundResult, commitment_to, sign_result
+from qflare_protocol.round_verdicts import UpdateVerdict, verdict_proofs
 from qflare_site.console import listing
 from qflare_site.console.versions import read_provenance
 from tests.admin.conftest import signed_in
@@ -174,15 +176,19 @@ def signed(versions):
     enclave = make_enclave(round_.id)
     enclave.result_public_key = pair.public
     enclave.save()
+    parts = round_.participations.order_by("device_id")[:2]
+    first, second = (part.device_id.bytes for part in parts)
+    verdicts = (
+        UpdateVerdict(first, b"\xab" * 64, b"c" * 32, accepted=True),
+        UpdateVerdict(second, b"\xcd" * 64, None, accepted=False, reason="invalid-signature"),
+    )
+    for part, proof in zip(parts, verdict_proofs([verdict.encoded() for verdict in verdicts]), strict=True):
+        Participation.objects.filter(id=part.id).update(verdict_proof=encode(proof.to_map()))
     result = RoundResult(
         round_id=round_.id.bytes, federation_id=round_.federation_id.bytes, enclave_key_id=bytes(enclave.key_id),
         base_model_digest=bytes(versions[1].digest), model_digest=bytes(versions[2].digest), model_bytes=100,
         rule="weighted-mean", policy_digest=b"p" * 64, roster_digest=b"o" * 64, sample_total=400, carried_in=bytes(64),
-        carried_out=bytes(64),
-        verdicts=(
-            UpdateVerdict(b"a" * 16, b"\xab" * 64, b"c" * 32, accepted=True),
-            UpdateVerdict(b"b" * 16, b"\xcd" * 64, None, accepted=False, reason="invalid-signature"),
-        ),
+        carried_out=bytes(64), **commitment_to(verdicts),
     )  # fmt: skip
     return result, Signer(SIGNATURE_ALGORITHM, pair.private, pair.public)
 
@@ -220,6 +226,8 @@ def test_a_result_about_another_model_or_by_another_key_is_said_not_to_hold(vers
     assert "about another model" in read_provenance(ModelVersion.objects.get(id=versions[2].id)).fault
     pair = pqc.signature(SIGNATURE_ALGORITHM).generate()
     keep(versions, result, Signer(SIGNATURE_ALGORITHM, pair.private, pair.public))
+    assert "does not hold" in read_provenance(ModelVersion.objects.get(id=versions[2].id)).fault
+    keep(versions, dataclasses.replace(result, verdicts_root=bytes(32)), signer)
     assert "does not hold" in read_provenance(ModelVersion.objects.get(id=versions[2].id)).fault
     keep(versions, dataclasses.replace(result, enclave_key_id=b"z" * 32), signer)
     assert "not known here" in read_provenance(ModelVersion.objects.get(id=versions[2].id)).fault

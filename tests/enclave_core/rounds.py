@@ -18,7 +18,7 @@ from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.chunked import open_chunks
 from qflare_protocol.cose import Signer, Verifier
 from qflare_protocol.manifest import Manifest, sign_manifest
-from qflare_protocol.round_result import RosterEntry, verify_result
+from qflare_protocol.round_result import JudgedRound, RosterEntry
 from qflare_protocol.tensors import decode_tensors, encode_tensors, model_digest
 from qflare_protocol.update import UpdateContext, seal_update
 from tests.policies import screened
@@ -168,13 +168,13 @@ class Round:
         return dict(enumerate([*self.blobs[::order], *(blob for _, blob in self.carried)], start=1))
 
     def aggregate(self, courier=None, **changes):
-        """Return the verified result and the new model's tensors."""
+        """Return the verified result with its verdicts and the new model's tensors."""
         courier = courier or self.courier()
-        signed = self.aggregation(courier, **changes).run()
-        result = verify_result(signed, self.keys.result_signer.verifier)
-        assert result.model_digest == model_digest(courier.model)
-        assert result.model_bytes == len(courier.model)
-        return result, decode_tensors(courier.model)
+        made = self.aggregation(courier, **changes).run()
+        judged = JudgedRound.verified(made, self.keys.result_signer.verifier)
+        assert judged.result.model_digest == model_digest(courier.model)
+        assert judged.result.model_bytes == len(courier.model)
+        return judged, decode_tensors(courier.model)
 
     def aggregation(self, courier, record=None, **changes):
         """Return the aggregation, which has not run."""
@@ -198,10 +198,10 @@ class Round:
             ],
         }
 
-    def result_of(self, signed):
-        return verify_result(signed, Verifier("ML-DSA-44", self.prepared.result_public_key))
+    def result_of(self, made):
+        return JudgedRound.verified(made, Verifier("ML-DSA-44", self.prepared.result_public_key))
 
 
-def reasons(result):
+def reasons(judged):
     """Return {device number: reason} of the rejected."""
-    return {int.from_bytes(verdict.device_id): verdict.reason for verdict in result.rejected}
+    return {int.from_bytes(verdict.device_id): verdict.reason for verdict in judged.rejected}

@@ -19,7 +19,7 @@ from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.carried_rows import CarriedRow
 from qflare_protocol.manifest import Manifest, UpdatePart, sign_manifest
 from qflare_protocol.ranges import range_bounds
-from qflare_protocol.round_result import RosterEntry, verify_result
+from qflare_protocol.round_result import JudgedRound, RosterEntry
 from qflare_protocol.tensors import encode_tensors, model_digest
 from qflare_protocol.update import UpdateContext, seal_update
 from tests.enclave_core.rounds import (
@@ -196,14 +196,14 @@ class SharedRound:
         return CarriedRow(name, key_id, model_digest(blob)), blob
 
     def aggregate(self):
-        """Return the verified result, the new model's bytes, and whether the rows were read a second time."""
+        """Return the judged round, the new model's bytes, and whether the rows were read a second time."""
         decision, again = self.decide()
         slices = self.combine(decision)
         steps, courier = self.whole(carried=self.models())
-        signed = steps.conclude(decision, slices)
-        result = verify_result(signed, self.keys[0].result_signer.verifier)
-        assert result.model_digest == model_digest(courier.model)
-        return result, courier.model, again
+        made = steps.conclude(decision, slices)
+        judged = JudgedRound.verified(made, self.keys[0].result_signer.verifier)
+        assert judged.result.model_digest == model_digest(courier.model)
+        return judged, courier.model, again
 
     def carried_on(self):
         """Return the rows for the next round, by name, as `carried` of another `SharedRound`."""

@@ -8,7 +8,8 @@ from enclave.core.aggregation import BASE_MODEL
 from enclave.core.host import DecisionRecord
 from enclave.core.rules.server_optimisers import NoOptimiser
 from qflare_protocol.errors import Refusal
-from qflare_protocol.round_result import COSINE_BELOW_MINIMUM, NORM_ABOVE_BOUND, roster_digest, verify_result
+from qflare_protocol.round_result import JudgedRound, roster_digest
+from qflare_protocol.round_verdicts import COSINE_BELOW_MINIMUM, NORM_ABOVE_BOUND
 from qflare_protocol.tensors import encode_tensors
 from tests.enclave_core.rounds import MemoryRecord, Round, deltas, device_id, new_signer, reasons
 from tests.policies import screened
@@ -33,30 +34,30 @@ def test_the_new_model_is_the_base_plus_the_mean_weighted_by_samples():
     entry, given, counts = Round(), deltas(4), [10, 20, 30, 40]
     for delta, count in zip(given, counts, strict=True):
         entry.submit(delta, sample_count=count)
-    result, model = entry.aggregate()
+    judged, model = entry.aggregate()
     expected = entry.base["w"] + np.average(np.array(given, dtype=np.float64), axis=0, weights=counts)
     np.testing.assert_allclose(model["w"], expected, rtol=1e-5, atol=1e-6)
-    assert result.sample_total == 100
-    assert [verdict.scores.weight for verdict in result.verdicts] == [0.1, 0.2, 0.3, 0.4]
+    assert judged.result.sample_total == 100
+    assert [verdict.scores.weight for verdict in judged.verdicts] == [0.1, 0.2, 0.3, 0.4]
 
 
 def test_two_poisoned_of_ten_are_rejected_and_leave_no_trace_in_the_model():
     entry, given = Round(), deltas(10, poisoned=2)
     entry.submit_all(given)
-    result, model = entry.aggregate()
-    assert set(reasons(result)) == {1, 2}
-    assert set(reasons(result).values()) <= {NORM_ABOVE_BOUND, COSINE_BELOW_MINIMUM}
+    judged, model = entry.aggregate()
+    assert set(reasons(judged)) == {1, 2}
+    assert set(reasons(judged).values()) <= {NORM_ABOVE_BOUND, COSINE_BELOW_MINIMUM}
     np.testing.assert_allclose(model["w"], entry.base["w"] + np.mean(given[2:], axis=0), rtol=1e-5, atol=1e-6)
-    assert all(verdict.scores.weight == 0.0 for verdict in result.rejected)
+    assert all(verdict.scores.weight == 0.0 for verdict in judged.rejected)
 
 
 def test_the_result_names_everything_it_rests_on():
     entry = honest_round()
-    result, _ = entry.aggregate()
-    assert result.roster_digest == roster_digest(entry.roster)
-    assert result.policy_digest == entry.policy.digest()
-    assert result.enclave_key_id == entry.key_id
-    assert [verdict.device_id for verdict in result.verdicts] == sorted(entry.signers)
+    judged, _ = entry.aggregate()
+    assert judged.result.roster_digest == roster_digest(entry.roster)
+    assert judged.result.policy_digest == entry.policy.digest()
+    assert judged.result.enclave_key_id == entry.key_id
+    assert [verdict.device_id for verdict in judged.verdicts] == sorted(entry.signers)
 
 
 def test_the_order_of_arrival_changes_neither_model_nor_payload():
@@ -119,9 +120,9 @@ def test_an_update_whose_manifest_does_not_fit_drops_out_alone(claims, reason):
     entry = honest_round(4, policy=policy)
     alone, alone_model = entry.aggregate()
     entry.submit(deltas(1)[0], **claims)
-    result, model = entry.aggregate()
-    assert reasons(result) == {5: reason}
-    assert result.accepted == alone.accepted
+    judged, model = entry.aggregate()
+    assert reasons(judged) == {5: reason}
+    assert judged.accepted == alone.accepted
     assert model["w"].tobytes() == alone_model["w"].tobytes()
 
 
@@ -154,9 +155,9 @@ def test_an_update_whose_tensors_do_not_fit_drops_out_alone(plaintext, reason):
     entry = honest_round(4)
     alone, alone_model = entry.aggregate()
     entry.submit(plaintext)
-    result, model = entry.aggregate()
-    assert reasons(result) == {5: reason}
-    assert result.accepted == alone.accepted
+    judged, model = entry.aggregate()
+    assert reasons(judged) == {5: reason}
+    assert judged.accepted == alone.accepted
     assert model["w"].tobytes() == alone_model["w"].tobytes()
 
 
@@ -174,9 +175,9 @@ def test_an_update_whose_tensors_do_not_fit_drops_out_alone(plaintext, reason):
 def test_a_damaged_blob_drops_out_alone(damage, reason):
     entry = honest_round(4)
     entry.submit(deltas(1)[0], blob=damage)
-    result, _ = entry.aggregate()
-    assert reasons(result) == {5: reason}
-    assert len(result.accepted) == 4
+    judged, _ = entry.aggregate()
+    assert reasons(judged) == {5: reason}
+    assert len(judged.accepted) == 4
 
 
 def test_a_manifest_by_mallory_or_of_a_stranger_drops_out():
@@ -184,27 +185,27 @@ def test_a_manifest_by_mallory_or_of_a_stranger_drops_out():
     entry.submit(deltas(1)[0], signer=new_signer())
     stranger = entry.submit(deltas(1)[0])
     roster = tuple(member for member in entry.roster if member.device_id != stranger)
-    result, _ = entry.aggregate(roster=roster)
-    assert reasons(result) == {5: "invalid-signature", 6: "not-invited"}
+    judged, _ = entry.aggregate(roster=roster)
+    assert reasons(judged) == {5: "invalid-signature", 6: "not-invited"}
 
 
 def test_an_unreadable_manifest_drops_out():
     entry = honest_round(4)
     entry.submitted.append(dataclasses.replace(entry.submitted[0], device_id=device_id(1), manifest=b"\xff"))
     entry.blobs.append(b"")
-    result, _ = entry.aggregate()
-    assert [verdict.reason for verdict in result.rejected] == ["malformed-message"]
+    judged, _ = entry.aggregate()
+    assert [verdict.reason for verdict in judged.rejected] == ["malformed-message"]
 
 
 def test_of_two_updates_by_one_device_one_counts_whatever_their_order():
     entry = honest_round(4)
     entry.submit(1.1 * deltas(4)[0], number=1)
-    result, model = entry.aggregate()
-    assert [verdict.reason for verdict in result.rejected] == ["already-submitted"]
+    judged, model = entry.aggregate()
+    assert [verdict.reason for verdict in judged.rejected] == ["already-submitted"]
     courier = entry.courier()
     courier.blobs = {BASE_MODEL: entry.base_bytes} | entry.sources(order=-1)
     again, same = entry.aggregate(courier, updates=tuple(entry.submitted[::-1]))
-    assert again == result
+    assert again == judged
     assert same["w"].tobytes() == model["w"].tobytes()
 
 
@@ -376,7 +377,7 @@ def test_a_crash_after_the_inputs_were_recorded_leaves_the_round_to_a_successor(
     crash_after_the_inputs(entry, entry.courier(), record)
     first, second = entry.courier(), entry.courier()
     verifier = entry.keys.result_signer.verifier
-    payloads = [verify_result(success(entry, courier, record), verifier) for courier in (first, second)]
+    payloads = [JudgedRound.verified(success(entry, courier, record), verifier) for courier in (first, second)]
     assert payloads[0] == payloads[1]
     assert first.model == second.model
 

@@ -61,12 +61,12 @@ def test_sealed_rounds_give_what_the_rules_give_in_memory(name):
     policy, before, aggregator = POLICIES[name], None, Aggregator(POLICIES[name])
     for number in (1, 2, 3):
         entry = a_round(policy, number, before.signers if before else None, before)
-        result, model = run(entry)
+        judged, model = run(entry)
         seed = entry.keys.seed(entry.record.inputs[-1])
         expected, _ = aggregator.aggregate(np.stack(given(number)), [100] * 6, seed=seed)
         np.testing.assert_allclose(model["w"], expected, rtol=1e-5, atol=1e-6)
-        assert result.carried_in == carried_digest([row for row, _ in entry.carried])
-        assert result.carried_out == carried_digest([row for row, _ in carried_after(entry)])
+        assert judged.result.carried_in == carried_digest([row for row, _ in entry.carried])
+        assert judged.result.carried_out == carried_digest([row for row, _ in carried_after(entry)])
         before = entry
 
 
@@ -80,8 +80,8 @@ def test_a_round_repeated_gives_the_same_bits_of_model_and_carried_rows():
 
 
 def test_a_private_round_tells_no_scores():
-    result, _ = run(a_round(POLICIES["private"], 1))
-    assert {verdict.scores for verdict in result.verdicts} == {None}
+    judged, _ = run(a_round(POLICIES["private"], 1))
+    assert {verdict.scores for verdict in judged.verdicts} == {None}
 
 
 def test_a_device_that_was_left_out_keeps_the_history_it_had():
@@ -90,8 +90,8 @@ def test_a_device_that_was_left_out_keeps_the_history_it_had():
     first.submitted, first.blobs = first.submitted[1:], first.blobs[1:]
     run(first)
     second = a_round(policy, 2, first.signers, first)
-    result, _ = run(second)
-    assert reasons(result) == {1: "norm-above-bound"}
+    judged, _ = run(second)
+    assert reasons(judged) == {1: "norm-above-bound"}
     names = {row.name for row, _ in carried_after(second)}
     assert names == {f"history/{device_id(number).hex()}" for number in range(2, 7)}
 
@@ -161,7 +161,7 @@ def test_without_the_root_devices_update_there_is_no_round():
 
 
 def test_the_root_devices_update_is_accepted_and_weighs_nothing():
-    result, model = run(a_round(POLICIES["root"], 1))
-    assert device_id(6) in {verdict.device_id for verdict in result.accepted}
-    assert result.sample_total == 400
+    judged, model = run(a_round(POLICIES["root"], 1))
+    assert device_id(6) in {verdict.device_id for verdict in judged.accepted}
+    assert judged.result.sample_total == 400
     np.testing.assert_allclose(model["w"], np.mean(given(1)[1:5], axis=0), rtol=1e-4, atol=1e-5)

@@ -58,16 +58,16 @@ def new_round(host, count=5, poisoned=0):
 
 
 def aggregate(host, entry, **changes):
-    """Return the verified result and the new model's bytes."""
+    """Return the verified result with its verdicts and the new model's bytes."""
     outputs = {}
 
     def write(name, piece):
         outputs[name] = outputs.get(name, b"") + piece
 
-    signed = aggregate_round(host, **(entry.for_courier() | {"write_output": write} | changes))
-    result = entry.result_of(signed)
-    assert result.model_digest == model_digest(outputs["model"])
-    return result, outputs["model"]
+    made = aggregate_round(host, **(entry.for_courier() | {"write_output": write} | changes))
+    judged = entry.result_of(made)
+    assert judged.result.model_digest == model_digest(outputs["model"])
+    return judged, outputs["model"]
 
 
 def assert_refused(code, because, action, *arguments, **options):
@@ -91,8 +91,8 @@ def test_a_prepared_round_gives_evidence_that_a_device_accepts(host):
 
 def test_two_poisoned_of_ten_are_rejected_by_the_sealed_process(host):
     entry, steps = new_round(host, 10, poisoned=2), []
-    result, _ = aggregate(host, entry, on_step=lambda name, seconds: steps.append(name))
-    assert set(reasons(result)) == {1, 2}
+    judged, _ = aggregate(host, entry, on_step=lambda name, seconds: steps.append(name))
+    assert set(reasons(judged)) == {1, 2}
     assert steps == ["seal", "check", "read", "decide", "combine"]
 
 
@@ -109,10 +109,10 @@ def test_a_model_made_while_the_updates_were_read_arrives_opened_when_it_is_deci
     aggregate_round(host, **(entry.for_courier() | changes))
     assert {name for name, _ in pieces} == {"model"}
     assert {steps[:after][-1] for _, after in pieces} == {"decide"}
-    result, model = aggregate(host, entry)
+    judged, model = aggregate(host, entry)
     mean = entry.base["w"] + np.mean(deltas(5), axis=0)
     np.testing.assert_allclose(decode_tensors(model)["w"], mean, rtol=1e-5, atol=1e-6)
-    assert len(result.accepted) == 5
+    assert len(judged.accepted) == 5
 
 
 def test_a_base_model_whose_header_is_shorter_than_ours_gives_a_model_all_the_same(host):
@@ -257,8 +257,8 @@ def few_open_files():
 
 def test_a_round_of_more_updates_than_files_may_be_open_is_aggregated(host, few_open_files):
     entry = new_round(host, few_open_files + 10)
-    result, _ = aggregate(host, entry)
-    assert len(result.accepted) == few_open_files + 10
+    judged, _ = aggregate(host, entry)
+    assert len(judged.accepted) == few_open_files + 10
 
 
 def test_a_round_of_more_updates_than_the_hard_limit_says_so(host, monkeypatch):

@@ -65,8 +65,8 @@ def two_rounds_of_one(policy, **options):
         for number, delta in enumerate(deltas(seed=seed, **options)):
             entry.submit(delta, sample_count=100 + number)
         courier = entry.courier()
-        result, model = entry.aggregate(courier)
-        results.append(result)
+        judged, model = entry.aggregate(courier)
+        results.append(judged)
         carried, base = _carried_by(entry, courier, carried), model["w"]
     return results, courier.model, _opened(entry, carried)
 
@@ -94,14 +94,14 @@ def two_rounds_of_many(policy, count, **options):
         entry = SharedRound(base, replace(policy, ranges=count), carried)
         for delta in deltas(seed=seed, **options):
             entry.submit(delta)
-        result, model, again = entry.aggregate()
-        results.append(result)
+        judged, model, again = entry.aggregate()
+        results.append(judged)
         carried, base = entry.carried_on(), np.frombuffer(model[-4 * SIZE :], dtype="<f4")
     return results, model, entry.opened_rows(), again
 
 
 def judged(results):
-    return [[(one.device_id, one.reason, one.scores) for one in result.verdicts] for result in results]
+    return [[(one.device_id, one.reason, one.scores) for one in judged.verdicts] for judged in results]
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -112,7 +112,7 @@ def test_two_three_and_five_ranges_give_the_same_bits_as_one_process(name):
         assert same == model
         assert judged(shared) == judged(results)
         assert same_carried == carried
-        assert shared[1].carried_in == shared[0].carried_out
+        assert shared[1].result.carried_in == shared[0].result.carried_out
 
 
 def test_updates_that_lie_close_together_are_read_again_and_give_the_same_bits():
@@ -153,8 +153,8 @@ def test_an_update_that_fails_in_one_range_is_out_of_all():
     given = deltas()
     for number, delta in enumerate(given):
         alone.submit(delta, **({"round_id": b"x" * 16} if number == 4 else {}))
-    result, model, _ = entry.aggregate()
-    assert reasons(result)[5] == "decryption-failed"
+    judged, model, _ = entry.aggregate()
+    assert reasons(judged)[5] == "decryption-failed"
     assert model == alone.aggregate()[1]
 
 
@@ -264,5 +264,5 @@ def test_a_process_with_the_keys_of_another_range_does_nothing():
 def test_updates_that_are_sealed_to_other_ranges_are_refused_one_by_one():
     entry = shared_round()
     entry.submit(deltas()[0], enclave_key_id=entry.key_ids[0], parts=())
-    result, _, _ = entry.aggregate()
-    assert reasons(result)[8] == "enclave-key-mismatch"
+    judged, _, _ = entry.aggregate()
+    assert reasons(judged)[8] == "enclave-key-mismatch"

@@ -109,16 +109,16 @@ def test_a_row_that_fails_anywhere_leaves_the_model_to_the_second_pass(monkeypat
     entry = large_round(bare())
     entry.submit(deltas(1, shape=SHAPE, seed=7)[0], blob=altered_at(place))
     courier = entry.courier()
-    result, _ = entry.aggregate(courier)
-    assert reasons(result).keys() == {6}
+    judged, _ = entry.aggregate(courier)
+    assert reasons(judged).keys() == {6}
     assert courier.model == without_foresight(monkeypatch, entry).model
 
 
 def test_a_row_that_is_not_finite_leaves_the_model_to_the_second_pass():
     entry = large_round(bare())
     entry.submit(np.full(SHAPE, np.nan, dtype=np.float32))
-    result, model = entry.aggregate()
-    assert reasons(result) == {6: "invalid-tensors"}
+    judged, model = entry.aggregate()
+    assert reasons(judged) == {6: "invalid-tensors"}
     assert np.isfinite(model["w"]).all()
 
 
@@ -126,8 +126,8 @@ def test_a_blob_of_another_digest_is_out_though_every_chunk_of_it_opens():
     entry = large_round(bare())
     entry.submit(deltas(1, shape=SHAPE, seed=7)[0], ciphertext_digest=bytes(32))
     courier = entry.courier()
-    result, _ = entry.aggregate(courier)
-    assert reasons(result) == {6: "digest-mismatch"}
+    judged, _ = entry.aggregate(courier)
+    assert reasons(judged) == {6: "digest-mismatch"}
 
 
 class ChangingCourier(MemoryCourier):

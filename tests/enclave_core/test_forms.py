@@ -114,8 +114,8 @@ def test_a_smaller_form_is_smaller():
 def test_an_update_of_another_form_than_the_policys_is_refused():
     entry, trained = layered(bare(form=Stage("bfloat16")))
     hand_in(entry, trained[0], form="delta")
-    result, _ = entry.aggregate()
-    assert reasons(result) == {6: "policy-refused"}
+    judged, _ = entry.aggregate()
+    assert reasons(judged) == {6: "policy-refused"}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -124,8 +124,8 @@ def test_a_container_of_another_form_behind_the_manifests_name_is_refused(form):
     told, entry.policy = entry.policy, bare(form=Stage("delta" if form in ("bfloat16", "int8-blocks") else "bfloat16"))
     hand_in(entry, trained[0], form=form)
     entry.policy = told
-    result, _ = entry.aggregate()
-    assert reasons(result) == {6: "invalid-tensors"}
+    judged, _ = entry.aggregate()
+    assert reasons(judged) == {6: "invalid-tensors"}
 
 
 def one_block(scale, steps=(127, -127, 5)):
@@ -160,9 +160,9 @@ def test_a_block_that_is_not_the_one_encoding_of_bounded_values_drops_its_update
     for model in trained:
         hand_in(entry, model)
     hand_in(entry, trained[0], blocks=[block])
-    result, _ = entry.aggregate()
-    assert reasons(result) == {5: "invalid-tensors"}
-    assert result.verdicts[4].scores is None
+    judged, _ = entry.aggregate()
+    assert reasons(judged) == {5: "invalid-tensors"}
+    assert judged.verdicts[4].scores is None
 
 
 def test_the_largest_block_is_taken():

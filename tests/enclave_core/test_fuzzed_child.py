@@ -221,10 +221,10 @@ def test_a_blob_with_one_bit_flipped_anywhere_in_its_structure_drops_out_alone(h
     changes += [lambda blob: blob[:-1], lambda blob: blob + b"\x00", lambda blob: b"", lambda blob: blob[:STREAM]]
     for change in changes:
         entry.submit(deltas(1)[0], blob=change)
-    result = aggregate(host, entry)
-    assert {verdict.device_id for verdict in result.accepted} == honest
-    assert {verdict.reason for verdict in result.rejected} <= {"decryption-failed", "digest-mismatch"}
-    assert len(result.rejected) == len(changes)
+    judged = aggregate(host, entry)
+    assert {verdict.device_id for verdict in judged.accepted} == honest
+    assert {verdict.reason for verdict in judged.rejected} <= {"decryption-failed", "digest-mismatch"}
+    assert len(judged.rejected) == len(changes)
 
 
 def header_of(plaintext):
@@ -241,10 +241,10 @@ def test_a_container_with_one_bit_flipped_anywhere_in_its_header_drops_out_alone
     header_bytes = 8 + int.from_bytes(plaintext[:8], "little")
     for place in range(header_bytes):
         entry.submit(flipped(plaintext, place))
-    result = aggregate(host, entry)
-    assert {verdict.device_id for verdict in result.accepted} == honest
-    assert {verdict.reason for verdict in result.rejected} == {"invalid-tensors"}
-    assert len(result.rejected) == header_bytes
+    judged = aggregate(host, entry)
+    assert {verdict.device_id for verdict in judged.accepted} == honest
+    assert {verdict.reason for verdict in judged.rejected} == {"invalid-tensors"}
+    assert len(judged.rejected) == header_bytes
 
 
 def aggregate(host, entry):

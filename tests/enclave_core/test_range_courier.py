@@ -14,7 +14,7 @@ from qflare_protocol.aggregation_policy import Stage
 from qflare_protocol.cose import Verifier
 from qflare_protocol.errors import Refusal
 from qflare_protocol.ranges import segment_columns
-from qflare_protocol.round_result import verify_result
+from qflare_protocol.round_result import JudgedRound
 from qflare_protocol.tensors import model_digest
 from tests.enclave_core.rounds import FEDERATION, ROUND, reasons
 from tests.enclave_core.shared_rounds import SharedRound
@@ -68,10 +68,10 @@ def test_sealed_processes_make_the_model_that_one_would_and_a_killed_one_is_done
     decision = decided(host, entry)
     slices = [step(host, entry, "combine", index, [decision]).message for index in (0, 1)]
     task, given = RangeTask("conclude", 0, entry.key_ids, [decision, *slices]), entry.given(0, entry.models())
-    signed = conclude_ranges(host, given, task, write_output=writer(entry))
-    result = verify_result(signed, Verifier("ML-DSA-44", entry.prepared[0].result_public_key))
-    assert reasons(result).keys() == {1}
-    assert result.model_digest == model_digest(entry.outputs["model"])
+    made = conclude_ranges(host, given, task, write_output=writer(entry))
+    judged = JudgedRound.verified(made, Verifier("ML-DSA-44", entry.prepared[0].result_public_key))
+    assert reasons(judged).keys() == {1}
+    assert judged.result.model_digest == model_digest(entry.outputs["model"])
     assert set(entry.outputs) == {"model", "model@0", "model@1", "momentum@0", "momentum@1"}
     again, entry.outputs = entry.outputs, {}
     assert [step(host, entry, "combine", index, [decision]).kind for index in (1, 0)] == ["slice", "slice"]

@@ -41,17 +41,17 @@ def aggregated(host, policy, **given):
         hand_in(entry, model)
     written = []
     members = entry.for_courier() | given
-    signed = aggregate_round(host, **members, write_output=lambda name, piece: written.append((name, piece)))
-    result, model = entry.result_of(signed), b"".join(piece for name, piece in written if name == "model")
-    assert result.model_digest == model_digest(model)
-    return entry, trained, result, decode_tensors(model)
+    made = aggregate_round(host, **members, write_output=lambda name, piece: written.append((name, piece)))
+    judged, model = entry.result_of(made), b"".join(piece for name, piece in written if name == "model")
+    assert judged.result.model_digest == model_digest(model)
+    return entry, trained, judged, decode_tensors(model)
 
 
 @pytest.mark.parametrize("rule", ["mean", "geometric-median"])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_sealed_process_takes_every_form(host, form, rule):
-    entry, trained, result, model = aggregated(host, bare(form=Stage(form), parameters=("adapter",), rule=Stage(rule)))
-    assert len(result.accepted) == 4
+    entry, trained, judged, model = aggregated(host, bare(form=Stage(form), parameters=("adapter",), rule=Stage(rule)))
+    assert len(judged.accepted) == 4
     assert model["body"].tobytes() == MODEL["body"].tobytes()
     moved = model["adapter"] != MODEL["adapter"]
     assert moved.sum() > 0.9 * shape_of(entry).size
@@ -61,6 +61,6 @@ def test_a_sealed_process_takes_every_form(host, form, rule):
 
 def test_a_sealed_process_names_the_older_bases(host):
     older = (OlderBase(b"1" * 32, 2),)
-    *_, result, _ = aggregated(host, bare(maximum_staleness=4), older_bases=older)
-    assert result.older_bases == older
-    assert {verdict.staleness for verdict in result.verdicts} == {0}
+    *_, judged, _ = aggregated(host, bare(maximum_staleness=4), older_bases=older)
+    assert judged.result.older_bases == older
+    assert {verdict.staleness for verdict in judged.verdicts} == {0}

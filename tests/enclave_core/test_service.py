@@ -17,11 +17,12 @@ from enclave.core.measurement import measure
 from enclave.core.requests import PrepareRequest, read_request
 from enclave.core.service import EnclaveState, serve
 from enclave.core.warmup import warm_up
+from enclave.courier import result_of
 from qflare_protocol.aggregation_policy import PROTECTIONS
 from qflare_protocol.attestation import AppraisalPolicy, appraise
 from qflare_protocol.cose import Verifier
 from qflare_protocol.errors import Refusal
-from qflare_protocol.round_result import verify_result
+from qflare_protocol.round_result import JudgedRound
 from qflare_protocol.tensors import model_digest
 from tests.enclave_core.rounds import FEDERATION, FEDERATION_KEY, ROUND, Round, deltas, new_signer
 from tests.policies import screened
@@ -127,9 +128,9 @@ def test_aggregate_gives_the_model_and_a_result_signed_by_the_rounds_key(decisio
     entry = full_round(10, poisoned=2)
     courier = entry.courier()
     answer = ask_to_aggregate(entry, decisions, courier)
-    result = verify_result(answer["result"], Verifier("ML-DSA-44", entry.prepared.result_public_key))
-    assert len(result.rejected) == 2
-    assert result.model_digest == model_digest(courier.model)
+    judged = JudgedRound.verified(result_of(answer), Verifier("ML-DSA-44", entry.prepared.result_public_key))
+    assert len(judged.rejected) == 2
+    assert judged.result.model_digest == model_digest(courier.model)
 
 
 def test_a_successor_takes_the_round_over_and_gives_the_same(decisions):
@@ -137,7 +138,9 @@ def test_a_successor_takes_the_round_over_and_gives_the_same(decisions):
     couriers = entry.courier(), entry.courier()
     answers = [ask_to_aggregate(entry, decisions, courier) for courier in couriers]
     verifier = Verifier("ML-DSA-44", entry.prepared.result_public_key)
-    assert verify_result(answers[0]["result"], verifier) == verify_result(answers[1]["result"], verifier)
+    assert JudgedRound.verified(result_of(answers[0]), verifier) == JudgedRound.verified(
+        result_of(answers[1]), verifier
+    )
     assert couriers[0].model == couriers[1].model
 
 

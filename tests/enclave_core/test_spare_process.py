@@ -58,8 +58,8 @@ def aggregate(host, entry):
     def write(name, piece):
         outputs[name] = outputs.get(name, b"") + piece
 
-    signed = courier.aggregate_round(host, **(entry.for_courier() | {"write_output": write}))
-    return entry.result_of(signed), outputs["model"]
+    made = courier.aggregate_round(host, **(entry.for_courier() | {"write_output": write}))
+    return entry.result_of(made), outputs["model"]
 
 
 def test_a_whole_round_by_waiting_processes_is_that_of_processes_started_for_it(host, spare, started):

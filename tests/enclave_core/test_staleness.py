@@ -1,4 +1,4 @@
-"""Updates to older base models: which are taken, how much less they count, and what the signed result says of it."""
+"""Updates to older base models: which are taken, how much less they count, and what the signed judged says of it."""
 
 from dataclasses import replace
 
@@ -8,6 +8,7 @@ import pytest
 from enclave.core.rules.pipeline import Pipeline
 from qflare_protocol import ranges
 from qflare_protocol.aggregation_policy import Stage
+from qflare_protocol.encoding import decode
 from qflare_protocol.errors import Refusal
 from qflare_protocol.ranges import BLOCK_COLUMNS
 from qflare_protocol.staleness import OlderBase, staleness_factor
@@ -42,8 +43,8 @@ def submit(entry, delta, age, *, sealed_for=None, **claims):
 
 
 def aggregate(entry, **changes):
-    result, model = entry.aggregate(older_bases=OLDER[:2], **changes)
-    return result, float((model["w"] - entry.base["w"]).mean())
+    judged, model = entry.aggregate(older_bases=OLDER[:2], **changes)
+    return judged, float((model["w"] - entry.base["w"]).mean())
 
 
 def test_the_weighted_mean_weighs_stale_updates_less():
@@ -81,35 +82,36 @@ def test_a_norm_bound_sees_what_enters_the_round():
     entry = Round(policy=policy)
     for value, age in ((1.0, 0), (1.0, 0), (1.0, 0), (8.0, 3), (8.0, 1)):
         submit(entry, np.full(SHAPE, value, dtype=np.float32), age)
-    result, _ = aggregate(entry)
-    assert reasons(result) == {5: "norm-above-bound"}
-    scores = [verdict.scores.norm_ratio for verdict in result.verdicts]
+    judged, _ = aggregate(entry)
+    assert reasons(judged) == {5: "norm-above-bound"}
+    scores = [verdict.scores.norm_ratio for verdict in judged.verdicts]
     assert scores == pytest.approx([1, 1, 1, 2, 4], rel=1e-5)
 
 
 def test_the_result_says_how_stale_everything_was():
-    result, _ = aggregate(stale_round(bare(maximum_staleness=8)))
-    assert result.older_bases == OLDER[:2]
-    assert [verdict.staleness for verdict in result.verdicts] == [0, 1, 3, 0]
-    assert result.sample_total == 400
-    assert [row.get("staleness") for row in result.to_map()["verdicts"]] == [None, 1, 3, None]
+    judged, _ = aggregate(stale_round(bare(maximum_staleness=8)))
+    assert judged.result.older_bases == OLDER[:2]
+    assert [verdict.staleness for verdict in judged.verdicts] == [0, 1, 3, 0]
+    assert judged.result.sample_total == 400
+    leaves = [decode(verdict.encoded(), what="verdict") for verdict in judged.verdicts]
+    assert [leaf.get("staleness") for leaf in leaves] == [None, 1, 3, None]
 
 
 def test_a_base_that_the_round_does_not_name_is_refused():
     entry = stale_round(bare(maximum_staleness=8))
     submit(entry, DELTAS[0], 8)
     submit(entry, DELTAS[0], 5)
-    result, _ = aggregate(entry)
-    assert reasons(result) == {5: "base-model-mismatch", 6: "base-model-mismatch"}
-    assert [verdict.staleness for verdict in result.rejected] == [0, 0]
+    judged, _ = aggregate(entry)
+    assert reasons(judged) == {5: "base-model-mismatch", 6: "base-model-mismatch"}
+    assert [verdict.staleness for verdict in judged.rejected] == [0, 0]
 
 
 def test_an_update_that_was_sealed_for_another_base_than_it_names_does_not_open():
     entry = stale_round(bare(maximum_staleness=8))
     submit(entry, DELTAS[0], 0, sealed_for=3)
     submit(entry, DELTAS[0], 3, sealed_for=0)
-    result, _ = aggregate(entry)
-    assert reasons(result) == {5: "decryption-failed", 6: "decryption-failed"}
+    judged, _ = aggregate(entry)
+    assert reasons(judged) == {5: "decryption-failed", 6: "decryption-failed"}
 
 
 def test_a_round_without_older_bases_takes_updates_to_its_own_only():
@@ -169,13 +171,13 @@ def shared_model(monkeypatch, base, policy, deltas):
         entry.submit(delta, **claims, ciphertext_bytes=len(blob), parts=parts)
         entry.blobs[-1] = blob
     if policy.ranges == 1:
-        result, model = entry.aggregate(older_bases=OLDER)
+        judged, model = entry.aggregate(older_bases=OLDER)
     else:
         ask = entry.request
         monkeypatch.setattr(entry, "request", lambda carried: ask(carried, older_bases=OLDER))
-        result, made, _ = entry.aggregate()
+        judged, made, _ = entry.aggregate()
         model = decode_tensors(made)
-    assert [verdict.staleness for verdict in result.verdicts] == [0, 1, 3, 0]
+    assert [verdict.staleness for verdict in judged.verdicts] == [0, 1, 3, 0]
     return model["w"]
 
 

@@ -10,7 +10,7 @@ from enclave.core.rules.filters import Sight
 from enclave.core.rules.pipeline import Pipeline, Rows
 from enclave.core.rules.span import Span
 from qflare_protocol.aggregation_policy import Stage
-from qflare_protocol.round_result import COSINE_BELOW_MINIMUM, NORM_ABOVE_BOUND
+from qflare_protocol.round_verdicts import COSINE_BELOW_MINIMUM, NORM_ABOVE_BOUND
 from tests.enclave_core.rounds import deltas
 from tests.policies import SCREENED
 

@@ -18,8 +18,8 @@ from tests.system.running_site import (
     KnownUpdateTrainer,
     create_federation,
     enrol,
+    judged_round_of,
     set_up_django,
-    signed_result_of,
     site,
     wait_for,
 )
@@ -127,16 +127,16 @@ class Run:
         done = Round.objects.filter(federation=self._federation, number=self.version, state=RoundState.COMPLETED)
         round_ = wait_for(done.select_related("resulting_version", "base_version").first, "the buffer to be aggregated")
         assert (round_.base_version.number, round_.resulting_version.number) == (self.version - 1, self.version)
-        result = signed_result_of(round_)
-        assert all(verdict.accepted for verdict in result.verdicts)
+        judged = judged_round_of(round_)
+        assert all(verdict.accepted for verdict in judged.verdicts)
         names = {device.id.bytes: device.name for device in Device.objects.all()}
-        assert {names[verdict.device_id]: verdict.staleness for verdict in result.verdicts} == staleness
-        assert [base.staleness for base in result.older_bases] == list(
+        assert {names[verdict.device_id]: verdict.staleness for verdict in judged.verdicts} == staleness
+        assert [base.staleness for base in judged.result.older_bases] == list(
             range(1, min(self.version - 1, MAXIMUM_STALENESS) + 1)
         )
         expected = encode_tensors({"w": self.model})
         assert load_model(round_.resulting_version) == expected, f"version {self.version} is another model"
-        assert result.model_digest == model_digest(expected)
+        assert judged.result.model_digest == model_digest(expected)
 
 
 if __name__ == "__main__":

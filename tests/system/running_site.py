@@ -141,15 +141,18 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60) -> An
     return value
 
 
-def signed_result_of(round_: Any) -> Any:
-    """Return the result of a round, the signature of its enclave, or of its first range, checked."""
+def judged_round_of(round_: Any) -> Any:
+    """Return the result of a round with its verdicts, the signature of its enclave, or of its first range, checked."""
     from enclave.models import EnclaveInstance
     from qflare_protocol.cose import Verifier
-    from qflare_protocol.round_result import verify_result
+    from qflare_protocol.encoding import encode
+    from qflare_protocol.round_result import JudgedRound, SignedResult
+    from training.verdict_proofs import verdict_proofs_of
 
     instance = EnclaveInstance.objects.get(round_id=round_.id, range_index=0)
     verifier = Verifier("ML-DSA-44", bytes(instance.result_public_key))
-    return verify_result(bytes(round_.resulting_version.provenance), verifier)
+    verdicts = encode([proof.leaf for proof in verdict_proofs_of(round_.id)])
+    return JudgedRound.verified(SignedResult(bytes(round_.resulting_version.provenance), verdicts), verifier)
 
 
 def set_up_django() -> None:

@@ -18,7 +18,8 @@ from qflare_protocol.cose import Verifier
 from qflare_protocol.encoding import digest
 from qflare_protocol.errors import Refusal
 from qflare_protocol.manifest import manifest_digest, unverified_manifest
-from qflare_protocol.round_result import NORM_ABOVE_BOUND, RoundResult, UpdateVerdict, roster_digest, sign_result
+from qflare_protocol.round_result import JudgedRound, RoundResult, commitment_to, roster_digest, sign_judged
+from qflare_protocol.round_verdicts import NORM_ABOVE_BOUND, UpdateVerdict
 from qflare_protocol.tensors import encode_tensors
 from tests.open_rounds import prepare_here
 
@@ -70,7 +71,7 @@ class EnclavesHere:
 
     def aggregate(
         self, instance: EnclaveInstance, given: RoundGiven, *, write_output: Callable[[str, bytes], None], **_: Any
-    ) -> tuple[bytes, RoundResult]:
+    ) -> JudgedRound:
         """Make a model of a round's own and sign for it, as `enclave.services.aggregate` does."""
         self._pass_the_time()
         verdicts = tuple(_verdict(update.device_id, update.manifest) for update in given.updates)
@@ -80,7 +81,8 @@ class EnclavesHere:
         model = encode_tensors({"w": np.full((4, 3), int.from_bytes(given.round_id[:2]), dtype=np.float32)})
         write_output("model", model)
         result = _result(bytes(instance.key_id), given, model, verdicts)
-        return sign_result(result, self._keys[bytes(instance.key_id)].result_signer), result
+        signer = self._keys[bytes(instance.key_id)].result_signer
+        return JudgedRound.verified(sign_judged(result, verdicts, signer), signer.verifier)
 
     def _pass_the_time(self) -> None:
         meanwhile, self.meanwhile = self.meanwhile, lambda: None
@@ -108,8 +110,8 @@ def _result(key_id: bytes, given: RoundGiven, model: bytes, verdicts: tuple[Upda
         sample_total=1,
         carried_in=digest("test", b""),
         carried_out=digest("test", b""),
-        verdicts=verdicts,
         older_bases=tuple(given.older_bases),
+        **commitment_to(verdicts),
     )
 
 

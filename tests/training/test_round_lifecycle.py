@@ -33,10 +33,11 @@ from hypothesis.stateful import (
 from audit.models import Event
 from enclave import services as enclave
 from enclave.models import EnclaveInstance
+from qflare_protocol.encoding import encode
 from qflare_protocol.errors import Refusal
 from qflare_protocol.manifest import Manifest, manifest_digest, sign_manifest
 from qflare_protocol.progress import FAILED, TRAINING, ProgressReport
-from qflare_protocol.round_result import RoundResult, verify_result
+from qflare_protocol.round_result import JudgedRound, SignedResult
 from tests.open_rounds import SEALED, make_federation
 from tests.people import OPERATOR, Person, enrol
 from tests.policies import bare
@@ -69,6 +70,7 @@ from training.services.progress import report_progress
 from training.services.rounds import cancel_round, extend_round, open_round
 from training.services.tick import Dispatch, tick
 from training.terms import Terms
+from training.verdict_proofs import verdict_proofs_of
 
 NAMES = ("alice", "carol", "dave", "erin", "frank")
 STALENESS = 2
@@ -104,7 +106,7 @@ class RoundLifecycle(RuleBasedStateMachine):
         policy = bare(maximum_sample_count=1000, maximum_update_bytes=4096, maximum_staleness=staleness)
         self.federation_id = make_federation(policy=policy, terms=terms).id
         self.ended: dict[uuid.UUID, dict[str, Any]] = {}
-        self.results: dict[uuid.UUID, RoundResult] = {}
+        self.results: dict[uuid.UUID, JudgedRound] = {}
         self.receipts: dict[tuple[uuid.UUID, str], tuple[int, bytes, bytes]] = {}
         self.state: RoundState | None = None
 
@@ -354,7 +356,9 @@ class RoundLifecycle(RuleBasedStateMachine):
     def _compare_result(self, row: Round, told: ToldRound) -> None:
         if row.id not in self.results:
             instance = EnclaveInstance.objects.filter(round_id=row.id).order_by("-prepared_at")[0]
-            self.results[row.id] = verify_result(bytes(row.resulting_version.provenance), result_verifier(instance))
+            verdicts = encode([proof.leaf for proof in verdict_proofs_of(row.id)])
+            made = SignedResult(bytes(row.resulting_version.provenance), verdicts)
+            self.results[row.id] = JudgedRound.verified(made, result_verifier(instance))
         result = self.results[row.id]
         names = {person.identity.device_id: name for name, person in self.people.items()}
         assert {names[one.device_id]: one.manifest_digest.hex() for one in result.verdicts} == told.received

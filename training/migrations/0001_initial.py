@@ -467,6 +467,13 @@ class Migration(migrations.Migration):
                 ),
                 ("reason", models.CharField(blank=True, max_length=200)),
                 ("scores", models.JSONField(blank=True, default=dict)),
+                (
+                    "verdict_proof",
+                    models.BinaryField(
+                        help_text="The enclave's verdict and the path from it to the signed result, in CBOR.",
+                        null=True,
+                    ),
+                ),
                 ("downloaded_at", models.DateTimeField(blank=True, null=True)),
                 ("submitted_at", models.DateTimeField(blank=True, db_index=True, null=True)),
                 (

@@ -35,6 +35,9 @@ class Participation(models.Model):
     state = models.CharField(max_length=20, choices=ParticipationState.choices, default=ParticipationState.INVITED)
     reason = models.CharField(max_length=200, blank=True)
     scores = models.JSONField(default=dict, blank=True)
+    verdict_proof = models.BinaryField(
+        null=True, help_text="The enclave's verdict and the path from it to the signed result, in CBOR."
+    )
     downloaded_at = models.DateTimeField(null=True, blank=True)
     submitted_at = models.DateTimeField(null=True, blank=True, db_index=True)
     progress = models.FloatField(null=True, blank=True, help_text="How much of its training is done, as it says.")

@@ -14,6 +14,7 @@ from enclave.services import evidence_of, live_instances, live_key_ids
 from keyring import envelope
 from keyring.services import server_identity
 from qflare_protocol.cose import claimed_signer, sign1, unverified_payload
+from qflare_protocol.encoding import decode
 from qflare_protocol.errors import Refusal
 from qflare_protocol.manifest import Manifest, manifest_digest, unverified_manifest, verify_manifest
 from training.blobs import pieces_of, store_blob
@@ -124,7 +125,7 @@ def model_for(
         "blob_digest": bytes.fromhex(version.blob_digest),
         "blob_bytes": version.blob_bytes,
         "content_key": _content_key(version),
-        **_provenance_of(version),
+        **_provenance_of(version, device),
     }
 
 
@@ -140,13 +141,26 @@ def _note_download(device: Device, version: ModelVersion, now: datetime) -> None
     ).update(state=ParticipationState.DOWNLOADED, downloaded_at=now)
 
 
-def _provenance_of(version: ModelVersion) -> dict[str, bytes | None]:
-    """Return the enclave's signed result and its evidence, by which a device checks who made the model."""
+def _provenance_of(version: ModelVersion, device: Device) -> dict[str, Any]:
+    """Return the enclave's signed result and its evidence, by which a device checks who made the model.
+
+    Beside it the proof of what became of the device's own update in that round, where it handed one in.
+    """
     if version.provenance is None:
-        return {"provenance": None, "round_id": None, "evidence": None}
+        return {"provenance": None, "round_id": None, "evidence": None, "verdict": None}
     round_id = (version.restored_from or version).produced_by.id
-    evidence = evidence_of(round_id)
-    return {"provenance": bytes(version.provenance), "round_id": round_id.bytes, "evidence": evidence}
+    return {
+        "provenance": bytes(version.provenance),
+        "round_id": round_id.bytes,
+        "evidence": evidence_of(round_id),
+        "verdict": _verdict_on(device, round_id),
+    }
+
+
+def _verdict_on(device: Device, round_id: uuid.UUID) -> dict[str, Any] | None:
+    parts = Participation.objects.filter(device=device, round_id=round_id)
+    proof = parts.values_list("verdict_proof", flat=True).first()
+    return None if proof is None else decode(bytes(proof), what="verdict proof")
 
 
 def _belongs(device: Device, federation: Federation) -> bool:

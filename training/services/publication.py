@@ -7,7 +7,9 @@ from datetime import datetime
 from django.utils import timezone
 
 from audit.services import record_event
-from qflare_protocol.round_result import RoundResult, UpdateVerdict, result_digest
+from qflare_protocol.encoding import encode
+from qflare_protocol.round_result import JudgedRound, result_digest
+from qflare_protocol.round_verdicts import UpdateVerdict, leaves_of, verdict_proofs
 from training.models import (
     Federation,
     ModelVersion,
@@ -23,6 +25,8 @@ from training.services.federations import SealedModel, finish_federation, store_
 from training.services.releases import publish_release
 from training.services.rounds import event_payload, retire
 
+ROWS_AT_ONCE = 500
+
 
 class LeaseLost(Exception):  # noqa: N818 - losing a race is a normal outcome, not an error
     """Another worker has taken the step over; this one leaves without a trace."""
@@ -32,8 +36,7 @@ def publish_result(
     round_: Round,
     holder: uuid.UUID,
     sealed: SealedModel,
-    signed: bytes,
-    result: RoundResult,
+    judged: JudgedRound,
     release: PrivacyRelease | None = None,
 ) -> None:
     """Complete a round inside the caller's transaction; `release` where its model was noised.
@@ -41,7 +44,7 @@ def publish_result(
     Raises `LeaseLost` when it is no longer this worker's.
     """
     now = timezone.now()
-    federation = round_.federation
+    federation, result, signed = round_.federation, judged.result, judged.made.signed
     held = Round.objects.select_for_update(of=("self",)).filter(
         id=round_.id, state=RoundState.AGGREGATING, lease_holder=holder
     )
@@ -57,7 +60,7 @@ def publish_result(
         lease_expires_at=None,
     )
     Federation.objects.filter(id=federation.id).update(current_version=version)
-    _record_verdicts(round_, result)
+    _record_verdicts(round_, judged)
     record_event(
         "round.completed",
         actor="system",
@@ -66,8 +69,8 @@ def publish_result(
             "version": version.number,
             "model_digest": result.model_digest.hex(),
             "result_digest": result_digest(signed).hex(),
-            "accepted": len(result.accepted),
-            "rejected": len(result.rejected),
+            "accepted": result.accepted_count,
+            "rejected": result.rejected_count,
         },
     )
     retire(round_.id, now=now)
@@ -76,14 +79,23 @@ def publish_result(
     stop_when_due(federation.id)
 
 
-def _record_verdicts(round_: Round, result: RoundResult) -> None:
-    for verdict in result.verdicts:
-        device_id = uuid.UUID(bytes=verdict.device_id)
-        Participation.objects.filter(round=round_, device_id=device_id).update(scores=_scores_of(verdict))
-        if verdict.accepted:
-            Participation.objects.filter(round=round_, device_id=device_id).update(state=ParticipationState.ACCEPTED)
-        else:
-            record_rejection(round_, device_id, verdict.reason or "")
+def _record_verdicts(round_: Round, judged: JudgedRound) -> None:
+    """Give every device's part its verdict, its scores and the proof of both; as few statements as rows allow."""
+    proofs = verdict_proofs(leaves_of(judged.made.verdicts))
+    told = {one.device_id: (one, proof) for one, proof in zip(judged.verdicts, proofs, strict=True)}
+    parts = []
+    for part in Participation.objects.filter(round=round_).select_related("device"):
+        if part.device_id.bytes not in told:
+            continue
+        verdict, proof = told[part.device_id.bytes]
+        part.state = ParticipationState.ACCEPTED if verdict.accepted else ParticipationState.REJECTED
+        part.reason, part.scores = verdict.reason or "", _scores_of(verdict)
+        part.verdict_proof = encode(proof.to_map())
+        parts.append(part)
+    Participation.objects.bulk_update(parts, ("state", "reason", "scores", "verdict_proof"), batch_size=ROWS_AT_ONCE)
+    for part in parts:
+        if part.state == ParticipationState.REJECTED:
+            _record_rejected(round_, part)
 
 
 def _scores_of(verdict: UpdateVerdict) -> dict[str, float]:
@@ -95,7 +107,11 @@ def record_rejection(round_: Round, device_id: uuid.UUID, reason: str) -> None:
     part = Participation.objects.select_related("device").get(round=round_, device_id=device_id)
     part.state, part.reason = ParticipationState.REJECTED, reason
     part.save(update_fields=("state", "reason"))
-    payload = event_payload(round_) | {"device": part.device.name, "reason": reason}
+    _record_rejected(round_, part)
+
+
+def _record_rejected(round_: Round, part: Participation) -> None:
+    payload = event_payload(round_) | {"device": part.device.name, "reason": part.reason}
     record_event("update.rejected", actor="enclave", payload=payload)
 
 

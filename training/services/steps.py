@@ -18,7 +18,7 @@ from audit.services import record_event
 from enclave import services as enclave
 from enclave.models import EnclaveInstance
 from qflare_protocol.errors import Refusal
-from qflare_protocol.round_result import RoundResult
+from qflare_protocol.round_result import JudgedRound
 from training.blob_store.contract import BlobStoreUnavailable
 from training.blobs import StoredBlob
 from training.models import Round, RoundState
@@ -126,14 +126,14 @@ def _aggregate(round_: Round, holder: uuid.UUID) -> None:
         return
     started_at = timezone.now() if len(instances) == 1 else round_.closed_at  # ranges have been at it since
     with LeavingModel(round_) as leaving:
-        signed, result, carried = (_by_one if len(instances) == 1 else _by_ranges)(round_, instances, leaving)
+        judged, carried = (_by_one if len(instances) == 1 else _by_ranges)(round_, instances, leaving)
         aggregate_seconds = (timezone.now() - started_at).total_seconds()
         publish_at, publish_started = timezone.now(), time.monotonic()
         sealed = leaving.seal()
-    if sealed.digest != result.model_digest:
+    if sealed.digest != judged.result.model_digest:
         raise Refusal("enclave-failed", "The model that arrived is not the one the enclave signed.")
     with transaction.atomic():
-        publish_result(round_, holder, sealed, signed, result, leaving.release)
+        publish_result(round_, holder, sealed, judged, leaving.release)
         for instance, rows in zip(instances, carried, strict=True):
             replace_carried_rows(round_, bytes(instance.key_id), rows)
         time_step(round_, "collect", round_.opened_at, (round_.closed_at - round_.opened_at).total_seconds())
@@ -142,25 +142,25 @@ def _aggregate(round_: Round, holder: uuid.UUID) -> None:
     enclave.destroy_retired_keys(now=timezone.now())
 
 
-Outcome = tuple[bytes, RoundResult, list[dict[str, StoredBlob]]]
-"""A signed result, what it says, and the rows that each range carries on."""
+Outcome = tuple[JudgedRound, list[dict[str, StoredBlob]]]
+"""A result with its verdicts, and the rows that each range carries on."""
 
 
 def _by_one(round_: Round, instances: list[EnclaveInstance], leaving: LeavingModel) -> Outcome:
     given = given_of(round_, instances[0], carried_rows(round_.federation_id))
     size = round_.base_version.size_bytes
     with Outputs(leaving.take, base_model_bytes=size, devices=len(given.roster)) as outputs:
-        signed, result = enclave.aggregate(
+        judged = enclave.aggregate(
             instances[0],
             given,
             write_output=outputs.write,
             on_step=lambda name, seconds: log.info("enclave_step", round_id=str(round_.id), step=name, seconds=seconds),
         )
-        return signed, result, [outputs.store_carried_rows()]
+        return judged, [outputs.store_carried_rows()]
 
 
 def _by_ranges(round_: Round, instances: list[EnclaveInstance], leaving: LeavingModel) -> Outcome:
     given, task = range_steps.concluding(round_, instances)
     with Outputs(leaving.take, base_model_bytes=round_.base_version.size_bytes, devices=0) as outputs:
-        signed, result = enclave.conclude_ranges(instances[0], given, task, write_output=outputs.write)
-    return signed, result, [range_steps.carried_on(round_, index) for index in range(len(instances))]
+        judged = enclave.conclude_ranges(instances[0], given, task, write_output=outputs.write)
+    return judged, [range_steps.carried_on(round_, index) for index in range(len(instances))]

@@ -1,4 +1,4 @@
-/** Consistency proofs of the log's Merkle tree (RFC 9162 section 2.1.4.2; docs/protocol.md, section 13.2). */
+/** Proofs in Merkle trees (RFC 9162 section 2.1; docs/protocol.md, sections 12 and 13.2). */
 
 import { sha256 } from '@noble/hashes/sha2.js';
 
@@ -6,6 +6,34 @@ import { concat, equal } from './bytes.js';
 import { demand } from './refusal.js';
 
 const node = (left, right) => sha256(concat(Uint8Array.of(1), left, right));
+
+const leaf = (data) => sha256(concat(Uint8Array.of(0), data));
+
+/**
+ * Check that `data` is leaf `index` of the tree of `size` leaves; `proof-refused` otherwise.
+ * @param {Uint8Array} data @param {number} index @param {number} size @param {Uint8Array[]} path
+ * @param {Uint8Array} root
+ */
+export function verifyInclusion(data, index, size, path, root) {
+  const holds = index < size && equal(rootOf(leaf(data), BigInt(index), BigInt(size), path), root);
+  demand(holds, 'proof-refused', 'An inclusion proof does not hold.');
+}
+
+function rootOf(computed, index, size, path) {
+  let [position, last] = [index, size - 1n];
+  for (const sibling of path) {
+    demand(last !== 0n, 'proof-refused', 'An inclusion proof is too long.');
+    if (position & 1n || position === last) {
+      computed = node(sibling, computed);
+      while (!(position & 1n) && position !== 0n) [position, last] = [position >> 1n, last >> 1n];
+    } else {
+      computed = node(computed, sibling);
+    }
+    [position, last] = [position >> 1n, last >> 1n];
+  }
+  demand(last === 0n, 'proof-refused', 'An inclusion proof is too short.');
+  return computed;
+}
 
 /**
  * Check that a tree of `newSize` leaves extends the one of `oldSize`; `proof-refused` otherwise.

@@ -4,14 +4,16 @@ import { bulkDigest } from './encoding.js';
 import { equal, hex } from './bytes.js';
 import { verify1 } from './cose.js';
 import { anyMap, boolean, bytes, integer, list, members, nullOr, text } from './fields.js';
+import { decode } from './cbor.js';
 import { openStream } from './chunked-stream.js';
 import { appraise, readEvidence } from './evidence.js';
+import { verifyInclusion } from './merkle.js';
 import { demand } from './refusal.js';
 import { decodeTensors } from './safetensors.js';
 
 const MAXIMUM_BLOB_BYTES = 2 ** 30;
 const EVIDENCE = bytes(1, 64 * 1024);
-const RESULT_BYTES = 64 * 2 ** 20;
+const RESULT_BYTES = 64 * 1024;
 const WORK = {
   round: (value) => (value === null ? null : assignmentOf(value)),
   ask_again_seconds: integer(0, 30),
@@ -50,7 +52,9 @@ const MODEL = {
   provenance: nullOr(bytes(1, RESULT_BYTES)),
   round_id: nullOr(bytes(16)),
   evidence: nullOr(EVIDENCE),
+  verdict: nullOr(anyMap(3)),
 };
+const PROOF = { verdict: bytes(1, 2048), index: integer(0), path: list(bytes(32), 0, 64) };
 const RESULT = {
   round_id: bytes(16),
   federation_id: bytes(16),
@@ -64,7 +68,9 @@ const RESULT = {
   sample_total: integer(1),
   carried_in: bytes(64),
   carried_out: bytes(64),
-  verdicts: list((value) => members(value, VERDICT, { staleness: STALENESS }), 0, 1_000_000),
+  verdict_count: integer(0),
+  accepted_count: integer(0),
+  verdicts_root: bytes(32),
 };
 const STALENESS = integer(1, 64);
 const OLDER_BASES = list(
@@ -107,7 +113,7 @@ export async function downloadBase(client, assignment, pins) {
     'base-model-mismatch',
     'The model is not that of the assignment.',
   );
-  if (version > 0) tellVerdict(client, checkProvenance(model, pins));
+  if (version > 0) tellVerdict(client, model, checkProvenance(model, pins));
   return decodeTensors(await openedModel(client, model));
 }
 
@@ -121,23 +127,34 @@ async function openedModel(client, model) {
   return container;
 }
 
-/** Say what became of this device's update in the round that made the base model. */
-function tellVerdict(client, result) {
-  const own = result.verdicts.find((verdict) => equal(verdict.device_id, client.device.deviceId));
-  if (own === undefined) return;
+/** Say what became of this device's update in the round that made the base model, once that is proved. */
+function tellVerdict(client, model, result) {
+  if (model.verdict === null) return;
+  const own = ownVerdict(result, members(model.verdict, PROOF), client.device.deviceId);
   client.say(
     `round ${uuid(result.round_id)}: this device's update was ${own.accepted ? 'accepted' : `rejected, ${own.reason}`}`,
   );
 }
 
-/** Verify a round's signed result and the form of its verdicts. @param {Uint8Array} key its enclave's result key */
+/**
+ * Read the verdict on a device's own update; `proof-refused` where the result does not have it.
+ * @param {Record<string, any>} result @param {Record<string, any>} proof @param {Uint8Array} deviceId
+ */
+export function ownVerdict(result, proof, deviceId) {
+  verifyInclusion(proof.verdict, proof.index, result.verdict_count, proof.path, result.verdicts_root);
+  const verdict = members(decode(proof.verdict), VERDICT, { staleness: STALENESS });
+  demand(equal(verdict.device_id, deviceId), 'proof-refused', 'The verdict is on the update of another device.');
+  demand(verdict.accepted === (verdict.reason === null), 'malformed-message', 'A verdict without its reason.');
+  return verdict;
+}
+
+/** Verify a round's signed result. @param {Uint8Array} key its enclave's result key */
 export function readResult(key, signed) {
   const result = verify1(key, 'round result', signed, RESULT, {
     maximumBytes: RESULT_BYTES,
     optional: { older_bases: OLDER_BASES },
   });
-  const reasoned = result.verdicts.every(({ accepted, reason }) => accepted === (reason === null));
-  demand(reasoned, 'malformed-message', 'A verdict without its reason.');
+  demand(result.accepted_count <= result.verdict_count, 'malformed-message', 'More are accepted than there are.');
   return result;
 }
 

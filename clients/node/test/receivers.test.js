@@ -15,8 +15,8 @@ import { mapOf } from '../src/fields.js';
 import { Handshake } from '../src/handshake.js';
 import { HpkeKey, hpkeSeal } from '../src/hpke.js';
 import { KeyRotation } from '../src/key-rotation.js';
-import { verifyConsistency } from '../src/merkle.js';
-import { readResult } from '../src/models.js';
+import { verifyConsistency, verifyInclusion } from '../src/merkle.js';
+import { ownVerdict, readResult } from '../src/models.js';
 import { Refusal } from '../src/refusal.js';
 import { answerOffer, takeAnswer } from '../src/rekey.js';
 import { openAnswer } from '../src/sealed-request.js';
@@ -27,8 +27,6 @@ import { readVectors, vectorNames } from './vector-files.js';
 /** Refusals that this client has no way to meet, each with its reason. */
 const NOT_HERE = {
   'another challenge': "the nonce of evidence is the server's in this release",
-  'an inclusion proof in another order': 'the client reads consistency proofs only',
-  'an inclusion proof of another leaf': 'the client reads consistency proofs only',
 };
 
 function enrolmentOf(at) {
@@ -178,6 +176,18 @@ const readNote = (at) => {
   assert.equal(hex(root), hex(at.root));
 };
 
+function readOwnVerdict(at) {
+  const result = readResult(at.result_public, at.result);
+  const proof = { verdict: at.verdict_3, index: at.shown_index, path: at.shown_path };
+  assert.equal(ownVerdict(result, proof, at.shown_device).reason, 'norm-above-bound');
+}
+
+function readProofs(at) {
+  verifyConsistency(at.seen_size, at.seen_root, at.size, at.root, at.consistency_proof);
+  const entry = at[`entry_${at.shown_index}`];
+  verifyInclusion(entry, at.shown_index, at.size, at.inclusion_proof, at.root);
+}
+
 /** By file and receiver: run it on the values of a case, the unchanged case beside it. */
 const RECEIVERS = {
   encoding: { reader: (at) => decode(at.cbor) },
@@ -195,11 +205,13 @@ const RECEIVERS = {
   evidence: { 'device appraises': appraiseEvidence },
   update: { 'enclave opens the blob': openBlob, 'device reads the receipt': readReceipt },
   chunked_stream: { reader: openTheStream },
-  round_result: { 'device reads the result': (at) => readResult(at.result_public, at.result) },
+  round_result: {
+    'device reads the result': (at) => readResult(at.result_public, at.result),
+    'device reads its verdict': readOwnVerdict,
+  },
   checkpoint: {
     'reader of the note': readNote,
-    'reader of the proofs': (at) =>
-      verifyConsistency(at.seen_size, at.seen_root, at.size, at.root, at.consistency_proof),
+    'reader of the proofs': readProofs,
   },
 };
 

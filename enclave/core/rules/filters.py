@@ -9,7 +9,7 @@ import numpy as np
 
 from enclave.core.rules.part import Need, Part, Registry, minority, parameter
 from enclave.core.rules.span import Matrix, Span, Vector
-from qflare_protocol.round_result import COSINE_BELOW_MINIMUM, NORM_ABOVE_BOUND, ROOT_COSINE_BELOW_MINIMUM
+from qflare_protocol.round_verdicts import COSINE_BELOW_MINIMUM, NORM_ABOVE_BOUND, ROOT_COSINE_BELOW_MINIMUM
 
 
 @dataclass(frozen=True)
