@@ -16,7 +16,7 @@ const EVIDENCE = bytes(1, 64 * 1024);
 const RESULT_BYTES = 64 * 1024;
 const WORK = {
   round: (value) => (value === null ? null : assignmentOf(value)),
-  ask_again_seconds: integer(0, 30),
+  ask_again_seconds: integer(0, 3600),
 };
 const NOT_ALWAYS = { evaluation: anyMap(16), ask_again_milliseconds: integer(1, 30_000) };
 function assignmentOf(value) {

@@ -40,6 +40,12 @@ test('an answer with a member that the protocol does not have is refused', () =>
   assert.throws(() => workOf(work(null, [['surprise', 1]])));
 });
 
+test('an answer may tell the client to wait for an hour, and no longer', () => {
+  const answer = (seconds) => new Map([['round', null], ['ask_again_seconds', seconds]]);
+  assert.equal(workOf(answer(3600)).ask_again_seconds, 3600);
+  for (const seconds of [-1, 3601, 0.5]) assert.throws(() => workOf(answer(seconds)));
+});
+
 test('an answer may say in milliseconds when a round is about to open', () => {
   assert.equal(workOf(work(null, [['ask_again_milliseconds', 200]])).ask_again_milliseconds, 200);
   assert.throws(() => workOf(work(null, [['ask_again_milliseconds', 0]])));
