@@ -76,6 +76,8 @@ DEFAULTS: dict[str, Any] = {
     "QFLARE_DEVICE_KEY_DAYS": 90,
     "QFLARE_DEVICE_KEY_SESSIONS": 10_000,
     "QFLARE_KEY_OVERLAP_SECONDS": 86_400,
+    # How many devices without work may ask for it in a second; in a fleet that is too large for it they ask less often.
+    "QFLARE_ASKS_PER_SECOND": 300,
     "QFLARE_LEASE_SECONDS": 30,
     "QFLARE_MAX_UPDATE_BYTES": 4 * 1024 * 1024 * 1024,
     "QFLARE_UPLOAD_PIECE_BYTES": 8 * 1024 * 1024,
@@ -288,6 +290,7 @@ _VALIDATORS: dict[str, Callable[[Any], None]] = {
     "QFLARE_DEVICE_KEY_DAYS": _between(1, 3650),
     "QFLARE_DEVICE_KEY_SESSIONS": _between(2, 10**9),
     "QFLARE_KEY_OVERLAP_SECONDS": _between(0, 30 * 86_400),
+    "QFLARE_ASKS_PER_SECOND": _between(1, 1_000_000),
     "QFLARE_LEASE_SECONDS": _between(2, 3600),
     "QFLARE_MAX_UPDATE_BYTES": _between(4096, 1 << 36),
     "QFLARE_UPLOAD_PIECE_BYTES": _between(4096, 64 * 1024 * 1024),

@@ -67,6 +67,14 @@ def make_device(name: str, group: str = "") -> Device:
         return register_device(name, group, registered, now=NOW)
 
 
+def large_fleet(devices: int) -> None:
+    """Register so many active devices by their rows alone: they are counted, and have no keys to work with."""
+    Device.objects.bulk_create(
+        Device(name=f"of-many-{number}", suite=DEFAULT_SUITE, state_changed_at=NOW, enrolled_at=NOW, keys_due_at=NOW)
+        for number in range(devices)
+    )
+
+
 def make_federation(name: str = "digits", **terms: Any) -> Federation:
     """Create a federation with a tiny model."""
     return create_federation(

@@ -1,7 +1,7 @@
 """What a device calls inside its session, from `work` to `submit_model` and the uploads; and the blobs."""
 
 import uuid
-from typing import IO
+from typing import IO, Any
 
 from django.conf import settings
 from django.db import transaction
@@ -33,6 +33,7 @@ from training.services.participation import (
     record_update,
     work_for,
 )
+from training.services.presence import FLEET_SIZE
 from training.services.progress import report_progress
 from training.services.uploads import (
     begin_upload,
@@ -54,9 +55,14 @@ class WorkView(SealedView):
 
     rate_limit_scope = "work"
 
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Learn the fleet's size before the transaction, which sees the rows of one device."""
+        super().initial(request, *args, **kwargs)
+        self.active_devices = FLEET_SIZE.get()
+
     def post(self, request: Request) -> Response:
         require_map(opened_cbor(request), frozenset(), "work request")
-        return Response(work_for(request.user, now=timezone.now()))
+        return Response(work_for(request.user, active_devices=self.active_devices, now=timezone.now()))
 
 
 class ProgressView(SealedView):

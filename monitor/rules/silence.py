@@ -10,6 +10,7 @@ from devices.models import Device, DeviceState
 from monitor.rules.definition import Finding, Rule
 from monitor.terms import LOG, Action, Severity, Subject, SubjectKind, Terms
 from training.models import Federation, FederationState
+from training.services.presence import present_for
 
 CHECKPOINT_BUCKET = timedelta(seconds=300)
 
@@ -17,13 +18,15 @@ CHECKPOINT_BUCKET = timedelta(seconds=300)
 def silent_federations(terms: Terms, since: datetime, now: datetime) -> Iterable[Finding]:
     """Find the federations whose devices, heard before, are all silent; `since` is when the monitor began to watch.
 
-    Nobody was there to be heard while the site was down, so the window never begins before the monitor did.
+    Nobody was there to be heard while the site was down, so the window never begins before the monitor did. Nor is it
+    shorter than what devices of so large a fleet may be told to wait.
     """
+    window = max(terms.window, present_for())
     for federation in Federation.objects.filter(state=FederationState.ACTIVE):
         heard = Device.objects.filter(state=DeviceState.ACTIVE, last_seen_at__isnull=False)
         members = heard.filter(group=federation.group) if federation.group else heard
         last = members.aggregate(last=Max("last_seen_at"))["last"]
-        if last and members.count() >= terms.threshold and max(last, since) <= now - terms.window:
+        if last and members.count() >= terms.threshold and max(last, since) <= now - window:
             detail = f"The last of its devices was heard at {last:%Y-%m-%d %H:%M:%S}."
             yield Finding(Subject(SubjectKind.FEDERATION, federation.name), detail)
 

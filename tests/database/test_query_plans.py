@@ -51,6 +51,8 @@ ACCEPTED = {
     r"^SELECT [^%]* LIKE UPPER\(%s\)": "a search for a part of a word, which an operator asked for",
     r'^SELECT "devices_device"."state" AS "state", COUNT': "how many devices are in each state, on the first page",
     r"^SELECT DISTINCT DATE_TRUNC\(": "the years of a list's calendar",
+    r'^SELECT COUNT\(\*\) FROM \(SELECT "devices_device"."state" AS "state" FROM "devices_device" '
+    r'WHERE "devices_device"."state" = %s LIMIT \d+\) subquery$': "the size of the fleet, once a minute and process",
 }
 """Statements that need the whole table, each with the reason for which it may."""
 

@@ -24,8 +24,9 @@ from qflare_protocol.errors import Refusal
 from qflare_protocol.sealed_request import SALT_HEADER, SEALED_MEDIA_TYPE
 from sessions.key_rotation import rotate_identity_key
 from tests.edge.trainers import ReshapingTrainer, SmallTrainer
+from tests.factories import large_fleet
 from tests.people import OPERATOR, DjangoHttp, Person
-from training.models import Participation, Round, Update
+from training.models import Federation, Participation, Round, Update
 
 
 def worker_of(person: Person, trainer: type[Trainer] = SmallTrainer, http: DjangoHttp | None = None) -> RoundWorker:
@@ -63,6 +64,23 @@ def test_a_device_works_a_round_and_keeps_its_receipt(running: Round, alice: Per
     worked, ask_again_seconds = worker.work_once()
     assert not worked
     assert 1 <= ask_again_seconds <= 30
+
+
+def test_a_device_of_a_large_fleet_waits_as_long_as_it_is_told(
+    federation: Federation, alice: Person, settings: Any
+) -> None:
+    Federation.objects.update(round_seconds=86_400)
+    settings.QFLARE_ASKS_PER_SECOND = 1
+    large_fleet(3600)
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        worker_of(alice).run(sleep=sleep)
+    assert waited == [3600]
 
 
 def test_lost_answers_cost_retries_and_make_no_second_update(running: Round, alice: Person) -> None:

@@ -6,7 +6,7 @@ from django.db.models import F
 from audit.services import sequence_log
 from devices.models import Device
 from monitor.services.watch import watch
-from tests.factories import make_device, make_federation
+from tests.factories import large_fleet, make_device, make_federation
 from tests.monitor.conftest import Scene
 from training.services.federations import pause_federation
 
@@ -58,6 +58,15 @@ def test_a_federation_that_is_paused_may_be_silent(scene, federation):
     heard(scene)
     pause_federation(federation.id, actor="operator:olga")
     assert hours(scene, 1.5) == []
+
+
+def test_devices_that_were_told_to_wait_for_an_hour_are_not_silent(scene, federation, settings):
+    large_fleet(3600)
+    settings.QFLARE_ASKS_PER_SECOND = 1
+    scene.look()
+    heard(scene)
+    assert hours(scene, 1) == []
+    assert hours(scene, 0.1) == ["fleet-silence"]
 
 
 def test_a_fleet_is_not_called_silent_for_the_time_the_site_was_down(scene, federation):

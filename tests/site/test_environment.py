@@ -130,6 +130,13 @@ def test_a_number_that_is_not_a_positive_whole_one_is_refused(monkeypatch, numbe
         read_environment()
 
 
+@pytest.mark.parametrize("number", ["0", "-300", "1000001", "0.5", "often", ""])
+def test_a_rate_of_asks_that_is_no_number_of_devices_is_refused(monkeypatch, number):
+    monkeypatch.setenv("QFLARE_ASKS_PER_SECOND", number)
+    with pytest.raises(ImproperlyConfigured, match="  QFLARE_ASKS_PER_SECOND: ."):
+        read_environment()
+
+
 def test_an_attester_and_its_platforms_are_read(monkeypatch):
     pins = ["sgx/MRENCLAVE=" + "ab" * 32, "sev-snp/MEASUREMENT=" + "cd" * 48 + "/min-snp=23"]
     monkeypatch.setenv("QFLARE_ENCLAVE_ATTESTER", "tsm")

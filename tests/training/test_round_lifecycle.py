@@ -179,7 +179,7 @@ class RoundLifecycle(RuleBasedStateMachine):
             device, now = self.people[name].device, timezone.now()
             part = self._part(name, self._round(0)) if self.state is not None else None
             waits = part is not None and part.state in WAITING and self._round(0).state == RoundState.OPEN
-            asked = work_for(device, now=now)["round"]
+            asked = work_for(device, active_devices=len(self.people), now=now)["round"]
             assert (asked is not None) == (waits and now < self._round(0).deadline_at)
             if asked:
                 assert asked["round_id"] == self._round(0).id.bytes

@@ -12,7 +12,7 @@ from django_celery_beat.models import PeriodicTask
 from audit.models import Event
 from devices.models import Device
 from qflare_protocol.errors import Refusal
-from tests.factories import make_device
+from tests.factories import large_fleet, make_device
 from tests.open_rounds import make_federation
 from tests.people import OPERATOR, nothing_changed
 from training.models import Federation, Participation, Round
@@ -111,6 +111,26 @@ def test_devices_that_were_not_heard_of_late_are_away(idle_fleet):
     Device.objects.filter(name="device-0").update(last_seen_at=timezone.now() - timedelta(minutes=3))
     assert run_tick(timezone.now()) == []
     assert not Round.objects.exists()
+
+
+def test_a_device_that_was_told_to_wait_is_not_away_meanwhile(idle_fleet, settings):
+    large_fleet(1000)
+    settings.QFLARE_ASKS_PER_SECOND = 2  # so each waits 502 seconds
+    Device.objects.filter(name="device-0").update(last_seen_at=timezone.now() - timedelta(seconds=502 + 85))
+    assert [due.name for due in due_federations(timezone.now())] == ["digits"]
+    Device.objects.filter(name="device-0").update(last_seen_at=timezone.now() - timedelta(seconds=502 + 95))
+    assert due_federations(timezone.now()) == []
+
+
+def test_where_rounds_are_short_a_device_is_away_sooner(idle_fleet, settings):
+    large_fleet(1000)
+    settings.QFLARE_ASKS_PER_SECOND = 2
+    Federation.objects.update(round_seconds=600)  # so each waits a hundred seconds
+    idle_fleet.refresh_from_db()
+    Device.objects.filter(name="device-0").update(last_seen_at=timezone.now() - timedelta(seconds=100 + 85))
+    assert idle_members(idle_fleet, timezone.now()).count() == 4
+    Device.objects.filter(name="device-0").update(last_seen_at=timezone.now() - timedelta(seconds=100 + 95))
+    assert idle_members(idle_fleet, timezone.now()).count() == 3
 
 
 def test_devices_that_a_round_waits_for_are_busy(idle_fleet):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import IO, Any
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import F
 
@@ -28,6 +29,7 @@ from training.models import (
     RoundState,
     Update,
 )
+from training.services.asking import fleet_seconds, usual_seconds
 from training.services.device_evaluation import evaluation_for
 from training.services.late_updates import bases_on_the_wire, round_closed, takes_base
 from training.services.rounds import event_payload
@@ -36,27 +38,25 @@ from training.services.waiting_round import NothingWaits, WaitingRound, waiting_
 MAX_MANIFEST_BYTES = 1 << 16
 RECEIPT = "update receipt"
 REPORTED_FAILED = "The device has reported that its training failed in this round; ask for work."
-SHORTEST_ASK_AGAIN_SECONDS, LONGEST_ASK_AGAIN_SECONDS = 1, 30
-GAP_ASK_AGAIN_SECONDS = 2
-ASKS_PER_ROUND = 60
 SHORTEST_ASK_AGAIN_MILLISECONDS, AWAITED_MILLISECONDS_PER_DEVICE = 200, 20
 """A round that is about to open is asked for by all its devices together fifty times a second, and no device more
 than five times."""
 
 
-def work_for(device: Device, *, now: datetime) -> dict[str, Any]:
-    """Return the round that waits for this device, or in how many seconds to ask again."""
+def work_for(device: Device, *, active_devices: int, now: datetime) -> dict[str, Any]:
+    """Return the round that waits for this device, or in how many seconds a device of so large a fleet asks again."""
     found = waiting_round(device, now=now)
     if isinstance(found, NothingWaits):
-        return _nothing_to_train(device, found)
+        return _nothing_to_train(device, found, active_devices)
     return {"round": _assignment(found), "ask_again_seconds": 0}
 
 
-def _nothing_to_train(device: Device, nothing: NothingWaits) -> dict[str, Any]:
+def _nothing_to_train(device: Device, nothing: NothingWaits, active_devices: int) -> dict[str, Any]:
     """Return when to ask again, and the version that waits for the device's evaluation, where one does."""
     evaluation = evaluation_for(device) if nothing.evaluations_asked else None
-    seconds = _ask_again(nothing)
-    waits = {"round": None, "ask_again_seconds": seconds, **_sooner(nothing, seconds)}
+    usual = usual_seconds(nothing.shortest_seconds, between_buffers=nothing.between_buffers)
+    seconds = max(usual, fleet_seconds(active_devices, settings.QFLARE_ASKS_PER_SECOND, nothing.shortest_seconds))
+    waits = {"round": None, "ask_again_seconds": seconds, **_sooner(nothing, usual)}
     return waits | ({"evaluation": evaluation} if evaluation else {})
 
 
@@ -66,16 +66,6 @@ def _sooner(nothing: NothingWaits, seconds: int) -> dict[str, int]:
         return {}
     wait = max(AWAITED_MILLISECONDS_PER_DEVICE * nothing.awaited_devices, SHORTEST_ASK_AGAIN_MILLISECONDS)
     return {"ask_again_milliseconds": wait} if wait < 1000 * seconds else {}
-
-
-def _ask_again(nothing: NothingWaits) -> int:
-    """A sixtieth of the shortest round a device may be in: often enough to join, rarely enough for a large fleet."""
-    if nothing.between_buffers:  # the next buffer opens as soon as the last one is aggregated
-        return GAP_ASK_AGAIN_SECONDS
-    if nothing.shortest_seconds is None:
-        return LONGEST_ASK_AGAIN_SECONDS
-    seconds = nothing.shortest_seconds // ASKS_PER_ROUND
-    return min(max(seconds, SHORTEST_ASK_AGAIN_SECONDS), LONGEST_ASK_AGAIN_SECONDS)
 
 
 def _assignment(waiting: WaitingRound) -> dict[str, Any]:

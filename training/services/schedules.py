@@ -14,10 +14,8 @@ from devices.models import Device
 from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import whole_number
 from training.models import UNFINISHED, WAITING, Federation, FederationState, Participation, Round
+from training.services.presence import present_for
 from training.terms import Mode
-
-IDLE_WINDOW = timedelta(minutes=2)
-"""A device asks for work every 30 seconds at least; one that was not heard for so long is away, and not idle."""
 
 CRONTAB_FIELDS = ("minute", "hour", "day_of_month", "month_of_year", "day_of_week")
 MAX_IDLE_DEVICES = 1_000_000
@@ -130,6 +128,7 @@ def _enough(federation: Federation, devices: QuerySet[Device], wanted: int | Non
 
 
 def idle_members(federation: Federation, now: datetime) -> QuerySet[Device]:
-    """Return the members that were heard of late and that no open round waits for."""
+    """Return the members of an active federation that are present and that no open round waits for."""
+    heard_since = now - present_for(federation.round_seconds)
     busy = Participation.objects.filter(device=OuterRef("pk"), state__in=WAITING, round__state__in=UNFINISHED)
-    return federation.members().filter(~Exists(busy), last_seen_at__gte=now - IDLE_WINDOW)
+    return federation.members().filter(~Exists(busy), last_seen_at__gte=heard_since)
