@@ -7,7 +7,7 @@ STAMP := .venv/.installed-requirements
 DEV_STAMP := .venv/.installed-requirements-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all lint bench bench-aggregate bench-attacks bench-audit bench-database bench-fleet bench-compare bench-memory chaos docs vectors clean
+.PHONY: help demo serve test test-all lint bench bench-aggregate bench-attacks bench-audit bench-database bench-fleet scaling bench-compare bench-memory chaos docs vectors clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -68,6 +68,9 @@ bench-database: $(STAMP) ## Key storage, session lookup, audit insert and clean-
 
 bench-fleet: $(DEV_STAMP) ## 100, 1,000 and 5,000 virtual devices against the whole site; half an hour (ARGS="--sizes 100")
 	$(BIN)/python -m bench.fleet --output docs/benchmarks/fleet.md --scaling docs/scaling.md $(ARGS)
+
+scaling: $(DEV_STAMP) ## docs/scaling.md anew from the figures of the last bench-fleet, without running it
+	$(BIN)/python -m bench.fleet.scaling $(ARGS)
 
 bench-compare: $(DEV_STAMP) ## The same training in Flower, NVIDIA FLARE and QFLARE; a quarter of an hour
 	$(BIN)/python -m bench.compare --write $(ARGS)

@@ -1,29 +1,76 @@
-"""The page that says what larger fleets need: `python -m bench.fleet.scaling [--figures FILE] [--output FILE]`."""
+"""The page that says what larger fleets need: `python -m bench.fleet.scaling [--figures FILE] [--output FILE]`.
+
+It runs no fleet: it computes the page from the figures that `python -m bench.fleet` has left.
+"""
 
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.fleet.needs import CORES_OF_A_HOST, USED, Needs, Use, needs
+from bench.fleet.needs import CORES_OF_A_HOST, DAY, USED, Needs, Use, needs
 from bench.fleet.summary import STAGES
+from training.services.asking import fleet_seconds, usual_seconds
 
 FIGURES, PAGE = Path("docs/benchmarks/fleet.json"), Path("docs/scaling.md")
 TAKES = {"idle": "asking for work", "session": "sessions", "round": "the rounds themselves"}
+ASKS_PER_SECOND = 300
+"""The default of `QFLARE_ASKS_PER_SECOND`."""
+SESSIONS_A_DAY = 24
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A fleet and its rounds: how many devices are in each, and how many rounds there are in a day."""
+
+    devices: int
+    rounds_a_day: int
+    devices_of_a_round: int
+
+    @property
+    def round_seconds(self) -> int:
+        """How long a round lasts where the next follows at once."""
+        return DAY // self.rounds_a_day
+
+    def asking(self, asks_per_second: int = ASKS_PER_SECOND) -> Use:
+        """Return how it is used where the operator has set so many asks a second."""
+        usual = usual_seconds(self.round_seconds)
+        wait = max(usual, fleet_seconds(self.devices, asks_per_second, self.round_seconds))
+        return Use(self.devices, wait, SESSIONS_A_DAY, self.rounds_a_day, self.devices_of_a_round)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A section of the page: uses beside one another, and what follows from them."""
+
+    title: str
+    uses: Mapping[str, Use]
+    design: str
+
+
+ALL_IN_EACH, SOME_IN_EACH = Fleet(100_000, 24, 100_000), Fleet(100_000, 24, 5_000)
+MILLIONS = Fleet(10_000_000, 1, 10_000)
 STEPS = (
-    (
-        "100,000 devices, a round an hour with all of them, asks every 30 seconds",
-        Use(100_000, 30, 24, 24, 100_000),
+    Step(
+        "100,000 devices, a round an hour",
+        {
+            "all in each round, default": ALL_IN_EACH.asking(),
+            "the same, `QFLARE_ASKS_PER_SECOND=4000`": ALL_IN_EACH.asking(4_000),
+            "5,000 in each round, default": SOME_IN_EACH.asking(),
+        },
         "asking",
     ),
-    ("The same, asks every 5 minutes, rounds of 5,000", Use(100_000, 300, 24, 24, 5_000), "target"),
-    (
-        "10,000,000 devices, a round a day with 10,000 of them, asks every 30 seconds",
-        Use(10_000_000, 30, 1, 1, 10_000),
-        "asking-again",
+    Step(
+        "10,000,000 devices, a round a day with 10,000 of them",
+        {
+            "default": MILLIONS.asking(),
+            "`QFLARE_ASKS_PER_SECOND=30000`": MILLIONS.asking(30_000),
+            "`QFLARE_ASKS_PER_SECOND=400000`": MILLIONS.asking(400_000),
+        },
+        "registry",
     ),
-    ("The same, asks every hour", Use(10_000_000, 3600, 1, 1, 10_000), "registry"),
 )
 
 
@@ -31,8 +78,8 @@ def scaling_page(figures: Path) -> str:
     """Return the page in Markdown, computed from the figures of the largest measured fleet."""
     measured = json.loads(figures.read_text())[-1]
     parts = [_head(measured), _device(measured)]
-    for title, use, design in STEPS:
-        parts += [f"## {title}\n", _table(use, needs(use, measured)), DESIGNS[design]]
+    for step in STEPS:
+        parts += [f"## {step.title}\n", _table(step.uses, measured), DESIGNS[step.design]]
     return "\n".join([*parts, END])
 
 
@@ -53,23 +100,31 @@ def _device(measured: Mapping[str, Any]) -> str:
     return "\n".join(["## One device\n", *rows, ""])
 
 
-def _table(use: Use, need: Needs) -> str:
-    cores = ", ".join(
-        f"{TAKES[name]} {need.web_cores[name] + need.database_cores[name]:,.1f}" for name in need.web_cores
-    )
-    rows = {
+def _table(uses: Mapping[str, Use], measured: Mapping[str, Any]) -> str:
+    columns = [_column(use, needs(use, measured)) for use in uses.values()]
+    rows = [f"| {name} | {' | '.join(column[name] for column in columns)} |" for name in columns[0]]
+    return "\n".join([f"| | {' | '.join(uses)} |", f"|---|{'---:|' * len(columns)}", *rows, ""])
+
+
+def _column(use: Use, need: Needs) -> dict[str, str]:
+    cores = {
+        f"busy cores, {TAKES[name]}": f"{need.web_cores[name] + need.database_cores[name]:,.1f}"
+        for name in need.web_cores
+    }
+    return {
+        "an idle device asks again after": f"{use.ask_seconds:,.0f} s",
+        "of a round, gone when the last device hears of it": f"{use.ask_seconds * use.rounds_a_day / DAY:.1%}",
         "asks a second": f"{need.asks:,.0f}",
-        "busy cores": cores,
+        **cores,
         f"web hosts of {CORES_OF_A_HOST} cores": f"{need.web_hosts:,}",
         "cores of PostgreSQL": f"{need.postgresql_cores:,}",
         "Redis commands a second": f"{need.redis_commands:,.0f}",
         "rows of the registry of devices": _bytes(need.registry_bytes),
         "rows of sessions, rounds and their events, a day": _bytes(need.daily_rows_bytes),
         f"sealed updates of one round, {use.update_bytes / 1e6:.0f} MB each": _bytes(need.blob_bytes_of_a_round),
-        "network, updates and models included": f"{_bytes(need.network_bytes)} a second",
+        "network, updates and models included, a second": _bytes(need.network_bytes),
         "what takes most of the processors": f"**{TAKES[need.bottleneck]}**",
     }
-    return "\n".join(["| | |", "|---|---:|", *(f"| {name} | {value} |" for name, value in rows.items()), ""])
 
 
 def _bytes(count: float) -> str:
@@ -81,35 +136,42 @@ def _bytes(count: float) -> str:
 
 HEAD = """# What a large fleet needs
 
-Computed by `make bench-fleet` from [benchmarks/fleet.md](benchmarks/fleet.md): processor time, bytes and rows of one
-device in the largest measured fleet, {devices:,} devices, times what a fleet does. Nothing here was measured beyond
-that; cores are those of that machine. Hosts have {hosts} cores, {used} % busy. An update and a model have 10 MB; a
-device opens a session an hour where it works all day, and one a day where it takes part once a day.
+Computed by `make scaling` from the figures of [benchmarks/fleet.md](benchmarks/fleet.md): processor time, bytes and
+rows of one device in the largest measured fleet, {devices:,} devices, times what a fleet does. Nothing here was
+measured beyond that; cores are those of that machine. Hosts have {hosts} cores, {used} % busy. An update and a model
+have 10 MB. Every device asks all day, so it opens a session an hour, which is as long as one lives. What was not
+measured is not counted: up to three rekeys of a session in its hour, and what an ask costs more after five minutes,
+when it moves the session's keys on.
 """
 
 DESIGNS = {
-    "asking": """*Bottleneck:* devices that ask although nothing waits. *Design for it:* the ask-again time. It is a
-sixtieth of the federation's `round_seconds` and at most 30 s (`LONGEST_ASK_AGAIN_SECONDS`), which is the next thing to
-raise. Web hosts are stateless and are added; PostgreSQL is the one part that grows upwards. Then the bytes of updates
-and models: with `BLOB_URL=s3://...` they pass no web host, and an ordinary cache may stand before `GET /api/blobs`,
-whose answers never change and are useless without a session's key.
+    "asking": """*Bottleneck:* named in the table. `QFLARE_ASKS_PER_SECOND` says how many devices may ask in a second
+although nothing waits; from 9,000 devices on its default makes each ask less often. *What it saves* is the first column
+beside the second, where it is set so high that each asks twice a minute as in a small fleet. *What it costs* is time: a
+device hears of a round that much later, by half of it on average, but never by more than a sixth of the shortest round
+it may be in, and a device that went away counts as present for that much longer. Raise it where rounds have to begin
+at once, and give the web the cores of the second column. Web hosts are stateless and are added; PostgreSQL is the one
+part that grows upwards.
+
+Then the bytes of updates and models: with `BLOB_URL=s3://...` they pass no web host, and an ordinary cache may stand
+before `GET /api/blobs`, whose answers never change and are useless without a session's key. Not every device is needed
+in every round: `target` and a random or labelled selection leave rounds of some thousand devices, the third column.
+*Rules that look at all pairs of updates* need that anyway: their Gram matrix has n² numbers of 8 bytes, 0.2 GB at 5,000
+devices and 80 GB at 100,000; rules by coordinate and the mean have no such matrix. Every update that arrives counts
+itself on its round's row, one commit after the other: rounds of a million updates would wait there.
 """,
-    "target": """*Bottleneck:* named in the table. Not every device is needed in every round: `target` and a random or
-labelled selection leave rounds of some thousand devices. *Rules that look at all pairs of updates* need that anyway:
-their Gram matrix has n² numbers of 8 bytes, 0.2 GB at 5,000 devices and 80 GB at 100,000; rules by coordinate and the
-mean have no such matrix. Every update that arrives counts itself on its round's row, one commit after the other: rounds
-of a million updates would wait there.
-""",
-    "asking-again": """*Bottleneck:* asking; no number of hosts is the answer. *Design for it, not built:* an
-ask-again time that follows the fleet's size and the time of the next round, so that the rate of asks is what the
-operator sets and not what the fleet's size makes it.
-""",
-    "registry": """*Bottleneck:* named in the table; then the registry, whose keys alone (FrodoKEM's public key has 9.6
-kB) outgrow memory, and vacuum of a table in which every ask writes when the device was last seen. *Design for it, not
-built:* keys of devices in the blob store or behind a cache, as a handshake alone needs them; the time a device was last
-seen in a table of its own; sessions, exchanges and participations partitioned by time; `QF1-K1024` in place of
-`QF1-F640` where 1.6 kB a key are enough; a site for each region with its own enclave, whose results a second level
-aggregates. QFLARE has no second level today: regions are federations of their own.
+    "registry": """*Bottleneck:* named in the table. Nobody is told to wait for more than an hour, so ten million
+devices ask more often than the default has it. After an hour a session is over, so that each ask opens one, and that
+is what costs most. So the second column, in which devices hear of a round ten times as soon, takes little more than
+twice the cores. At two asks a minute, the third column, no number of hosts is the answer. *Design for it, not built:*
+to tell a device the time of the next round, so that with a round a day it asks, and opens a session, once a day.
+
+Then the registry, whose keys alone (FrodoKEM's public key has 9.6 kB) outgrow memory, and vacuum of a table in which
+every ask writes when the device was last seen. *Design for it, not built:* keys of devices in the blob store or behind
+a cache, as a handshake alone needs them; the time a device was last seen in a table of its own; sessions, exchanges and
+participations partitioned by time; `QF1-K1024` in place of `QF1-F640` where 1.6 kB a key are enough; a site for each
+region with its own enclave, whose results a second level aggregates. QFLARE has no second level today: regions are
+federations of their own.
 """,
 }
 
@@ -123,7 +185,7 @@ round's.
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the page anew from the figures as they lie there."""
+    """Write the page anew from the figures as they lie there; no fleet is run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--figures", type=Path, default=FIGURES)
     parser.add_argument("--output", type=Path, default=PAGE)

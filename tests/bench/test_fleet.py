@@ -13,8 +13,9 @@ from bench.fleet.meter import Meter, Window, family
 from bench.fleet.needs import Use, needs
 from bench.fleet.page import page
 from bench.fleet.run import FleetFigures, Stage, merged
-from bench.fleet.scaling import FIGURES, PAGE, scaling_page
+from bench.fleet.scaling import ASKS_PER_SECOND, FIGURES, PAGE, scaling_page
 from bench.fleet.summary import percentile, server_cpu, summary
+from qflare_site.environment import DEFAULTS
 
 GROUPS = ("web", "worker", "postgres", "postgres of the workers", "postgres itself")
 
@@ -94,8 +95,15 @@ def test_the_scaling_page_is_computed_from_the_largest_fleet(tmp_path: Path) -> 
     figures.write_text(json.dumps(summary([fleet(100), fleet(5000)])))
     text = scaling_page(figures)
     assert "largest measured fleet, 5,000 devices" in text
-    assert "| asks a second | 3,333 |" in text
-    assert "| what takes most of the processors | **asking for work** |" in text
+    assert "| an idle device asks again after | 334 s | 30 s | 334 s |" in text
+    assert "| asks a second | 299 | 3,333 | 299 |" in text
+    assert "| busy cores, asking for work | 6.0 | 66.7 | 6.0 |" in text
+    assert "| of a round, gone when the last device hears of it | 4.2% | 0.4% | 0.0% |" in text
+    assert "| what takes most of the processors | **asking for work** | **asking for work** |" in text
+
+
+def test_the_scaling_page_shows_the_sites_own_default() -> None:
+    assert DEFAULTS["QFLARE_ASKS_PER_SECOND"] == ASKS_PER_SECOND
 
 
 def test_the_scaling_page_of_the_docs_is_that_of_the_kept_figures() -> None:
