@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 from django.conf import settings
+from django.db import Error as DatabaseFailure
 from django.db import connection, transaction
 from django.db.models import F, QuerySet
 from django.utils import timezone
@@ -35,21 +36,32 @@ TRANSIENT = frozenset({"enclave-failed", "service-unavailable"})
 
 @contextmanager
 def kept_lease(extend: Callable[[], object], lease_time: timedelta) -> Iterator[None]:
-    """Extend a lease from a thread until the step ends; it stops with the process and only then."""
+    """Extend a lease from a thread until the step ends; it stops with the process and only then.
+
+    While the database is away nothing is extended and nothing is given up: it is asked again, on a new connection.
+    """
     done = threading.Event()
-
-    def keep() -> None:
-        while not done.wait(lease_time.total_seconds() / 3):
-            extend()
-        connection.close()
-
-    thread = threading.Thread(target=keep, name="lease", daemon=True)
+    arguments = (done, extend, lease_time.total_seconds() / 3)
+    thread = threading.Thread(target=_extend_until, args=arguments, name="lease", daemon=True)
     thread.start()
     try:
         yield
     finally:
         done.set()
         thread.join()
+
+
+def _extend_until(done: threading.Event, extend: Callable[[], object], interval_seconds: float) -> None:
+    warned = False
+    while not done.wait(interval_seconds):
+        try:
+            extend()
+        except DatabaseFailure as error:
+            if not warned:
+                log.warning("lease_not_extended", reason=str(error).strip())
+            warned = True
+            connection.close()  # a broken one would fail at every further question
+    connection.close()
 
 
 def require_attempts(attempts: int) -> None:
