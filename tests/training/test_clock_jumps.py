@@ -1,5 +1,6 @@
 """The clock of the site jumps by an hour: rounds end, sessions are renewed, nothing is taken twice."""
 
+import uuid
 from datetime import timedelta
 
 import numpy as np
@@ -14,7 +15,8 @@ from edge_client.training import TrainingHere
 from tests.open_rounds import Submission, make_federation, send_submission, started
 from tests.people import assert_refused, nothing_changed
 from tests.system.running_site import KnownUpdateTrainer
-from training.models import Round, RoundState, Update
+from training.models import RangeStep, RangeStepKind, Round, RoundState, Update
+from training.services.evaluation import due_evaluations
 from training.services.rounds import cancel_round, close_round, take_lease
 
 HOUR = timedelta(hours=1)
@@ -79,3 +81,21 @@ def test_the_lease_of_a_dead_worker_does_not_outlive_a_jump_back(running):
     assert take_lease(running.id, RoundState.AGGREGATING, lease_time=LEASE, now=now)
     assert take_lease(running.id, RoundState.AGGREGATING, lease_time=LEASE, now=now - timedelta(seconds=20)) is None
     assert take_lease(running.id, RoundState.AGGREGATING, lease_time=LEASE, now=now - HOUR)
+
+
+def test_the_range_of_a_dead_worker_does_not_outlive_a_jump_back(running):
+    now = timezone.now()
+    Round.objects.update(state=RoundState.AGGREGATING)
+    RangeStep.objects.create(
+        round=running, kind=RangeStepKind.READ, range_index=0, lease_holder=uuid.uuid4(), lease_expires_at=now + LEASE
+    )
+    assert not RangeStep.objects.awaiting_worker(now - timedelta(seconds=20)).exists()
+    assert RangeStep.objects.awaiting_worker(now - HOUR).exists()
+
+
+def test_the_evaluation_of_a_dead_worker_does_not_outlive_a_jump_back(settings):
+    now, lease = timezone.now(), timedelta(seconds=2 * settings.QFLARE_EVALUATION_SECONDS)
+    version = make_federation(evaluator="tests.edge.trainers:SmallTrainer").current_version
+    due_evaluations(now).filter(id=version.id).update(evaluation_lease_expires_at=now + lease)
+    assert not due_evaluations(now - timedelta(seconds=20)).exists()
+    assert due_evaluations(now - HOUR).exists()

@@ -10,6 +10,7 @@ from django.db.models import Q
 
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from training.models.federation import Federation, ModelVersion
+from training.models.lease import not_held
 from training.terms import Mode
 
 
@@ -38,6 +39,10 @@ class RangeStepKind(models.TextChoices):
     COMBINE = "combine", "Combine"
 
 
+def _not_held(now: datetime) -> Q:
+    return not_held("lease_expires_at", timedelta(seconds=settings.QFLARE_LEASE_SECONDS), now)
+
+
 class RoundQuerySet(models.QuerySet["Round"]):
     """Reads that services and tasks share."""
 
@@ -46,15 +51,8 @@ class RoundQuerySet(models.QuerySet["Round"]):
         return self.filter(state__in=UNFINISHED)
 
     def without_lease(self, now: datetime) -> "RoundQuerySet":
-        """Rounds whose running step nobody holds.
-
-        Nobody is given a lease for so long that it ends twice its time from now: that one was given before
-        the clock was put back, and whoever is still at the step loses no more by it than time.
-        """
-        no_lease_ends_after = now + 2 * timedelta(seconds=settings.QFLARE_LEASE_SECONDS)
-        return self.filter(
-            Q(lease_expires_at=None) | Q(lease_expires_at__lte=now) | Q(lease_expires_at__gt=no_lease_ends_after)
-        )
+        """Rounds whose running step nobody holds."""
+        return self.filter(_not_held(now))
 
     def awaiting_worker(self, now: datetime) -> "RoundQuerySet":
         """Rounds with a step to run that no worker holds a lease on; none whose ranges are still at theirs."""
@@ -175,7 +173,7 @@ class RangeStepQuerySet(models.QuerySet["RangeStep"]):
 
     def free(self, now: datetime) -> "RangeStepQuerySet":
         """Steps that are not done and that no worker holds a lease on: of the row alone, so that an UPDATE may ask."""
-        return self.filter(Q(lease_expires_at=None) | Q(lease_expires_at__lte=now), message=None)
+        return self.filter(_not_held(now), message=None)
 
     def awaiting_worker(self, now: datetime) -> "RangeStepQuerySet":
         """Those of rounds that are being aggregated."""

@@ -13,13 +13,14 @@ from pathlib import Path
 import structlog
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from audit.services import record_event
 from qflare_protocol.errors import Refusal
 from training.evaluator_process import evaluate_in_process, may_evaluate_here
 from training.models import ModelVersion
+from training.models.lease import not_held
 from training.services.early_stopping import stop_when_due
 from training.services.publication import time_step
 from training.services.round_sources import model_pieces
@@ -32,10 +33,12 @@ LEFT_TO_ANOTHER = timedelta(seconds=10)
 
 def due_evaluations(now: datetime) -> QuerySet[ModelVersion]:
     """Return the versions that nobody has evaluated or is evaluating."""
-    unleased = Q(evaluation_lease_expires_at=None) | Q(evaluation_lease_expires_at__lte=now)
-    return ModelVersion.objects.filter(unleased, evaluated_at=None, evaluation_error="").exclude(
-        federation__evaluator=""
-    )
+    free = not_held("evaluation_lease_expires_at", 2 * _allowance(), now)
+    return ModelVersion.objects.filter(free, evaluated_at=None, evaluation_error="").exclude(federation__evaluator="")
+
+
+def _allowance() -> timedelta:
+    return timedelta(seconds=settings.QFLARE_EVALUATION_SECONDS)
 
 
 def evaluate_version(version_id: int, *, now: datetime) -> bool:
@@ -47,7 +50,7 @@ def evaluate_version(version_id: int, *, now: datetime) -> bool:
     keep = may_evaluate_here()
     if not keep and ModelVersion.objects.filter(id=version_id, created_at__gt=now - LEFT_TO_ANOTHER).exists():
         return False
-    allowance = timedelta(seconds=settings.QFLARE_EVALUATION_SECONDS)
+    allowance = _allowance()
     if not due_evaluations(now).filter(id=version_id).update(evaluation_lease_expires_at=now + 2 * allowance):
         return False
     version = ModelVersion.objects.select_related("federation").get(id=version_id)
