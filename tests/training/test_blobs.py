@@ -2,13 +2,16 @@
 
 import io
 import os
+import time
+import uuid
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qflare_protocol.errors import Refusal
-from training.blobs import blob_path, pieces_of, store_blob
+from training.blob_store.configured import blob_store
+from training.blobs import blob_path, new_blob, pieces_of, store_blob
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +51,43 @@ def test_no_name_leads_out_of_the_store(name):
 
 def test_pieces_are_bounded():
     assert [len(piece) for piece in pieces_of(io.BytesIO(bytes((1 << 20) + 1)))] == [1 << 20, 1]
+
+
+ABANDONED = uuid.UUID(int=2)
+
+
+class TakenWhenSeen:
+    """No digest and no upload is in it, and a file of that name is gone as soon as it is asked for."""
+
+    def __init__(self, store, prefix):
+        self.store, self.prefix = store, prefix
+
+    def __contains__(self, name):
+        file = self.store / (name if isinstance(name, str) else f"{self.prefix}{name.hex}")
+        if file.name.startswith(self.prefix) and name != ABANDONED:
+            file.unlink()
+        return False
+
+
+def test_a_draft_that_is_published_meanwhile_does_not_end_a_sweep(store):
+    orphan = blob_path(store_blob([b"orphan"]).digest)
+    in_an_hour = time.time() + 3600
+    with new_blob() as draft:
+        draft.write(b"one")
+        taken = TakenWhenSeen(store, ".draft-")
+        assert blob_store().delete_unreferenced(taken, older_than_seconds=60, now=in_an_hour) == 1
+    assert not orphan.exists()
+
+
+def test_an_upload_that_is_published_meanwhile_does_not_end_a_sweep(store):
+    for upload in (uuid.UUID(int=1), ABANDONED):
+        blob_store().append_piece(upload, io.BytesIO(b"one"), offset=0, length=3, present_offset=lambda: 0)
+    in_an_hour = time.time() + 3600
+    taken = TakenWhenSeen(store, ".upload-")
+    assert blob_store().delete_abandoned_uploads(taken, older_than_seconds=60, now=in_an_hour) == 1
+    assert files(store) == []
+
+
+def test_a_store_that_nobody_has_written_to_is_swept(store):
+    assert blob_store().delete_unreferenced(set(), older_than_seconds=60, now=time.time()) == 0
+    assert blob_store().delete_abandoned_uploads(set(), older_than_seconds=60, now=time.time()) == 0

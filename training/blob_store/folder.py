@@ -10,7 +10,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO, Self
 
@@ -70,12 +70,15 @@ class FolderStore(BlobStore):
         return True
 
     def delete_unreferenced(self, referenced: Container[str], *, older_than_seconds: float, now: float) -> int:
-        deleted = 0
-        for path in [*self.folder.glob(f"{DRAFT_PREFIX}*"), *self.folder.glob("??/*")]:
-            if path.name not in referenced and now - path.stat().st_mtime > older_than_seconds:
-                path.unlink(missing_ok=True)
-                deleted += 1
-        return deleted
+        others = (entry for entry in self._drafts_and_blobs() if entry.name not in referenced)
+        return sum(_deleted(entry, older_than_seconds, now) for entry in others)
+
+    def _drafts_and_blobs(self) -> "Iterator[os.DirEntry[str]]":
+        for entry in _entries(self.folder):
+            if entry.name.startswith(DRAFT_PREFIX):
+                yield entry
+            elif len(entry.name) == 2 and entry.is_dir():
+                yield from _entries(Path(entry.path))
 
     def stored_bytes(self, upload_id: uuid.UUID, *, at_most: int) -> int:
         try:
@@ -121,13 +124,9 @@ class FolderStore(BlobStore):
         self.upload_path(upload_id).unlink(missing_ok=True)
 
     def delete_abandoned_uploads(self, running: Container[uuid.UUID], *, older_than_seconds: float, now: float) -> int:
-        deleted = 0
-        for path in self.folder.glob(f"{UPLOAD_PREFIX}*"):
-            owner = uuid.UUID(hex=path.name.removeprefix(UPLOAD_PREFIX))
-            if owner not in running and now - path.stat().st_mtime > older_than_seconds:
-                path.unlink(missing_ok=True)
-                deleted += 1
-        return deleted
+        uploads = (entry for entry in _entries(self.folder) if entry.name.startswith(UPLOAD_PREFIX))
+        others = (entry for entry in uploads if uuid.UUID(hex=entry.name.removeprefix(UPLOAD_PREFIX)) not in running)
+        return sum(_deleted(entry, older_than_seconds, now) for entry in others)
 
     def publish_file(self, file: Path, digest: str) -> None:
         """Let a file of the folder, complete and on disk, be the blob of that digest from now on."""
@@ -171,6 +170,21 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _entries(folder: Path) -> "Iterator[os.DirEntry[str]]":
+    """Yield what is in a folder, one by one; writers publish and delete meanwhile."""
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        yield from entries
+
+
+def _deleted(entry: "os.DirEntry[str]", older_than_seconds: float, now: float) -> bool:
+    """Delete a file that has lain for long; return whether this call did. One that is gone got another name."""
+    with suppress(FileNotFoundError):
+        if now - entry.stat().st_mtime > older_than_seconds:
+            Path(entry.path).unlink()
+            return True
+    return False
 
 
 @contextmanager
