@@ -3,7 +3,8 @@
 from functools import partial
 
 import pytest
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -66,6 +67,14 @@ def test_the_mean_is_weighted_by_samples_and_each_device_counts_once(evaluated, 
     assert "evaluation" not in alice.line().ask().message
     event = Event.objects.filter(kind="model.evaluated_by_device").latest("id")
     assert (event.actor, event.payload["device"], event.payload["sample_count"]) == ("device:carol", "carol", 30)
+
+
+def test_a_report_reads_no_provenance_which_grows_with_the_devices(evaluated, alice):
+    with CaptureQueriesContext(connection) as asked:
+        assert evaluation_for(alice.device)
+        assert record_evaluation(alice.device, DeviceEvaluation(**report(evaluated, accuracy=0.5)), now=timezone.now())
+    assert len(asked) > 3
+    assert not [query["sql"] for query in asked if "provenance" in query["sql"]]
 
 
 def test_a_device_that_holds_nothing_out_says_so_and_is_not_asked_again(evaluated, alice):

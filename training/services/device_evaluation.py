@@ -20,21 +20,22 @@ from training.models import Federation, FederationState, ModelVersion, VersionEv
 def evaluation_for(device: Device) -> dict[str, Any] | None:
     """Return the version that waits for this device's evaluation, or None."""
     reported = VersionEvaluation.objects.filter(device=device, version=OuterRef("current_version"))
-    federation = (
+    waiting = (
         Federation.objects.filter(Q(group="") | Q(group=device.group), evaluated_by_devices=True)
         .filter(~Exists(reported), current_version__isnull=False)
         .exclude(state=FederationState.PAUSED)
-        .select_related("current_version")
         .order_by("created_at")
+        .values_list("id", "current_version__number", "current_version__digest", "trainer_parameters")
         .first()
     )
-    if federation is None or federation.current_version is None:
+    if waiting is None:
         return None
+    federation_id, number, digest, parameters = waiting
     return {
-        "federation_id": federation.id.bytes,
-        "version": federation.current_version.number,
-        "model_digest": bytes(federation.current_version.digest),
-        "trainer_parameters": federation.trainer_parameters,
+        "federation_id": federation_id.bytes,
+        "version": number,
+        "model_digest": bytes(digest),
+        "trainer_parameters": parameters,
     }
 
 
@@ -74,6 +75,7 @@ def _version_of(device: Device, report: DeviceEvaluation) -> ModelVersion:
         ModelVersion.objects.filter(federation_id=uuid.UUID(bytes=report.federation_id), number=report.version)
         .filter(Q(federation__group="") | Q(federation__group=device.group), federation__evaluated_by_devices=True)
         .select_related("federation")
+        .only("number", "federation__name", "federation__policy")  # a version's provenance grows with its devices
         .first()
     )
     if version is None:
@@ -84,8 +86,7 @@ def _version_of(device: Device, report: DeviceEvaluation) -> ModelVersion:
 def _add_to_mean(version_id: int, report: DeviceEvaluation) -> None:
     """Add to the sums under the version's row: the requests of two devices take turns here."""
     ModelVersion.objects.filter(id=version_id).update(evaluations=F("evaluations") + 1)
-    version = ModelVersion.objects.get(id=version_id)
-    sums = dict(version.evaluation_sums)
+    sums = dict(ModelVersion.objects.values_list("evaluation_sums", flat=True).get(id=version_id))
     for name, value in report.metrics.items():
         weighted, samples = sums.get(name, (0.0, 0))
         sums[name] = [weighted + value * report.sample_count, samples + report.sample_count]
