@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from django.db.models import Max
 
 from audit.models import Checkpoint, Event
-from devices.models import Device, DeviceState
 from monitor.rules.definition import Finding, Rule
 from monitor.terms import LOG, Action, Severity, Subject, SubjectKind, Terms
 from training.models import Federation, FederationState
@@ -21,12 +20,15 @@ def silent_federations(terms: Terms, since: datetime, now: datetime) -> Iterable
     Nobody was there to be heard while the site was down, so the window never begins before the monitor did. Nor is it
     shorter than what devices of so large a fleet may be told to wait.
     """
-    window = max(terms.window, present_for())
+    begin = now - max(terms.window, present_for())
+    if since > begin:
+        return
     for federation in Federation.objects.filter(state=FederationState.ACTIVE):
-        heard = Device.objects.filter(state=DeviceState.ACTIVE, last_seen_at__isnull=False)
-        members = heard.filter(group=federation.group) if federation.group else heard
+        members = federation.members().filter(last_seen_at__isnull=False)
         last = members.aggregate(last=Max("last_seen_at"))["last"]
-        if last and members.count() >= terms.threshold and max(last, since) <= now - window:
+        if last is None or last > begin:
+            continue
+        if members[: terms.threshold].count() >= terms.threshold:
             detail = f"The last of its devices was heard at {last:%Y-%m-%d %H:%M:%S}."
             yield Finding(Subject(SubjectKind.FEDERATION, federation.name), detail)
 

@@ -1,11 +1,17 @@
 """Silence of a fleet and of the log."""
 
+from datetime import timedelta
+
 import pytest
+from django.db import connection
 from django.db.models import F
+from django.test.utils import CaptureQueriesContext
 
 from audit.services import sequence_log
 from devices.models import Device
+from monitor.rules.silence import silent_federations
 from monitor.services.watch import watch
+from monitor.terms import Severity, Terms
 from tests.factories import large_fleet, make_device, make_federation
 from tests.monitor.conftest import Scene
 from training.services.federations import pause_federation
@@ -48,6 +54,23 @@ def test_one_device_that_is_heard_is_enough(scene, federation):
     for _ in range(4):
         assert hours(scene, 0.5) == []
         Device.objects.filter(name="edge-2").update(last_seen_at=scene.now)
+
+
+def test_devices_are_counted_only_where_nobody_was_heard_and_no_further_than_it_takes(scene, federation):
+    terms, since = Terms(2, timedelta(hours=1), Severity.WARNING), scene.now - timedelta(days=1)
+    heard(scene)
+    with CaptureQueriesContext(connection) as asked:
+        assert list(silent_federations(terms, since, scene.now + timedelta(minutes=59))) == []
+    assert not [query["sql"] for query in asked if "COUNT(" in query["sql"]]
+    with CaptureQueriesContext(connection) as asked:
+        assert len(list(silent_federations(terms, since, scene.now + timedelta(hours=1)))) == 1
+    assert ["LIMIT 2" in query["sql"] for query in asked if "COUNT(" in query["sql"]] == [True]
+
+
+def test_nothing_is_asked_before_the_monitor_has_watched_for_so_long(scene, federation, django_assert_num_queries):
+    terms = Terms(2, timedelta(hours=1), Severity.WARNING)
+    with django_assert_num_queries(0):
+        assert list(silent_federations(terms, scene.now - timedelta(minutes=59), scene.now)) == []
 
 
 def test_a_fleet_that_was_never_heard_is_not_silent(scene, federation):
