@@ -113,8 +113,7 @@ class Http:
                 yield response
                 return
             address = self.checked_address(response.headers.get("Location", ""))
-        # A blob store knows another tag than ours; the name of a blob is its digest.
-        with self.opened(address, {name: text for name, text in headers.items() if name != "If-Range"}) as response:
+        with self.opened(address, headers) as response:
             yield response
 
     def checked_address(self, address: str) -> str:
@@ -138,9 +137,11 @@ class Http:
         if not answer.is_success:
             raise ServerUnreachable(f"The blob store answered status {answer.status_code}.")
 
-    def download_into(self, target: Path, path: str, *, size_bytes: int, etag: str) -> None:
+    def download_into(self, target: Path, path: str, *, size_bytes: int) -> None:
         """Make `target` the `size_bytes` bytes of a body, going on behind those that an earlier attempt left there.
 
+        Nothing but the path says that they are of the same body (tags differ from one deliverer to the next), so
+        it has to name its content by a digest, which the caller checks.
         What arrived before a cut stays for the next attempt. Raises `ServerUnreachable`,
         `Refusal("message-too-large")` as soon as the body is longer, and what `raise_for_problem` raises.
         """
@@ -148,7 +149,7 @@ class Http:
         if present == size_bytes:
             return
         resume = 0 < present < size_bytes
-        headers = {"Range": f"bytes={present}-", "If-Range": etag} if resume else {}
+        headers = {"Range": f"bytes={present}-"} if resume else {}
         with self._opened_blob(path, headers) as response:
             if not response.is_success:
                 content_type = response.headers.get("Content-Type", "")

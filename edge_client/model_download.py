@@ -92,8 +92,7 @@ class ModelDownload:
                 other.unlink()
         target = self._home / name
         try:
-            path = f"/api/blobs/{digest.hex()}"
-            self._http.download_into(target, path, size_bytes=size, etag=f'"{digest.hex()}"')
+            self._http.download_into(target, f"/api/blobs/{digest.hex()}", size_bytes=size)
         except Refusal as refusal:
             raise ServerUnreachable(f"the model was not delivered, {refusal.code}: {refusal.detail}") from refusal
         if _digest_of(target) != digest:

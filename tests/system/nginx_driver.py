@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from edge_client.http import Http
 from qflare_site.processes import free_address
 from tests.system.running_site import (
     ROOT,
@@ -102,6 +103,19 @@ def check_outside(url: str, context: ssl.SSLContext, blob: str) -> None:
     assert "max-age" in ask(url, "/admin/login/", context).headers["Strict-Transport-Security"]
 
 
+def check_resumed(url: str, folder: Path, blob: str, whole: bytes) -> None:
+    """Cut a download behind its first bytes and go on: nginx sends the rest alone."""
+    path, target = f"/api/blobs/{blob}", folder / "resumed"
+    http = Http(url)
+    with http.opened(path, {}) as response:
+        target.write_bytes(next(response.iter_bytes(1000)))
+    http.download_into(target, path, size_bytes=len(whole))
+    http.close()
+    assert target.read_bytes() == whole
+    resumed = f'"GET {path} HTTP/1.1" 206 {len(whole) - 1000} '
+    wait_for(lambda: resumed in (folder / "access.log").read_text(), "nginx to have sent the rest alone")
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     address, web = free_address(), free_address()
@@ -124,9 +138,17 @@ def main() -> None:
         done = Round.objects.filter(federation=federation, state=RoundState.COMPLETED)
         open_rounds(federation, workers, done)
         check_outside(url, context, federation.current_version.blob_digest)
+        check_resumed(url, folder, federation.current_version.blob_digest, encrypted(federation))
         served = (folder / "access.log").read_text().count("GET /api/blobs/")
         assert served >= 6, f"nginx saw {served} downloads"
     print("two rounds behind nginx")  # noqa: T201
+
+
+def encrypted(federation: object) -> bytes:
+    """Return the encrypted model as it lies in the blob store."""
+    from training.blobs import blob_path
+
+    return blob_path(federation.current_version.blob_digest).read_bytes()
 
 
 def open_rounds(federation: object, workers: list, done: object) -> None:
