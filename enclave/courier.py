@@ -58,6 +58,9 @@ __all__ = [
 
 COPY_BYTES = 1 << 20
 SPARE_DESCRIPTORS = 64
+SLOWEST_BYTES_PER_SECOND = 50e6
+"""What a sealed process reads, decrypts and combines on a slow core from a slow disk; measured are 240 MB a second and
+more (docs/benchmarks/sealed.md)."""
 
 logger = logging.getLogger("qflare.enclave")
 
@@ -68,13 +71,20 @@ def ignore_step(name: str, seconds: float) -> None:
 
 @dataclass(frozen=True)
 class EnclaveHost:
-    """Where and as whom the sealed process runs, and who attests it; `timeout_seconds` bounds one whole request."""
+    """Where and as whom the sealed process runs, and who attests it.
+
+    `timeout_seconds` bounds one whole request, beside the time that its blobs take.
+    """
 
     directory: Path
     uid: int = 65534
     gid: int = 65534
     timeout_seconds: float = 600.0
     attester: str = SOFTWARE
+
+    def seconds_for(self, task: "EnclaveTask") -> float:
+        """Return how long the whole request may take: a time of its own, and one for the bytes of its blobs."""
+        return self.timeout_seconds + task.blob_bytes / SLOWEST_BYTES_PER_SECOND
 
 
 @dataclass(frozen=True)
@@ -105,7 +115,7 @@ class PreparedRound:
 class EnclaveTask:
     """What one sealed process is started for: "prepare" or "aggregate" a round, with the open files of its blobs.
 
-    `range_index` is given to one that works on a range alone.
+    `range_index` is given to one that works on a range alone; `blob_bytes` are what all blobs have together.
     """
 
     mode: str
@@ -114,13 +124,14 @@ class EnclaveTask:
     memory_bytes: int
     blob_descriptors: tuple[int, ...] = ()
     range_index: int | None = None
+    blob_bytes: int = 0
 
 
 class SealedProcess:
     """A running sealed process; as a context manager it is dead, and waited for, at the end."""
 
     def __init__(self, host: EnclaveHost, task: "EnclaveTask") -> None:
-        self._deadline = time.monotonic() + host.timeout_seconds
+        self._deadline = time.monotonic() + host.seconds_for(task)
         running = SPARE.take(_arguments(host, task), task.blob_descriptors)
         if running is None:
             ours, theirs = socket.socketpair()
@@ -288,8 +299,15 @@ def run_request(
     _allow_open_files(len(given.openers))
     with round_followed("aggregate", given.round_id), ExitStack() as stack:
         descriptors = [_descriptor_of(stack.enter_context(opener()), stack) for opener in given.openers]
-        memory = given.policy.maximum_memory_bytes
-        task = EnclaveTask("aggregate", given.round_id, given.federation_id, memory, tuple(descriptors), range_index)
+        task = EnclaveTask(
+            "aggregate",
+            given.round_id,
+            given.federation_id,
+            given.policy.maximum_memory_bytes,
+            tuple(descriptors),
+            range_index,
+            sum(os.fstat(descriptor).st_size for descriptor in descriptors),
+        )
         started = time.monotonic()
         process = stack.enter_context(SealedProcess(host, task))
         process.receive("ready")
@@ -373,7 +391,7 @@ def _arguments(host: EnclaveHost, task: EnclaveTask) -> list[str]:
         "--uid": host.uid,
         "--gid": host.gid,
         "--memory-bytes": task.memory_bytes,
-        "--cpu-seconds": math.ceil(host.timeout_seconds),  # one thread uses no more in that time
+        "--cpu-seconds": math.ceil(host.seconds_for(task)),  # one thread uses no more in that time
         "--round": task.round_id.hex(),
         "--federation": task.federation_id.hex(),
         "--parent-pid": os.getpid(),

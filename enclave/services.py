@@ -46,6 +46,7 @@ def enclave_account() -> courier.EnclaveHost:
         directory,
         settings.QFLARE_ENCLAVE_UID,
         settings.QFLARE_ENCLAVE_GID,
+        timeout_seconds=settings.QFLARE_ENCLAVE_REQUEST_SECONDS,
         attester=settings.QFLARE_ENCLAVE_ATTESTER,
     )
 

@@ -106,6 +106,8 @@ DEFAULTS: dict[str, Any] = {
     # The unprivileged user the sealed process runs as, when the enclave worker is root.
     "QFLARE_ENCLAVE_UID": 65534,
     "QFLARE_ENCLAVE_GID": 65534,
+    # What one request to a sealed process may take beside a second for each 50 MB of its blobs.
+    "QFLARE_ENCLAVE_REQUEST_SECONDS": 600,
 }
 """Every variable the site reads, with its default. `NAME_FILE` names a file that holds the value instead."""
 
@@ -295,6 +297,7 @@ _VALIDATORS: dict[str, Callable[[Any], None]] = {
     "QFLARE_MAX_UPDATE_BYTES": _between(4096, 1 << 36),
     "QFLARE_UPLOAD_PIECE_BYTES": _between(4096, 64 * 1024 * 1024),
     "QFLARE_EVALUATION_SECONDS": _between(1, 86_400),
+    "QFLARE_ENCLAVE_REQUEST_SECONDS": _between(10, 7 * 86_400),
     "QFLARE_RETENTION_SESSION_DAYS": _between(1, 3650),  # a replayed M1 has to be known for a while
     "QFLARE_RETENTION_DISCLOSURE_DAYS": _between(0, 36_500),
     "QFLARE_METRICS_PORT": _between(0, 65_535),

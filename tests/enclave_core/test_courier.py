@@ -210,6 +210,19 @@ def test_a_process_that_is_late_is_ended(host):
     assert_refused("enclave-failed", "in time", prepare, stopped)
 
 
+def test_a_request_has_time_for_the_bytes_of_its_blobs(host, monkeypatch):
+    entry = new_round(host, 3)
+    hurried = replace(host, timeout_seconds=0.05)
+    assert_refused("enclave-failed", "in time", aggregate, hurried, entry)
+    monkeypatch.setattr(courier, "SLOWEST_BYTES_PER_SECOND", 10.0)
+    assert len(reasons(aggregate(hurried, entry)[0])) == 0
+
+
+def test_three_hundred_updates_of_a_gigabyte_have_nearly_two_hours(host):
+    task = replace(TASK, mode="aggregate", blob_bytes=300 * 10**9)
+    assert replace(host, timeout_seconds=600.0).seconds_for(task) == 600 + 6000
+
+
 def test_a_blob_that_cannot_be_read_ends_the_process(host):
     entry, pids = new_round(host), []
 
