@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 from enclave.child_messages import checked_message
 from enclave.core.attesters.choice import SOFTWARE
-from enclave.core.channel import Channel, ChannelClosed
+from enclave.core.channel import MAX_REQUEST_BYTES, Channel, ChannelClosed
 from enclave.core.foreseen import SEALED_MODEL
 from enclave.core.host import attestation_public_key, destroy_round_key, initialise_host_directory
 from enclave.core.requests import AggregateRequest, PrepareRequest
@@ -58,6 +58,8 @@ __all__ = [
 
 COPY_BYTES = 1 << 20
 SPARE_DESCRIPTORS = 64
+DESCRIPTORS_PER_ARGUMENT = 10_000
+"""The kernel takes no argument of 128 KiB (`MAX_ARG_STRLEN`); a number has up to seven digits."""
 SLOWEST_BYTES_PER_SECOND = 50e6
 """What a sealed process reads, decrypts and combines on a slow core from a slow disk; measured are 240 MB a second and
 more (docs/benchmarks/sealed.md)."""
@@ -137,7 +139,7 @@ class SealedProcess:
             ours, theirs = socket.socketpair()
             running = start(_command(host, task, theirs.fileno()), (ours, theirs), task.blob_descriptors)
         self._process, self._socket = running.process, running.socket
-        self._channel = Channel(self._read, self._write)
+        self._channel = Channel(self._read, self._write, sends=MAX_REQUEST_BYTES)
 
     def __enter__(self) -> "SealedProcess":
         return self
@@ -399,9 +401,11 @@ def _arguments(host: EnclaveHost, task: EnclaveTask) -> list[str]:
     }
     if task.range_index is not None:
         options["--range"] = task.range_index
-    if task.blob_descriptors:
-        options["--blob-fds"] = ",".join(map(str, task.blob_descriptors))
-    return [task.mode, *(str(part) for option in options.items() for part in option)]
+    arguments = [task.mode, *(str(part) for option in options.items() for part in option)]
+    for begin in range(0, len(task.blob_descriptors), DESCRIPTORS_PER_ARGUMENT):
+        some = task.blob_descriptors[begin : begin + DESCRIPTORS_PER_ARGUMENT]
+        arguments += ["--blob-fds", ",".join(map(str, some))]
+    return arguments
 
 
 def _describe(status: int) -> str:

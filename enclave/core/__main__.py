@@ -77,7 +77,7 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--round", type=bytes.fromhex, required=True)
     parser.add_argument("--federation", type=bytes.fromhex, required=True)
     parser.add_argument("--range", type=int, choices=range(MAX_RANGES))
-    parser.add_argument("--blob-fds", type=_descriptors, default=())
+    parser.add_argument("--blob-fds", type=_descriptors, action="extend", default=[])
     parser.add_argument("--uid", type=int, required=True)
     parser.add_argument("--gid", type=int, required=True)
     parser.add_argument("--memory-bytes", type=int, required=True)

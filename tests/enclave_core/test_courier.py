@@ -4,6 +4,7 @@ import io
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
 from contextlib import ExitStack
@@ -14,10 +15,11 @@ import numpy as np
 import pytest
 
 from enclave import courier, spare_process
-from enclave.core.__main__ import _report_failures_to, main
-from enclave.core.channel import Channel, ChannelClosed
+from enclave.core.__main__ import _arguments, _report_failures_to, main
+from enclave.core.channel import MAX_DEVICES_OF_A_ROUND, MAX_REQUEST_BYTES, Channel, ChannelClosed
 from enclave.core.host import HostDirectory
 from enclave.core.measurement import measure
+from enclave.core.requests import MAX_DESCRIPTOR, AggregateRequest, SubmittedManifest
 from enclave.courier import (
     EnclaveHost,
     EnclaveTask,
@@ -30,10 +32,13 @@ from enclave.courier import (
 )
 from qflare_protocol.aggregation_policy import PROTECTIONS
 from qflare_protocol.attestation import AppraisalPolicy, appraise
-from qflare_protocol.cose import key_fingerprint
+from qflare_protocol.carried_rows import CarriedRow
+from qflare_protocol.cose import Verifier, key_fingerprint
+from qflare_protocol.encoding import decode, encode
 from qflare_protocol.errors import Refusal
+from qflare_protocol.round_result import RosterEntry
 from qflare_protocol.tensors import decode_tensors, model_digest
-from tests.enclave_core.rounds import FEDERATION, ROUND, Round, deltas, reasons
+from tests.enclave_core.rounds import FEDERATION, ROUND, Round, deltas, device_id, reasons
 from tests.policies import bare, screened
 
 POLICY = screened()
@@ -221,6 +226,44 @@ def test_a_request_has_time_for_the_bytes_of_its_blobs(host, monkeypatch):
 def test_three_hundred_updates_of_a_gigabyte_have_nearly_two_hours(host):
     task = replace(TASK, mode="aggregate", blob_bytes=300 * 10**9)
     assert replace(host, timeout_seconds=600.0).seconds_for(task) == 600 + 6000
+
+
+def test_a_roster_of_fifty_thousand_devices_is_one_request(host):
+    entry = new_round(host)
+    given = entry.for_courier()
+    others = [
+        RosterEntry(number.to_bytes(16, "big"), Verifier("ML-DSA-44", number.to_bytes(1312, "big")))
+        for number in range(1 << 64, (1 << 64) + MAX_DEVICES_OF_A_ROUND - len(given["roster"]))
+    ]
+    assert len(reasons(aggregate(host, entry, roster=(*given["roster"], *others))[0])) == 0
+
+
+def request_of(count, *, key_bytes, manifest_bytes):
+    name = device_id(1)
+    row = RosterEntry(name, Verifier("ML-DSA-44", bytes(key_bytes)))
+    carried = CarriedRow("history/" + name.hex(), bytes(32), bytes(32))
+    update = SubmittedManifest(name, bytes(manifest_bytes))
+    request = AggregateRequest(
+        ROUND, FEDERATION, POLICY, bytes(5_000), bytes(32), (row,) * count, (update,) * count, (carried,) * count, (),
+        (MAX_DESCRIPTOR,) * (2 * count + 1),
+    )  # fmt: skip
+    return encode(request.to_map())
+
+
+def test_a_request_of_the_most_devices_has_room_for_an_update_and_a_history_of_each():
+    hundred = request_of(100, key_bytes=1312, manifest_bytes=5_500)
+    assert len(hundred) / 100 * MAX_DEVICES_OF_A_ROUND < MAX_REQUEST_BYTES
+    all_rows = request_of(MAX_DEVICES_OF_A_ROUND, key_bytes=1, manifest_bytes=1)
+    decoded = decode(all_rows, what="request", maximum_bytes=MAX_REQUEST_BYTES)
+    assert len(decoded["roster"]) == MAX_DEVICES_OF_A_ROUND
+
+
+def test_as_many_open_files_as_a_round_has_fit_on_a_command_line(host):
+    descriptors = tuple(range(100_000, 100_000 + 2 * MAX_DEVICES_OF_A_ROUND + 1))
+    arguments = courier._arguments(host, replace(TASK, mode="aggregate", blob_descriptors=descriptors))
+    assert max(map(len, arguments)) < 1 << 17
+    assert tuple(_arguments([*arguments, "--channel-fd", "3"]).blob_fds) == descriptors
+    subprocess.run(["true", *arguments], check=True, timeout=20)
 
 
 def test_a_blob_that_cannot_be_read_ends_the_process(host):

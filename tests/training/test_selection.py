@@ -18,6 +18,7 @@ from tests.open_rounds import make_federation
 from tests.people import OPERATOR, nothing_changed
 from tests.policies import bare
 from training.models import Federation, Participation, Round
+from training.services import rounds
 from training.services.rounds import cancel_round, open_round
 from training.terms import Selection, Terms
 
@@ -52,6 +53,15 @@ def test_the_target_is_over_selected_for_stragglers(ten):
     federation = chosen(selection=Selection.RANDOM.value, target_updates=4, over_selection=1.5)
     assert len(invited_next(federation)) == 6
     assert Round.objects.get().target_updates == 4
+
+
+def test_more_devices_than_a_round_can_name_are_refused_before_they_train(ten, monkeypatch):
+    monkeypatch.setattr(rounds, "MAX_DEVICES_OF_A_ROUND", 9)
+    federation = make_federation()
+    with nothing_changed(), pytest.raises(Refusal, match="invite 10 devices; one takes 9") as refused:
+        open_round(federation.id, actor=OPERATOR, now=timezone.now())
+    assert refused.value.code == "conflict"
+    assert len(invited_next(make_federation("fewer", terms=Terms(selection="random", selection_fraction=0.9)))) == 9
 
 
 def test_a_fraction_is_rounded_up_and_never_below_the_minimum(ten):

@@ -14,6 +14,7 @@ from django.db.models import F, Q
 
 from audit.services import record_event
 from devices.models import DeviceState
+from enclave.core.channel import MAX_DEVICES_OF_A_ROUND
 from enclave.services import retire_instance
 from qflare_protocol.cose import Verifier
 from qflare_protocol.encoding import decode, encode
@@ -42,6 +43,9 @@ from training.terms import MAX_EXTENSION_SECONDS
 
 MAX_ROSTER_BYTES = 1 << 28
 ALREADY_RUNNING = "A round of this federation is running already; wait for its end."
+TOO_MANY = (
+    "The round would invite {invited} devices; one takes {most}. Choose fewer: by a target, a fraction or labels."
+)
 MAX_COUNTED_FAILURES = 12
 MAX_RESTARTS = 3
 LONGEST_WAIT_AFTER_FAILURES_SECONDS = 3600
@@ -52,8 +56,9 @@ def open_round(federation_id: uuid.UUID, *, actor: str, now: datetime, chance: r
     """Create a pending round and invite devices as the federation's terms say; its enclave is prepared next.
 
     Raises `Refusal`: "not-found", "conflict" when the federation is not active, has had its planned
-    rounds or has a round running, "too-few-updates" when fewer devices are active than the policy
-    needs, "privacy-budget-spent" when its model would spend more than the federation's budget.
+    rounds, has a round running or would invite more devices than one can, "too-few-updates" when fewer
+    devices are active than the policy needs, "privacy-budget-spent" when its model would spend more than
+    the federation's budget.
     """
     with transaction.atomic():
         # A submission's foreign keys point at this row: no_key lets them through, else the two would deadlock.
@@ -64,6 +69,8 @@ def open_round(federation_id: uuid.UUID, *, actor: str, now: datetime, chance: r
         number = _next_round_number(federation)
         require_budget(federation, privacy.noise_multiplier_of(federation.aggregation_policy()))
         invited = select_devices(federation, chance=chance)
+        if len(invited.devices) > MAX_DEVICES_OF_A_ROUND:
+            raise Refusal("conflict", TOO_MANY.format(invited=len(invited.devices), most=MAX_DEVICES_OF_A_ROUND))
         keys = [device.current_signature_key() for device in invited.devices]
         roster = [RosterEntry(key.device_id.bytes, key.verifier) for key in keys]
         opened = _create_round(federation, number, roster, invited.target, now)
