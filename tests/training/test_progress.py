@@ -208,6 +208,33 @@ class TestWaiting:
         assert patient.state == RoundState.FAILED
         assert Event.objects.filter(kind="round.extended").count() == 2
 
+    def test_a_device_that_reports_before_a_late_tick_trains_on_and_is_waited_for(self, patient, alice):
+        now = past_its_deadline(patient)
+        assert tell(alice.line(), patient).message["continue"]
+        assert close_round(patient.id, now=now + timedelta(minutes=2))
+        patient.refresh_from_db()
+        assert (patient.state, patient.extensions) == (RoundState.OPEN, 1)
+
+    def test_before_a_late_tick_an_update_is_taken_whole_or_in_pieces(self, patient, alice, carol):
+        lines = alice.line(), carol.line()
+        past_its_deadline(patient)
+        assert Submission(patient, alice).hand_in(lines[0]).status == 200
+        begun = lines[1].ask("/api/uploads", {"manifest": Submission(patient, carol).manifest()}).message
+        address = f"/api/uploads/{begun['upload_id'].hex()}"
+        assert lines[1].ask(address, method="GET", body=b"", content_type="").message["offset"] == 0
+
+    def test_nobody_begins_in_a_round_past_its_deadline(self, patient, alice):
+        line = alice.line()
+        past_its_deadline(patient)
+        assert line.ask().message["round"] is None
+
+    def test_with_no_extension_left_a_device_is_told_to_stop_at_the_deadline(self, patient, alice):
+        line = alice.line()
+        Round.objects.update(extensions=2)
+        past_its_deadline(patient)
+        assert not tell(line, patient).message["continue"]
+        assert_refused(Submission(patient, alice).hand_in(line), "round-closed")
+
     def test_a_round_does_not_wait_for_devices_that_fell_silent(self, patient, alice):
         tell(alice.line(), patient)
         Participation.objects.update(progress_lease_until=timezone.now())

@@ -141,9 +141,19 @@ class Round(models.Model):
         """Whether it waits until it is full, whatever its deadline says."""
         return bool(self.federation.mode == Mode.ASYNCHRONOUS)
 
+    @property
+    def has_extensions_left(self) -> bool:
+        """Whether its federation's terms let its deadline be put off once more while devices train."""
+        return self.federation.extension_seconds > 0 and self.extensions < self.federation.maximum_extensions
+
     def takes_updates_at(self, now: datetime) -> bool:
-        """Whether updates are taken: while it is open, of a buffer also past a deadline not yet put off."""
-        return self.state == RoundState.OPEN and (self.is_buffer or now < self.deadline_at)
+        """Whether updates are taken: while it is open, and past its deadline where that can still be put off.
+
+        The tick that judges it may be late: nobody is turned away for whom it would have waited.
+        """
+        if self.state != RoundState.OPEN:
+            return False
+        return now < self.deadline_at or self.is_buffer or self.has_extensions_left
 
     def aggregation_policy(self) -> AggregationPolicy:
         """Return the policy this round was opened under."""

@@ -194,7 +194,7 @@ def _may_wait(round_: Round, now: datetime) -> bool:
         return False
     if round_.is_buffer:
         return _can_be_filled(round_, now)
-    if round_.extensions >= round_.federation.maximum_extensions or not round_.federation.extension_seconds:
+    if not round_.has_extensions_left:
         return False
     return round_.participations.filter(state__in=WAITING, progress_lease_until__gt=now).exists()
 

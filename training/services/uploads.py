@@ -102,7 +102,7 @@ def piece_bytes() -> int:
 
 def upload_of(device: Device, upload_id: uuid.UUID) -> Upload:
     """Return an unfinished upload of the device. Raises `Refusal("not-found")`."""
-    uploads = Upload.objects.select_related("participation__round").defer("participation__round__roster")
+    uploads = Upload.objects.select_related("participation__round__federation").defer("participation__round__roster")
     upload = uploads.filter(id=upload_id, participation__device=device).first()
     if upload is None:
         raise Refusal("not-found", "There is no such upload; begin it again with its manifest.")
