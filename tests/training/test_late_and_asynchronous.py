@@ -8,12 +8,13 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from audit.models import Event
+from devices.models import Device
 from qflare_protocol.errors import Refusal
 from sessions.services import revoke_device
-from tests.factories import make_completed_round
+from tests.factories import make_completed_round, make_device
 from tests.open_rounds import Submission, make_federation, send_submission, started
 from tests.people import OPERATOR, assert_refused, nothing_changed
-from training.models import Federation, ModelVersion, Round, RoundState
+from training.models import Federation, ModelVersion, Participation, Round, RoundState
 from training.services.federations import pause_federation
 from training.services.late_updates import older_bases_of
 from training.services.rounds import cancel_round, close_round
@@ -143,6 +144,24 @@ def buffer(alice, carol, dave, enclave_here):
     return started(make_federation(terms=BUFFER))
 
 
+@pytest.fixture
+def large_buffer(alice, carol, dave, enclave_here):
+    """An open buffer of five, to which six devices are invited that are switched off and never revoked."""
+    for number in range(6):
+        make_device(f"switched-off-{number}")
+    opened = started(make_federation(terms=Terms(mode="asynchronous", target_updates=5)))
+    Device.objects.filter(name__startswith="switched-off").update(last_seen_at=timezone.now() - timedelta(hours=1))
+    return opened
+
+
+def handed_in(buffer, number):
+    """Let so many of the three that are here have handed in, and return the time."""
+    here = buffer.participations.exclude(device__name__startswith="switched-off").values_list("id", flat=True)
+    Participation.objects.filter(id__in=list(here[:number])).update(state="submitted")
+    Round.objects.filter(id=buffer.id).update(submissions=number)
+    return timezone.now()
+
+
 @pytest.mark.django_db
 class TestBuffers:
     def test_the_tick_opens_a_buffer_and_the_next_one_when_it_is_over(self, alice, carol, dave):
@@ -166,6 +185,7 @@ class TestBuffers:
         assert not Round.objects.exists()
 
     def test_a_deadline_does_not_fail_a_buffer(self, buffer, alice):
+        Device.objects.update(last_seen_at=timezone.now())
         for times in (1, 2, 3):
             now = timezone.now()
             Round.objects.update(deadline_at=now)
@@ -183,6 +203,42 @@ class TestBuffers:
         assert close_round(buffer.id, now=timezone.now())
         buffer.refresh_from_db()
         assert (buffer.state, buffer.extensions) == (RoundState.FAILED, 0)
+
+    def test_a_buffer_does_not_wait_for_devices_that_are_silent_for_good(self, large_buffer):
+        now = handed_in(large_buffer, 3)
+        Round.objects.update(deadline_at=now)
+        assert close_round(large_buffer.id, now=now)
+        large_buffer.refresh_from_db()
+        assert (large_buffer.state, large_buffer.extensions) == (RoundState.AGGREGATING, 0)
+
+    def test_below_the_minimum_it_fails_and_the_next_one_invites_who_is_here_then(self, large_buffer, alice):
+        make_device("enrolled-later")
+        now = handed_in(large_buffer, 2)
+        Round.objects.update(deadline_at=now)
+        run_tick(now)
+        large_buffer.refresh_from_db()
+        assert large_buffer.state == RoundState.FAILED
+        run_tick(now + timedelta(seconds=2))
+        following = Round.objects.get(number=2)
+        assert following.participations.filter(device__name="enrolled-later").exists()
+
+    def test_a_device_that_trains_is_not_silent(self, large_buffer):
+        now = handed_in(large_buffer, 3)
+        Participation.objects.update(progress_lease_until=now + timedelta(seconds=1))
+        Round.objects.update(deadline_at=now)
+        assert close_round(large_buffer.id, now=now)
+        large_buffer.refresh_from_db()
+        assert (large_buffer.state, large_buffer.extensions) == (RoundState.OPEN, 1)
+
+    def test_who_was_silent_while_the_site_was_away_is_waited_for_once_more(self, large_buffer):
+        now = handed_in(large_buffer, 3)
+        Round.objects.update(deadline_at=now - timedelta(minutes=3))
+        assert close_round(large_buffer.id, now=now)
+        large_buffer.refresh_from_db()
+        assert (large_buffer.state, large_buffer.extensions) == (RoundState.OPEN, 1)
+        assert close_round(large_buffer.id, now=large_buffer.deadline_at)
+        large_buffer.refresh_from_db()
+        assert (large_buffer.state, large_buffer.extensions) == (RoundState.AGGREGATING, 1)
 
     def test_a_deadline_that_was_not_yet_put_off_costs_a_buffer_no_update(self, buffer, alice):
         line, submission = alice.line(), Submission(buffer, alice)

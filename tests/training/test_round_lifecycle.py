@@ -31,6 +31,8 @@ from hypothesis.stateful import (
 )
 
 from audit.models import Event
+from devices.models import Device
+from devices.services import note_device_seen
 from enclave import services as enclave
 from enclave.models import EnclaveInstance
 from qflare_protocol.encoding import encode
@@ -176,7 +178,7 @@ class RoundLifecycle(RuleBasedStateMachine):
     def ask_and_download(self, names: set[str]) -> None:
         """Ask for work and take the model that it starts from."""
         for name in names:
-            device, now = self.people[name].device, timezone.now()
+            device, now = self._heard(name), timezone.now()
             part = self._part(name, self._round(0)) if self.state is not None else None
             waits = part is not None and part.state in WAITING and self._round(0).state == RoundState.OPEN
             asked = work_for(device, active_devices=len(self.people), now=now)["round"]
@@ -369,7 +371,7 @@ class RoundLifecycle(RuleBasedStateMachine):
         round_, now = self._round(0), timezone.now()
         waits = self._part(name, round_).state in WAITING and round_.takes_updates_at(now)
         told = ProgressReport(round_.id.bytes, FAILED if failed else TRAINING, 0.5)
-        answer = report_progress(self.people[name].device, told, now=now)
+        answer = report_progress(self._heard(name), told, now=now)
         assert answer["continue"] == (waits and not failed)
         assert self._again(round_).failures == round_.failures + (waits and failed)
 
@@ -410,10 +412,16 @@ class RoundLifecycle(RuleBasedStateMachine):
 
     def _receive(self, name: str, manifest: bytes) -> ReceivedUpdate:
         submitted = SubmittedUpdate(manifest, io.BytesIO(SEALED))
-        return receive_update(self.people[name].device, submitted, now=timezone.now())
+        return receive_update(self._heard(name), submitted, now=timezone.now())
 
     def _record(self, name: str, received: ReceivedUpdate) -> bytes:
         return record_update(self.people[name].device, received, now=timezone.now())
+
+    def _heard(self, name: str) -> Device:
+        """Return the device that speaks, heard as by a request of its session."""
+        device = self.people[name].device
+        note_device_seen(device, now=timezone.now())
+        return device
 
     def _count(self, name: str, received: ReceivedUpdate) -> None:
         receipt = self._record(name, received)

@@ -37,6 +37,7 @@ from training.models import (
     Upload,
 )
 from training.services.late_updates import older_bases_of
+from training.services.presence import present_for
 from training.services.privacy_budget import require_budget
 from training.services.selection import select_devices
 from training.terms import MAX_EXTENSION_SECONDS
@@ -50,6 +51,8 @@ MAX_COUNTED_FAILURES = 12
 MAX_RESTARTS = 3
 LONGEST_WAIT_AFTER_FAILURES_SECONDS = 3600
 CHANCE = random.SystemRandom()
+PATIENCE_WITH_SILENCE = 5
+"""A device that was silent for so many times as long as one is present does not keep a buffer waiting."""
 
 
 def open_round(federation_id: uuid.UUID, *, actor: str, now: datetime, chance: random.Random = CHANCE) -> Round:
@@ -200,9 +203,17 @@ def _may_wait(round_: Round, now: datetime) -> bool:
 
 
 def _can_be_filled(buffer: Round, now: datetime) -> bool:
-    """Say whether the devices that may still hand in, revoked and suspended ones apart, are enough for its target."""
+    """Say whether the active devices that may still hand in and were heard of late are enough for its target.
+
+    Those that fell silent count only where the deadline is long past: nobody closed it in time, so the site itself
+    may have been away, and heard nobody.
+    """
     valid = Q(signature_key__valid_until=None) | Q(signature_key__valid_until__gt=now)
     waiting = buffer.participations.filter(valid, state__in=WAITING, device__state=DeviceState.ACTIVE)
+    present = present_for(buffer.federation.round_seconds)
+    if now - buffer.deadline_at < present:
+        heard = Q(device__last_seen_at__gte=now - PATIENCE_WITH_SILENCE * present) | Q(progress_lease_until__gt=now)
+        waiting = waiting.filter(heard)
     return buffer.submissions + waiting.count() >= buffer.target_updates
 
 
