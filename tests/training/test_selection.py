@@ -116,8 +116,58 @@ def test_the_highest_loss_comes_first_and_unknown_losses_before_it(ten):
     latest = federation.rounds.order_by("-number")[0]
     for number, device in enumerate(ten[:9]):
         Participation.objects.filter(round=latest, device=device).update(loss=float(number))
+    Participation.objects.filter(round__federation=federation, device=ten[9]).delete()  # it was never asked
     Federation.objects.filter(id=federation.id).update(selection="highest-loss")
     assert invited_next(federation) == {"device-9", "device-8", "device-7", "device-6"}
+
+
+@pytest.fixture
+def by_loss(ten):
+    """A federation that chooses four by their loss; all ten were invited once and told theirs, each its number."""
+    federation = chosen(selection="highest-loss", target_updates=4)
+    Federation.objects.update(selection="all")
+    invited_next(federation)
+    tell_losses(federation)
+    Federation.objects.update(selection="highest-loss")
+    return federation
+
+
+def tell_losses(federation, *silent):
+    """Open the latest round, and let its devices tell their numbers as losses, but for those that are silent."""
+    latest = federation.rounds.order_by("-number")[0]
+    Round.objects.filter(id=latest.id).update(opened_at=timezone.now())
+    for part in latest.participations.select_related("device"):
+        if part.device.name not in silent:
+            Participation.objects.filter(id=part.id).update(loss=float(part.device.name.removeprefix("device-")))
+
+
+def test_a_device_that_was_asked_and_never_answered_comes_last(by_loss):
+    make_device("device-10")
+    assert "device-10" in invited_next(by_loss)
+    tell_losses(by_loss, "device-10")
+    assert invited_next(by_loss) == {"device-9", "device-8", "device-7", "device-6"}
+
+
+def test_a_device_that_fell_silent_loses_its_place_after_three_rounds(by_loss):
+    for _ in range(3):
+        assert "device-9" in invited_next(by_loss)
+        tell_losses(by_loss, "device-9")
+    assert invited_next(by_loss) == {"device-8", "device-7", "device-6", "device-5"}
+
+
+def test_a_round_that_never_opened_asked_nobody(by_loss):
+    for _ in range(3):
+        invited_next(by_loss)
+    assert invited_next(by_loss) == {"device-9", "device-8", "device-7", "device-6"}
+
+
+def test_among_silent_devices_the_one_asked_longest_ago_comes_first(by_loss):
+    Participation.objects.exclude(device__name="device-3").update(loss=None)
+    first = invited_next(by_loss)
+    assert "device-3" in first
+    tell_losses(by_loss, *first - {"device-3"})
+    second = invited_next(by_loss, seed=8)
+    assert first & second == {"device-3"}
 
 
 def test_the_root_of_trust_is_always_invited(ten):

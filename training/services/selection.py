@@ -5,7 +5,9 @@ import random
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from django.db.models import F, Max, Q, QuerySet, Window
+from django.db.models.functions import RowNumber
 
 from devices.models import Device
 from qflare_protocol.aggregation_policy import AggregationPolicy
@@ -15,6 +17,13 @@ from training.terms import RoundTerms, Selection
 
 RECENT_ROUNDS = 200
 """How far back an order looks: a device without a part in these counts as one that never had any."""
+LAST_PARTS = 3
+"""In how many parts, one after the other, a device may leave its loss unsaid before it loses its place in the order."""
+
+Standing = tuple[int, float]
+"""A device's place in the order of losses: its kind, and within that the smaller number first."""
+TOLD, SILENT = 1, 2
+NEVER_ASKED: Standing = (0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -72,19 +81,39 @@ def _ordered(federation: Federation, candidates: Sequence[Device], chance: rando
     """Return the candidates in the order of the terms; chance decides among equals."""
     shuffled = chance.sample(list(candidates), len(candidates))
     if federation.selection == Selection.LEAST_RECENT:
-        last_round = _latest_of(federation, "round__number")
+        last_round = _last_invitations(federation)
         return sorted(shuffled, key=lambda device: last_round.get(device.id, 0))
     if federation.selection == Selection.HIGHEST_LOSS:
-        losses = _latest_of(federation, "loss", loss__isnull=False)
-        # A device whose loss nobody knows comes first: it would otherwise never be heard.
-        return sorted(shuffled, key=lambda device: losses.get(device.id, math.inf), reverse=True)
+        standing = _standings(federation)
+        return sorted(shuffled, key=lambda device: standing.get(device.id, NEVER_ASKED))
     return shuffled
 
 
-def _latest_of(federation: Federation, column: str, **narrowed: Any) -> dict[uuid.UUID, Any]:
-    """Return a value of each device's latest part that has one."""
+def _recent_parts(federation: Federation) -> QuerySet[Participation]:
     last = federation.rounds.order_by("-number").values_list("number", flat=True).first() or 0
-    recent = Participation.objects.filter(
-        round__federation=federation, round__number__gt=last - RECENT_ROUNDS, **narrowed
-    )
-    return dict(recent.order_by("round__number").values_list("device_id", column))
+    return Participation.objects.filter(round__federation=federation, round__number__gt=last - RECENT_ROUNDS)
+
+
+def _last_invitations(federation: Federation) -> dict[uuid.UUID, int]:
+    """Return the number of the latest round that each device was invited to."""
+    invited = _recent_parts(federation).order_by().values("device_id").annotate(latest=Max("round__number"))
+    return dict(invited.values_list("device_id", "latest"))
+
+
+def _standings(federation: Federation) -> dict[uuid.UUID, Standing]:
+    """Return where each device stands by its last parts: by its loss, or behind where it told none in any of them.
+
+    Who was never asked comes before all others, since it would otherwise never be heard; who was asked and is silent
+    would come first for ever, and comes last, the one that was asked longest ago first. A round that never opened
+    asked nobody.
+    """
+    asked = _recent_parts(federation).filter(Q(loss__isnull=False) | Q(round__opened_at__isnull=False))
+    latest_first = Window(RowNumber(), partition_by=F("device_id"), order_by=F("round__number").desc())
+    parts = asked.annotate(place=latest_first).filter(place__lte=LAST_PARTS).order_by("-place")
+    standings: dict[uuid.UUID, Standing] = {}
+    for device_id, number, loss in parts.values_list("device_id", "round__number", "loss"):
+        if loss is not None:
+            standings[device_id] = (TOLD, -loss)
+        elif standings.get(device_id, NEVER_ASKED)[0] != TOLD:
+            standings[device_id] = (SILENT, number)
+    return standings
