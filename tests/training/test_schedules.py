@@ -1,5 +1,6 @@
 """When rounds open by themselves."""
 
+from dataclasses import replace
 from datetime import timedelta
 from io import StringIO
 
@@ -17,7 +18,7 @@ from tests.open_rounds import make_federation
 from tests.people import OPERATOR, nothing_changed
 from training.models import Federation, Participation, Round
 from training.services.federations import pause_federation
-from training.services.rounds import cancel_round
+from training.services.rounds import cancel_round, open_round, open_scheduled_round
 from training.services.schedules import (
     due_federations,
     idle_members,
@@ -105,6 +106,39 @@ def test_a_round_opens_when_enough_devices_are_idle(idle_fleet):
     assert prepared == [Round.objects.get().id]
     assert run_tick(now) == prepared  # dispatched again, not opened again
     assert Event.objects.get(kind="round.created").actor == "schedule"
+
+
+def test_a_round_that_opens_by_idleness_invites_idle_devices_alone(idle_fleet):
+    for number in range(20):
+        make_device(f"away-{number}")
+    Federation.objects.update(selection="random", target_updates=3, over_selection=1.3)
+    run_tick(timezone.now())
+    invited = set(Round.objects.get().participations.values_list("device__name", flat=True))
+    assert invited == {f"device-{number}" for number in range(4)}
+
+
+def test_an_operator_opens_it_for_all(idle_fleet):
+    make_device("away")
+    assert open_round(idle_fleet.id, actor=OPERATOR, now=timezone.now()).invited == 5
+
+
+def test_a_root_of_trust_that_is_away_is_waited_for(idle_fleet):
+    root = make_device("root")
+    policy = replace(idle_fleet.aggregation_policy(), root_device=root.id.hex)
+    Federation.objects.update(policy=policy.to_map())
+    assert due_federations(timezone.now()) == []
+    with nothing_changed(), pytest.raises(Refusal, match="is not idle here"):
+        open_scheduled_round(idle_fleet.id, now=timezone.now())
+    Device.objects.update(last_seen_at=timezone.now())
+    assert due_federations(timezone.now()) == [idle_fleet]
+
+
+def test_idle_devices_without_the_labels_do_not_count(idle_fleet):
+    Federation.objects.update(selection_labels={"gpu": "yes"})
+    Device.objects.exclude(name="device-0").update(labels={"gpu": "yes", "site": "north"})
+    assert due_federations(timezone.now()) == []
+    Device.objects.update(labels={"gpu": "yes"})
+    assert due_federations(timezone.now()) == [idle_fleet]
 
 
 def test_devices_that_were_not_heard_of_late_are_away(idle_fleet):

@@ -39,8 +39,9 @@ from training.models import (
 from training.services.late_updates import older_bases_of
 from training.services.presence import present_for
 from training.services.privacy_budget import require_budget
+from training.services.schedules import idle_members
 from training.services.selection import select_devices
-from training.terms import MAX_EXTENSION_SECONDS
+from training.terms import MAX_EXTENSION_SECONDS, Mode
 
 MAX_ROSTER_BYTES = 1 << 28
 ALREADY_RUNNING = "A round of this federation is running already; wait for its end."
@@ -55,8 +56,12 @@ PATIENCE_WITH_SILENCE = 5
 """A device that was silent for so many times as long as one is present does not keep a buffer waiting."""
 
 
-def open_round(federation_id: uuid.UUID, *, actor: str, now: datetime, chance: random.Random = CHANCE) -> Round:
+def open_round(
+    federation_id: uuid.UUID, *, actor: str, now: datetime, chance: random.Random = CHANCE, only_idle: bool = False
+) -> Round:
     """Create a pending round and invite devices as the federation's terms say; its enclave is prepared next.
+
+    With `only_idle` none are invited but those that are idle now.
 
     Raises `Refusal`: "not-found", "conflict" when the federation is not active, has had its planned
     rounds, has a round running or would invite more devices than one can, "too-few-updates" when fewer
@@ -71,7 +76,8 @@ def open_round(federation_id: uuid.UUID, *, actor: str, now: datetime, chance: r
             raise Refusal("not-found", "There is no such federation.")
         number = _next_round_number(federation)
         require_budget(federation, privacy.noise_multiplier_of(federation.aggregation_policy()))
-        invited = select_devices(federation, chance=chance)
+        idle = idle_members(federation, now) if only_idle else None
+        invited = select_devices(federation, chance=chance, idle=idle)
         if len(invited.devices) > MAX_DEVICES_OF_A_ROUND:
             raise Refusal("conflict", TOO_MANY.format(invited=len(invited.devices), most=MAX_DEVICES_OF_A_ROUND))
         keys = [device.current_signature_key() for device in invited.devices]
@@ -91,6 +97,8 @@ def open_round(federation_id: uuid.UUID, *, actor: str, now: datetime, chance: r
 def open_scheduled_round(federation_id: uuid.UUID, *, now: datetime) -> Round:
     """Open a round for the schedule, which waits ever longer after rounds that failed one upon another.
 
+    One that opens because devices are idle invites idle devices.
+
     Raises as `open_round`, and `Refusal("conflict")` while it waits.
     """
     failed = _failures_in_a_row(federation_id)
@@ -98,7 +106,8 @@ def open_scheduled_round(federation_id: uuid.UUID, *, now: datetime) -> Round:
         wait = timedelta(seconds=min(2 ** len(failed), LONGEST_WAIT_AFTER_FAILURES_SECONDS))
         if now < failed[0].finished_at + wait:
             raise Refusal("conflict", f"The last {len(failed)} rounds failed; the next is opened in {wait.seconds} s.")
-    return open_round(federation_id, actor="schedule", now=now)
+    by_idleness = Federation.objects.filter(id=federation_id, mode=Mode.SYNCHRONOUS, idle_devices__isnull=False)
+    return open_round(federation_id, actor="schedule", now=now, only_idle=by_idleness.exists())
 
 
 def _failures_in_a_row(federation_id: uuid.UUID) -> list[Round]:

@@ -15,6 +15,7 @@ from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import whole_number
 from training.models import UNFINISHED, WAITING, Federation, FederationState, Participation, Round
 from training.services.presence import present_for
+from training.services.selection import has_candidates
 from training.terms import Mode
 
 CRONTAB_FIELDS = ("minute", "hour", "day_of_month", "month_of_year", "day_of_week")
@@ -112,19 +113,13 @@ def due_federations(now: datetime) -> list[Federation]:
     asynchronous = waiting.filter(mode=Mode.ASYNCHRONOUS)
     idle = waiting.filter(mode=Mode.SYNCHRONOUS, idle_devices__isnull=False)
     return [
-        *(federation for federation in asynchronous if _enough(federation, federation.members(), 1)),
+        *(federation for federation in asynchronous if has_candidates(federation, federation.members(), 1)),
         *(
             federation
             for federation in idle
-            if _enough(federation, idle_members(federation, now), federation.idle_devices)
+            if has_candidates(federation, idle_members(federation, now), federation.idle_devices or 1)
         ),
     ]
-
-
-def _enough(federation: Federation, devices: QuerySet[Device], wanted: int | None) -> bool:
-    """Say whether there are so many devices, and the policy's minimum, counting no further than that."""
-    least = max(wanted or 1, federation.aggregation_policy().minimum_updates)
-    return devices.order_by()[:least].count() >= least
 
 
 def idle_members(federation: Federation, now: datetime) -> QuerySet[Device]:

@@ -1,5 +1,6 @@
 """Whom a round invites: of the members that bear the labels, as many as the terms say, in the order they say."""
 
+import itertools
 import math
 import random
 import uuid
@@ -34,8 +35,8 @@ class Invited:
     target: int
 
 
-def select_devices(federation: Federation, *, chance: random.Random) -> Invited:
-    """Return whom the next round of a federation invites.
+def select_devices(federation: Federation, *, chance: random.Random, idle: QuerySet[Device] | None = None) -> Invited:
+    """Return whom the next round of a federation invites: of its members, or of the `idle` ones alone.
 
     With a target t, t times the over-selection are invited, else the fraction, else all; never fewer than
     the policy's minimum. The device of the policy's root of trust is always among them. "highest-loss" is
@@ -43,13 +44,14 @@ def select_devices(federation: Federation, *, chance: random.Random) -> Invited:
     Raises `Refusal("too-few-updates")` where fewer devices can be invited than the policy needs.
     """
     policy = federation.aggregation_policy()
-    members = list(federation.members().prefetch_related("keys").order_by("id"))
+    here, state = (federation.members(), "active") if idle is None else (idle, "idle")
+    members = list(here.prefetch_related("keys").order_by("id"))
     labels, root = federation.selection_labels, policy.root_device
-    candidates = [device for device in members if _bears(device, labels) or device.id.hex == root]
+    candidates = [device for device in members if _may_be_invited(device.id, device.labels, labels, root)]
     if root and root not in (device.id.hex for device in candidates):
-        raise Refusal("too-few-updates", "The root device, whose update all are compared with, is not active here.")
+        raise Refusal("too-few-updates", f"The root device, whose update all are compared with, is not {state} here.")
     if len(candidates) < policy.minimum_updates:
-        raise Refusal("too-few-updates", _too_few(len(members), len(candidates), policy))
+        raise Refusal("too-few-updates", _too_few(f"{len(members)} devices are {state}", members, candidates, policy))
     wanted = _how_many(federation, policy, len(candidates))
     ordered = candidates if wanted == len(candidates) else _ordered(federation, candidates, chance)
     # The sort is stable: the root of trust comes to the front of an order that stays as it is.
@@ -58,13 +60,33 @@ def select_devices(federation: Federation, *, chance: random.Random) -> Invited:
     return Invited(sorted(chosen, key=lambda device: device.id), target)
 
 
-def _too_few(active: int, candidates: int, policy: AggregationPolicy) -> str:
-    bearing = "" if active == candidates else f", {candidates} of them bear the labels"
-    return f"{active} devices are active{bearing}; the policy needs updates of {policy.minimum_updates}. Enrol more."
+def _too_few(there_are: str, members: list[Device], candidates: list[Device], policy: AggregationPolicy) -> str:
+    bearing = "" if len(members) == len(candidates) else f", {len(candidates)} of them bear the labels"
+    return f"{there_are}{bearing}; the policy needs updates of {policy.minimum_updates}. Enrol more."
 
 
-def _bears(device: Device, labels: dict[str, str]) -> bool:
-    return labels.items() <= device.labels.items()
+def has_candidates(federation: Federation, devices: QuerySet[Device], wanted: int) -> bool:
+    """Say whether a round could invite so many of these devices, and the policy's minimum; reads no further than that.
+
+    The device of the policy's root of trust has to be one of them.
+    """
+    policy, labels = federation.aggregation_policy(), federation.selection_labels
+    least, root = max(wanted, policy.minimum_updates), policy.root_device
+    if root and not devices.filter(id=uuid.UUID(hex=root)).exists():
+        return False
+    if not labels:
+        return devices.order_by()[:least].count() >= least
+    bearing = (
+        device_id
+        for device_id, borne in devices.order_by().values_list("id", "labels").iterator()
+        if _may_be_invited(device_id, borne, labels, root)
+    )
+    return sum(1 for _ in itertools.islice(bearing, least)) >= least
+
+
+def _may_be_invited(device_id: uuid.UUID, borne: dict[str, str], labels: dict[str, str], root: str | None) -> bool:
+    """The root of trust may whatever its labels are."""
+    return labels.items() <= borne.items() or device_id.hex == root
 
 
 def _how_many(terms: RoundTerms, policy: AggregationPolicy, candidates: int) -> int:
