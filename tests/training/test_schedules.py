@@ -6,14 +6,15 @@ from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_celery_beat.models import PeriodicTask
 
 from audit.models import Event
 from devices.models import Device
 from qflare_protocol.errors import Refusal
-from tests.factories import large_fleet, make_device
+from tests.factories import large_fleet, make_completed_round, make_device
 from tests.open_rounds import make_federation
 from tests.people import OPERATOR, nothing_changed
 from training.models import Federation, Participation, Round
@@ -187,6 +188,28 @@ def test_fewer_idle_devices_than_the_policy_needs_open_nothing(federation):
 def test_a_paused_federation_is_not_due(idle_fleet):
     pause_federation(idle_fleet.id, actor=OPERATOR)
     assert due_federations(timezone.now()) == []
+
+
+@pytest.mark.parametrize(("planned", "due"), [(None, True), (2, True), (1, False), (0, False)])
+def test_a_federation_that_has_had_its_planned_rounds_is_not_due(idle_fleet, planned, due):
+    make_completed_round(idle_fleet, rejected="nobody", accuracy=0.5, now=timezone.now())
+    Federation.objects.update(planned_rounds=planned)
+    assert due_federations(timezone.now()) == ([idle_fleet] if due else [])
+
+
+def test_looking_back_for_failures_and_older_bases_reads_no_roster_and_no_provenance(idle_fleet):
+    federation = idle_fleet
+    for _ in range(2):
+        make_completed_round(federation, rejected="nobody", accuracy=0.5, now=timezone.now())
+        federation.refresh_from_db()
+    policy = replace(federation.aggregation_policy(), maximum_staleness=64).to_map()
+    Federation.objects.update(policy=policy)
+    with CaptureQueriesContext(connection) as sent:
+        open_scheduled_round(federation.id, now=timezone.now())
+    reads = [query["sql"] for query in sent if query["sql"].startswith("SELECT")]
+    assert len(Round.objects.get(number=3).older_bases) == 1
+    assert not [sql for sql in reads if '"roster"' in sql]
+    assert len([sql for sql in reads if '"provenance"' in sql]) <= 1  # of the base alone
 
 
 def test_one_federation_that_cannot_open_does_not_hold_the_others_up(idle_fleet):

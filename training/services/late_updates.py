@@ -7,6 +7,8 @@ from qflare_protocol.staleness import OlderBase
 from training.models import Federation, ModelVersion, Round
 
 DROPPED, KEPT = "dropped", "kept-for-next-round"
+_BASE_COLUMNS = ("base_version_id", "base_version__restored_from_id", "base_version__number", "base_version__digest")
+"""Neither a round's roster nor a version's provenance: both name every device."""
 
 
 def round_closed(round_: Round) -> Refusal:
@@ -16,11 +18,6 @@ def round_closed(round_: Round) -> Refusal:
     return Refusal("round-closed", detail, late_update=late)
 
 
-def origin_of(version: ModelVersion) -> ModelVersion:
-    """Return the version that a round made: the one a restored version was restored from, or itself."""
-    return version.restored_from or version
-
-
 def older_bases_of(federation: Federation, base: ModelVersion) -> list[list[Any]]:
     """Return the versions before a base whose updates its round also takes: [number, digest in hex, staleness].
 
@@ -28,16 +25,17 @@ def older_bases_of(federation: Federation, base: ModelVersion) -> list[list[Any]
     behind are not on it.
     """
     bases: list[list[Any]] = []
-    version: ModelVersion | None = base
+    made = base.restored_from_id or base.id
     digests = {bytes(base.digest)}  # a version that changed nothing is the same model, and as fresh as its successor
     for staleness in range(1, federation.aggregation_policy().maximum_staleness + 1):
-        made_by = Round.objects.select_related("base_version").filter(resulting_version=origin_of(version)).first()
-        version = made_by.base_version if made_by else None
-        if version is None:
+        found = Round.objects.filter(resulting_version_id=made).values_list(*_BASE_COLUMNS).first()
+        if found is None:
             break
-        if bytes(version.digest) not in digests:
-            digests.add(bytes(version.digest))
-            bases.append([version.number, bytes(version.digest).hex(), staleness])
+        version_id, restored_from_id, number, model_digest = found
+        made = restored_from_id or version_id
+        if bytes(model_digest) not in digests:
+            digests.add(bytes(model_digest))
+            bases.append([number, bytes(model_digest).hex(), staleness])
     return bases
 
 

@@ -104,15 +104,18 @@ def open_scheduled_round(federation_id: uuid.UUID, *, now: datetime) -> Round:
     failed = _failures_in_a_row(federation_id)
     if failed:
         wait = timedelta(seconds=min(2 ** len(failed), LONGEST_WAIT_AFTER_FAILURES_SECONDS))
-        if now < failed[0].finished_at + wait:
+        if now < failed[0] + wait:
             raise Refusal("conflict", f"The last {len(failed)} rounds failed; the next is opened in {wait.seconds} s.")
     by_idleness = Federation.objects.filter(id=federation_id, mode=Mode.SYNCHRONOUS, idle_devices__isnull=False)
     return open_round(federation_id, actor="schedule", now=now, only_idle=by_idleness.exists())
 
 
-def _failures_in_a_row(federation_id: uuid.UUID) -> list[Round]:
-    latest = Round.objects.filter(federation_id=federation_id).order_by("-number")[:MAX_COUNTED_FAILURES]
-    return list(itertools.takewhile(lambda round_: round_.state == RoundState.FAILED, latest))
+def _failures_in_a_row(federation_id: uuid.UUID) -> list[datetime]:
+    """Return when the last rounds ended that failed one upon another, the latest first."""
+    rounds = Round.objects.filter(federation_id=federation_id).order_by("-number")
+    latest = rounds.values_list("state", "finished_at")[:MAX_COUNTED_FAILURES]
+    failed = itertools.takewhile(lambda ended: ended[0] == RoundState.FAILED, latest)
+    return [finished_at for _, finished_at in failed]
 
 
 def _next_round_number(federation: Federation) -> int:

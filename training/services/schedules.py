@@ -6,14 +6,15 @@ from typing import Any
 
 from celery.schedules import ParseException, crontab
 from django.db import transaction
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 from django_celery_beat.models import CrontabSchedule, IntervalSchedule, PeriodicTask
 
 from audit.services import record_event
 from devices.models import Device
 from qflare_protocol.errors import Refusal
 from qflare_protocol.fields import whole_number
-from training.models import UNFINISHED, WAITING, Federation, FederationState, Participation, Round
+from training.models import UNFINISHED, WAITING, Federation, FederationState, Participation, Round, RoundState
 from training.services.presence import present_for
 from training.services.selection import has_candidates
 from training.terms import Mode
@@ -106,10 +107,11 @@ def _record(federation: Federation, when: str, actor: str) -> None:
 def due_federations(now: datetime) -> list[Federation]:
     """Return the federations for which the tick opens a round: asynchronous ones, and those with enough idle devices.
 
-    None that has a round running; whether a round can be opened is for `open_scheduled_round` to say.
+    None that has a round running or has had its planned rounds; whether a round can be opened is for
+    `open_scheduled_round` to say.
     """
     running = Round.objects.filter(federation=OuterRef("pk"), state__in=UNFINISHED)
-    waiting = Federation.objects.filter(~Exists(running), state=FederationState.ACTIVE)
+    waiting = Federation.objects.filter(~Exists(running), ~_had_its_rounds(), state=FederationState.ACTIVE)
     asynchronous = waiting.filter(mode=Mode.ASYNCHRONOUS)
     idle = waiting.filter(mode=Mode.SYNCHRONOUS, idle_devices__isnull=False)
     return [
@@ -120,6 +122,12 @@ def due_federations(now: datetime) -> list[Federation]:
             if has_candidates(federation, idle_members(federation, now), federation.idle_devices or 1)
         ),
     ]
+
+
+def _had_its_rounds() -> Q:
+    completed = Round.objects.filter(federation=OuterRef("pk"), state=RoundState.COMPLETED).order_by()
+    count = completed.values("federation").annotate(count=Count("pk")).values("count")
+    return Q(planned_rounds__isnull=False, planned_rounds__lte=Coalesce(Subquery(count), 0))
 
 
 def idle_members(federation: Federation, now: datetime) -> QuerySet[Device]:
