@@ -1,11 +1,13 @@
 """What a device reports of its training, what it is told, and how long a round waits for it."""
 
+import io
 import uuid
 from datetime import timedelta
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import F
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,8 +20,10 @@ from tests.people import OPERATOR, assert_refused, nothing_changed
 from tests.training.whole_rounds import together
 from training.models import Participation, Round, RoundState
 from training.services.federations import pause_federation
+from training.services.participation import model_for
 from training.services.rounds import cancel_round, close_round, extend_round, restart_round
 from training.services.steps import prepare_round
+from training.services.uploads import begin_upload, receive_piece, record_piece
 from training.terms import Terms
 
 
@@ -234,6 +238,44 @@ class TestWaiting:
         past_its_deadline(patient)
         assert not tell(line, patient).message["continue"]
         assert_refused(Submission(patient, alice).hand_in(line), "round-closed")
+
+    def test_a_round_waits_for_a_device_that_took_the_model(self, patient, alice):
+        now = timezone.now()
+        model_for(alice.device, patient.federation_id, 0, now=now)
+        assert Participation.objects.get(device=alice.device).progress_lease_until == now + timedelta(seconds=180)
+        assert close_round(patient.id, now=past_its_deadline(patient))
+        patient.refresh_from_db()
+        assert (patient.state, patient.extensions) == (RoundState.OPEN, 1)
+
+    def test_a_round_waits_for_a_device_whose_update_arrives_piece_by_piece(self, patient, alice):
+        submission, now = Submission(patient, alice), timezone.now()
+        upload_id = uuid.UUID(bytes=begin_upload(alice.device, submission.manifest(), now=now)["upload_id"])
+        for offset in range(0, 60, 20):
+            assert Participation.objects.get(device=alice.device).progress_lease_until == now + timedelta(minutes=3)
+            now += timedelta(minutes=2)
+            bytes_ = io.BytesIO(submission.sealed[offset : offset + 20])
+            piece = receive_piece(alice.device, upload_id, bytes_, offset=offset, length=20, now=now)
+            record_piece(alice.device, piece, now=now)
+        Round.objects.update(deadline_at=now)
+        assert close_round(patient.id, now=now)
+        patient.refresh_from_db()
+        assert (patient.state, patient.extensions) == (RoundState.OPEN, 1)
+
+    def test_a_piece_that_came_twice_is_no_further_sign(self, patient, alice):
+        submission, now = Submission(patient, alice), timezone.now()
+        upload_id = uuid.UUID(bytes=begin_upload(alice.device, submission.manifest(), now=now)["upload_id"])
+        for moment in (now, now + timedelta(minutes=1)):
+            bytes_ = io.BytesIO(submission.sealed[:20])
+            piece = receive_piece(alice.device, upload_id, bytes_, offset=0, length=20, now=moment)
+            assert record_piece(alice.device, piece, now=moment) == {"offset": 20}
+        assert Participation.objects.get(device=alice.device).progress_lease_until == now + timedelta(minutes=3)
+
+    def test_an_upload_that_is_found_again_reads_no_roster(self, patient, alice):
+        manifest = Submission(patient, alice).manifest()
+        begin_upload(alice.device, manifest, now=timezone.now())
+        with CaptureQueriesContext(connection) as sent:
+            begin_upload(alice.device, manifest, now=timezone.now())
+        assert not [query["sql"] for query in sent if '"roster"' in query["sql"]]
 
     def test_a_round_does_not_wait_for_devices_that_fell_silent(self, patient, alice):
         tell(alice.line(), patient)

@@ -32,6 +32,7 @@ from training.models import (
 from training.services.asking import fleet_seconds, usual_seconds
 from training.services.device_evaluation import evaluation_for
 from training.services.late_updates import bases_on_the_wire, round_closed, takes_base
+from training.services.progress import lease_until
 from training.services.rounds import event_payload
 from training.services.waiting_round import NothingWaits, WaitingRound, waiting_round
 
@@ -106,7 +107,7 @@ def model_for(
         version = federation.current_version if number is None else federation.versions.filter(number=number).first()
     if version is None:
         raise Refusal("no-model", "The federation has no such model version.")
-    _note_download(device, version, now)
+    _note_download(device, federation, version, now)
     return {
         "federation_id": federation.id.bytes,
         "version": version.number,
@@ -119,8 +120,8 @@ def model_for(
     }
 
 
-def _note_download(device: Device, version: ModelVersion, now: datetime) -> None:
-    """Note it in the open rounds that start from the version.
+def _note_download(device: Device, federation: Federation, version: ModelVersion, now: datetime) -> None:
+    """Note it in the open rounds that start from the version: the device counts as at work from here on.
 
     The rounds are found first: with a join the part's state would stand in a subquery, which PostgreSQL does not
     ask again once it has waited for the row.
@@ -128,7 +129,7 @@ def _note_download(device: Device, version: ModelVersion, now: datetime) -> None
     rounds = Round.objects.filter(state=RoundState.OPEN, base_version=version, participations__device=device)
     Participation.objects.filter(
         device=device, state=ParticipationState.INVITED, round_id__in=list(rounds.values_list("id", flat=True))
-    ).update(state=ParticipationState.DOWNLOADED, downloaded_at=now)
+    ).update(state=ParticipationState.DOWNLOADED, downloaded_at=now, progress_lease_until=lease_until(federation, now))
 
 
 def _provenance_of(version: ModelVersion, device: Device) -> dict[str, Any]:

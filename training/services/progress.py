@@ -10,7 +10,7 @@ from django.db.models import F
 from audit.services import record_event
 from devices.models import Device
 from qflare_protocol.progress import FAILED, MAX_REASON, ProgressReport
-from training.models import WAITING, Participation, ParticipationState, Round, RoundState, Update
+from training.models import WAITING, Federation, Participation, ParticipationState, Round, RoundState, Update
 from training.services.rounds import event_payload
 
 REPORTS_PER_ROUND = 60
@@ -39,15 +39,19 @@ def report_progress(device: Device, report: ProgressReport, *, now: datetime) ->
         return _answer(over, part.round)
     if report.state == FAILED:
         return _answer(_fail(device, part, report, now=now), part.round)
-    again = _report_again_seconds(part.round)
     kept = _waiting(part).update(
         progress=report.fraction,
         progress_at=now,
-        progress_lease_until=now + timedelta(seconds=LEASE_REPORTS * again),
+        progress_lease_until=lease_until(part.round.federation, now),
         progress_metrics=report.metrics,
         **({} if report.loss is None else {"loss": report.loss}),
     )
     return _answer("" if kept else "The round is over; ask for work.", part.round)
+
+
+def lease_until(federation: Federation, now: datetime) -> datetime:
+    """Return until when a device counts as at work that was heard in a round of the federation at this moment."""
+    return now + timedelta(seconds=LEASE_REPORTS * _report_again_seconds(federation))
 
 
 def _why_over(part: Participation, now: datetime) -> str:
@@ -84,8 +88,8 @@ def _fail(device: Device, part: Participation, report: ProgressReport, *, now: d
     return "The device's part in the round is over, as it reported."
 
 
-def _report_again_seconds(round_: Round) -> int:
-    return min(max(round_.federation.round_seconds // REPORTS_PER_ROUND, SHORTEST_SECONDS), LONGEST_SECONDS)
+def _report_again_seconds(federation: Federation) -> int:
+    return min(max(federation.round_seconds // REPORTS_PER_ROUND, SHORTEST_SECONDS), LONGEST_SECONDS)
 
 
 def _answer(reason: str, round_: Round | None = None) -> dict[str, Any]:
@@ -96,5 +100,5 @@ def _answer(reason: str, round_: Round | None = None) -> dict[str, Any]:
         "continue": not reason,
         "reason": reason,
         "deadline": int(deadline.timestamp()) if deadline else 0,
-        "report_again_seconds": _report_again_seconds(round_) if round_ else LONGEST_SECONDS,
+        "report_again_seconds": _report_again_seconds(round_.federation) if round_ else LONGEST_SECONDS,
     }

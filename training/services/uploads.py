@@ -17,8 +17,9 @@ from devices.models import Device
 from qflare_protocol.errors import Refusal
 from qflare_protocol.manifest import manifest_digest
 from training.blob_store.configured import blob_store
-from training.models import RoundState, Upload
+from training.models import WAITING, Participation, RoundState, Upload
 from training.services.participation import CheckedManifest, ReceivedUpdate, check_manifest, record_update
+from training.services.progress import lease_until
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,17 @@ def begin_upload(device: Device, signed: bytes, *, now: datetime, direct: bool =
     )
     if bytes(upload.manifest_digest) != digest:
         raise Refusal("conflict", "Another upload of this device into the round begins at this moment; begin again.")
+    upload.participation = checked.part  # with its round: one that is found would read the roster too
+    _keep_lease(checked.part, now)
     if upload.offset_bytes:
         _go_back_to_stored_bytes(upload, checked.manifest.ciphertext_digest.hex())
     return upload_status(upload, direct=direct)
+
+
+def _keep_lease(part: Participation, now: datetime) -> None:
+    """Let the round wait for a device whose update arrives, as for one that reports."""
+    waiting = Participation.objects.filter(id=part.id, state__in=WAITING)
+    waiting.update(progress_lease_until=lease_until(part.round.federation, now))
 
 
 def _go_back_to_stored_bytes(upload: Upload, blob_digest: str) -> None:
@@ -184,9 +193,11 @@ def record_piece(device: Device, piece: ReceivedPiece, *, now: datetime) -> dict
         receipt = record_update(device, piece.update, now=now)
         Upload.objects.filter(id=piece.upload_id).delete()
         return {"receipt": receipt}
-    if piece.end is not None:
-        Upload.objects.filter(id=piece.upload_id, offset_bytes=piece.offset).update(offset_bytes=piece.end)
+    moved = Upload.objects.filter(id=piece.upload_id, offset_bytes=piece.offset)
+    acknowledged = piece.end is not None and moved.update(offset_bytes=piece.end)
     upload = upload_of(device, piece.upload_id)
+    if acknowledged:
+        _keep_lease(upload.participation, now)
     return {"offset": upload.offset_bytes} | (_address_of_next_piece(upload) if piece.direct else {})
 
 
