@@ -1,16 +1,20 @@
 """Taking an update out of its round by hand."""
 
+import uuid
+
 import pytest
+from django.db import transaction
 from django.utils import timezone
 
 from audit.models import Event
 from qflare_protocol.errors import Refusal
 from tests.open_rounds import Submission, make_federation, send_submission, started
-from tests.people import OPERATOR, nothing_changed
+from tests.people import OPERATOR, assert_refused, nothing_changed
 from tests.training.whole_rounds import HONEST, aggregated, destroyed_round_keys, fleet, sealed
-from training.models import Participation, ParticipationState, RoundState, Update
+from training.models import Participation, ParticipationState, Round, RoundState, Update
 from training.services.quarantine import QUARANTINED, quarantine_update
-from training.services.rounds import cancel_round, close_round
+from training.services.rounds import cancel_round, close_round, restart_round
+from training.services.steps import prepare_round
 
 __all__ = ["destroyed_round_keys", "fleet"]
 
@@ -58,6 +62,41 @@ def test_the_device_that_hands_in_again_gets_its_receipt_and_changes_nothing(run
     assert send_submission(line, body).message["receipt"] == receipt
     part.refresh_from_db()
     assert part.state == ParticipationState.REJECTED
+
+
+def test_a_round_that_begins_anew_does_not_ask_the_device_again(fleet, enclave_here):
+    round_, line = started(make_federation()), fleet[0].line()
+    body = Submission(round_, fleet[0]).body()
+    receipt = send_submission(line, body).message["receipt"]
+    take_out(Participation.objects.get(round=round_, device=fleet[0].device))
+    for person in fleet[1:]:
+        hand_in(round_, person)
+    begin_anew(round_)
+    round_.refresh_from_db()
+    assert (round_.state, round_.submissions, round_.failures) == (RoundState.OPEN, 0, 1)
+    part = Participation.objects.get(round=round_, device=fleet[0].device)
+    assert (part.state, part.reason) == (ParticipationState.REJECTED, QUARANTINED)
+    assert line.ask().message["round"] is None
+    assert_refused(Submission(round_, fleet[0]).hand_in(line), "already-submitted")
+    assert send_submission(line, body).message["receipt"] == receipt
+    assert fleet[1].line().ask().message["round"]["round_id"] == round_.id.bytes
+
+
+def test_a_round_that_lacks_its_minimum_without_them_ends_when_it_begins_anew(running, alice):
+    take_out(hand_in(running, alice))
+    begin_anew(running)
+    assert close_round(running.id, now=timezone.now())
+    running.refresh_from_db()
+    assert running.state == RoundState.FAILED
+
+
+def begin_anew(round_):
+    """Let the round's keys be lost once it is closed, and prepare another enclave for it."""
+    holder = uuid.uuid4()
+    Round.objects.filter(id=round_.id).update(state=RoundState.AGGREGATING, lease_holder=holder)
+    with transaction.atomic():
+        assert restart_round(round_.id, holder, reason="its keys were lost", now=timezone.now())
+    assert prepare_round(round_.id, now=timezone.now())
 
 
 def test_a_reason_is_asked_for(running, alice):

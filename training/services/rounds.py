@@ -279,14 +279,17 @@ def retire(round_id: uuid.UUID, *, now: datetime) -> None:
 def restart_round(round_id: uuid.UUID, holder: uuid.UUID, *, reason: str, now: datetime) -> bool:
     """Begin a round anew with another enclave, because nobody can open what was sealed to this one.
 
-    Happens inside the caller's transaction. Every device is invited again and seals to the new key.
+    Happens inside the caller's transaction. Every device is invited again and seals to the new key, but those whose
+    update an operator took out: it stays out, with its receipt, and counts among those who will not come.
     Returns False when the lease was lost or the round has been restarted too often already.
     """
+    # Nobody else has rejected one before the enclave has judged, and a round that is not open loses no more of them.
+    taken_out = Participation.objects.filter(round_id=round_id, state=ParticipationState.REJECTED)
     restarted = Round.objects.filter(id=round_id, lease_holder=holder, restarts__lt=MAX_RESTARTS).update(
         state=RoundState.PENDING,
         restarts=F("restarts") + 1,
         submissions=0,
-        failures=0,
+        failures=taken_out.count(),
         extensions=0,
         attempts=0,
         opened_at=None,
@@ -298,9 +301,10 @@ def restart_round(round_id: uuid.UUID, holder: uuid.UUID, *, reason: str, now: d
     if not restarted:
         return False
     round_ = Round.objects.select_related("federation").get(id=round_id)
-    Update.objects.filter(participation__round=round_).delete()
-    Upload.objects.filter(participation__round=round_).delete()  # sealed to the lost key too
-    round_.participations.update(
+    again = round_.participations.exclude(state=ParticipationState.REJECTED)
+    Update.objects.filter(participation__in=again).delete()
+    Upload.objects.filter(participation__in=again).delete()  # sealed to the lost key too
+    again.update(
         state=ParticipationState.INVITED, reason="", scores={}, downloaded_at=None, submitted_at=None,
         progress=None, progress_at=None, progress_lease_until=None, progress_metrics={},
     )  # fmt: skip
