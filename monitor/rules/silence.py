@@ -20,6 +20,8 @@ def silent_federations(terms: Terms, since: datetime, now: datetime) -> Iterable
     Nobody was there to be heard while the site was down, so the window never begins before the monitor did. Nor is it
     shorter than what devices of so large a fleet may be told to wait.
     """
+    if since > now - terms.window:
+        return
     begin = now - max(terms.window, present_for())
     if since > begin:
         return

@@ -15,6 +15,7 @@ from monitor.terms import Severity, Terms
 from tests.factories import large_fleet, make_device, make_federation
 from tests.monitor.conftest import Scene
 from training.services.federations import pause_federation
+from training.services.presence import present_for
 
 pytestmark = pytest.mark.django_db
 
@@ -59,6 +60,7 @@ def test_one_device_that_is_heard_is_enough(scene, federation):
 def test_devices_are_counted_only_where_nobody_was_heard_and_no_further_than_it_takes(scene, federation):
     terms, since = Terms(2, timedelta(hours=1), Severity.WARNING), scene.now - timedelta(days=1)
     heard(scene)
+    present_for()  # counts the fleet, once a minute
     with CaptureQueriesContext(connection) as asked:
         assert list(silent_federations(terms, since, scene.now + timedelta(minutes=59))) == []
     assert not [query["sql"] for query in asked if "COUNT(" in query["sql"]]
