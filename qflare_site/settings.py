@@ -378,7 +378,7 @@ CELERY_BEAT_SCHEDULE = {
         "task": task,
         "schedule": timedelta(seconds=seconds),
         # One that waited longer than this has been repeated since: after an outage, no flood of old ones.
-        "options": {"expires": max(10, seconds)},
+        "options": {"expire_seconds": max(10, seconds)},  # as django_celery_beat calls it
     }
     for name, task, seconds in [
         ("training-tick", "training.tasks.tick", 1),

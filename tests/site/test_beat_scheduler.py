@@ -54,6 +54,19 @@ def run(scheduler: Any, clock: Any, seconds: int) -> None:
         clock.shift(1)
 
 
+def test_what_waited_until_it_was_sent_anew_is_not_run(clock: Any, sent: list[str]) -> None:
+    expire: dict[str, float] = {}
+
+    def keep(sender: str, headers: dict[str, Any], **_kwargs: Any) -> None:
+        expire[sender] = (datetime.fromisoformat(headers["expires"]) - NOON).total_seconds()
+
+    before_task_publish.connect(keep)
+    run(new_scheduler(), clock, 62)
+    before_task_publish.disconnect(keep)
+    assert expire[TICK] == pytest.approx(61 + 10, abs=1)
+    assert expire[ANCHOR] == pytest.approx(60 + 60, abs=1)
+
+
 def test_what_is_periodic_goes_on_at_once_where_the_clock_is_put_back(clock: Any, sent: list[str]) -> None:
     scheduler = new_scheduler()
     run(scheduler, clock, 70)
