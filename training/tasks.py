@@ -3,7 +3,7 @@
 import uuid
 
 import structlog
-from celery import shared_task
+from celery import Task, shared_task
 from django.utils import timezone
 
 from enclave.services import keep_process_ready
@@ -16,6 +16,7 @@ log = structlog.get_logger(__name__)
 
 # A dispatch that is not picked up within this time has been repeated by later ticks: let it lapse.
 DISPATCH_EXPIRES_SECONDS = 10
+SWEEP_AGAIN_SECONDS = 10
 
 
 @shared_task
@@ -56,10 +57,14 @@ def open_scheduled_round(federation_id: str) -> None:
     prepare_round.apply_async((str(opened.id),), expires=DISPATCH_EXPIRES_SECONDS)
 
 
-@shared_task
-def sweep_blobs() -> None:
-    """Delete blobs that nothing needs any more."""
-    blob_sweep.sweep_blobs(now=timezone.now())
+@shared_task(bind=True)
+def sweep_blobs(self: Task) -> None:
+    """Delete blobs that nothing needs any more.
+
+    Where other work that takes long has the turn it asks again in a while, until beat sends the next sweep.
+    """
+    if blob_sweep.sweep_blobs(now=timezone.now()) is None and self.request.expires:
+        sweep_blobs.apply_async(countdown=SWEEP_AGAIN_SECONDS, expires=self.request.expires)
 
 
 @shared_task

@@ -81,6 +81,25 @@ def test_compose_and_serve_run_the_same_queues_each_in_one_place():
     assert queues(SERVICES[name].get("command", ()) for name in SITE) == queues(commands("127.0.0.1:8000").values())
 
 
+def lines_of_ticks():
+    """Return the command line of the worker of ticks of each kind of deployment."""
+    kubernetes = yaml.safe_load_all((ROOT / "deploy" / "kubernetes" / "worker.yaml").read_text())
+    unit = (ROOT / "deploy" / "systemd" / "qflare-worker.service").read_text()
+    return {
+        "serve": commands("127.0.0.1:8000")["worker"],
+        "compose": SERVICES["worker"]["command"],
+        "kubernetes": next(iter(kubernetes))["spec"]["template"]["spec"]["containers"][0]["command"],
+        "systemd": re.search(r"^ExecStart=(.+)$", unit, re.MULTILINE)[1].split(),
+    }
+
+
+@pytest.mark.parametrize("place", sorted(lines_of_ticks()))
+def test_ticks_have_a_process_beside_the_one_at_long_work(place):
+    line = lines_of_ticks()[place]
+    assert "default" in line[line.index("-Q") + 1].split(",")
+    assert int(line[line.index("--concurrency") + 1]) >= 2
+
+
 @pytest.mark.parametrize(
     ("role", "services"), [("web", {"web"}), ("audit", {"audit"}), ("worker", set(SITE) - {"migrate", "web", "audit"})]
 )

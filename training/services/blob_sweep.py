@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 
 from training.blob_store.configured import blob_store
+from training.long_work import turn_of_long_work
 from training.models import UNFINISHED, CarriedRow, ModelVersion, RangeOutput, Update
 from training.services.uploads import sweep_uploads
 
@@ -26,8 +27,16 @@ def referenced_digests() -> set[str]:
     return set(of_versions.union(*others, all=True))
 
 
-def sweep_blobs(*, now: datetime) -> int:
-    """Delete the others and abandoned uploads, once they have lain for long, and return how many."""
+def sweep_blobs(*, now: datetime) -> int | None:
+    """Delete the others and abandoned uploads, once they have lain for long, and return how many.
+
+    None where the host is at other work that takes long: then nothing was done.
+    """
+    with turn_of_long_work() as ours:
+        return _sweep(now) if ours else None
+
+
+def _sweep(now: datetime) -> int:
     seconds = UNREFERENCED_FOR.total_seconds()
     abandoned = sweep_uploads(older_than_seconds=seconds, now=now)
     return abandoned + blob_store().delete_unreferenced(

@@ -19,6 +19,7 @@ from django.utils import timezone
 from audit.services import record_event
 from qflare_protocol.errors import Refusal
 from training.evaluator_process import evaluate_in_process, may_evaluate_here
+from training.long_work import turn_of_long_work
 from training.models import ModelVersion
 from training.models.lease import not_held
 from training.services.early_stopping import stop_when_due
@@ -45,11 +46,17 @@ def evaluate_version(version_id: int, *, now: datetime) -> bool:
     """Evaluate a model version once and keep its metrics; return whether this call did.
 
     Where another process of this host keeps the evaluator, the version is left to it for a while; one that is
-    still waiting then is evaluated by a process of its own.
+    still waiting then is evaluated by a process of its own. While the host is at other work that takes long it
+    is left to a later tick.
     """
     keep = may_evaluate_here()
     if not keep and ModelVersion.objects.filter(id=version_id, created_at__gt=now - LEFT_TO_ANOTHER).exists():
         return False
+    with turn_of_long_work() as ours:
+        return ours and _evaluate(version_id, now, keep=keep)
+
+
+def _evaluate(version_id: int, now: datetime, *, keep: bool) -> bool:
     allowance = _allowance()
     if not due_evaluations(now).filter(id=version_id).update(evaluation_lease_expires_at=now + 2 * allowance):
         return False
