@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from django.db import DatabaseError, InterfaceError
-from django.db.models import Count, OuterRef, Q, QuerySet, Subquery, Sum
+from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.utils import timezone
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -17,10 +17,9 @@ from audit.models import Checkpoint, Entry, Event
 from devices.models import Device, DeviceState
 from monitor.models import Incident, IncidentState, Severity
 from qflare_site.broker_queues import waiting_messages
+from qflare_site.metrics.round_steps import STEP_SECONDS, StepTimes, Totals
 from qflare_site.models import ProcessHeartbeat
-from training.models import Federation, FederationState, PrivacyRelease, Round, RoundState, RoundStep
-
-STEP_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0, 86_400.0)
+from training.models import Federation, FederationState, PrivacyRelease, Round, RoundState
 
 
 class EntryCounts:
@@ -45,7 +44,7 @@ class SiteCollector(Collector):
     """Gives the families of the database and the broker."""
 
     def __init__(self, now: Callable[[], datetime] = timezone.now) -> None:
-        self._entries, self._now = EntryCounts(), now
+        self._entries, self._steps, self._now = EntryCounts(), StepTimes(), now
 
     def describe(self) -> list[Metric]:
         """Name nothing beforehand: registering must not ask the database."""
@@ -67,7 +66,7 @@ class SiteCollector(Collector):
         yield _states("qflare_federations", "Federations by state.", Federation.objects, FederationState)
         yield _states("qflare_rounds", "Rounds by state.", Round.objects, RoundState)
         yield _open_incidents()
-        yield _round_steps()
+        yield _round_steps(self._steps.totals(now))
         yield from _privacy()
         yield _processes(now)
         yield from _queues()
@@ -125,14 +124,12 @@ def _open_incidents() -> Metric:
     return gauge
 
 
-def _round_steps() -> Metric:
+def _round_steps(totals: Totals) -> Metric:
     """Return how long the steps of rounds took: preparing, collecting, aggregating, publishing, evaluating."""
     family = HistogramMetricFamily("qflare_round_step_seconds", "How long a step of a round took.", labels=["step"])
-    within = {f"within_{place}": Count("id", filter=Q(seconds__lte=most)) for place, most in enumerate(STEP_SECONDS)}
-    steps = RoundStep.objects.order_by().values("name")
-    for row in steps.annotate(**within, all=Count("id"), seconds_sum=Sum("seconds")):
-        buckets = [(str(most), row[f"within_{place}"]) for place, most in enumerate(STEP_SECONDS)]
-        family.add_metric([row["name"]], [*buckets, ("+Inf", row["all"])], row["seconds_sum"])
+    bounds = [*map(str, STEP_SECONDS), "+Inf"]
+    for step, (*counts, seconds) in totals.items():
+        family.add_metric([step], list(zip(bounds, counts, strict=True)), seconds)
     return family
 
 

@@ -1,5 +1,6 @@
 """`/metrics`: what Prometheus reads, and who may."""
 
+import itertools
 import urllib.request
 from datetime import timedelta
 from types import SimpleNamespace
@@ -16,10 +17,13 @@ from audit.services import record_event, sequence_events
 from devices.models import DeviceState
 from qflare_site.broker_queues import QUEUES, waiting_messages
 from qflare_site.metrics.processes import TASKS
+from qflare_site.metrics.round_steps import STEP_SECONDS, StepTimes
 from qflare_site.metrics.site import EntryCounts
 from qflare_site.metrics.worker_endpoint import MetricsStep
 from qflare_site.processes import free_address
 from qflare_site.services import record_heartbeat
+from tests.factories import make_federation
+from training.models import Round, RoundState, RoundStep
 
 pytestmark = pytest.mark.django_db
 
@@ -91,6 +95,66 @@ def test_entries_of_the_log_are_counted_by_kind_and_never_twice():
     assert EntryCounts().by_kind() == counts.by_kind()
 
 
+NOW = timezone.now()
+
+
+@pytest.fixture
+def step():
+    """Return what times a step of a new round; `seconds` as the name of the step."""
+    federation = make_federation()
+    numbers = itertools.count(1)
+
+    def timed(seconds, **members):
+        number = next(numbers)
+        round_ = Round.objects.create(
+            federation=federation, number=number, base_version=federation.current_version, policy={}, roster=b"",
+            invited=3, minimum_updates=3, target_updates=3, created_at=NOW, finished_at=NOW, state=RoundState.FAILED,
+        )  # fmt: skip
+        RoundStep.objects.create(round=round_, name="aggregate", started_at=NOW, seconds=seconds, **members)
+
+    return timed
+
+
+def counted(times, minutes):
+    """Return how many steps were read at that minute: within a second, all, and their seconds."""
+    totals = times.totals(NOW + timedelta(minutes=minutes))["aggregate"]
+    return totals[STEP_SECONDS.index(1.0)], *totals[-2:]
+
+
+def test_steps_are_added_up_once_and_the_younger_ones_anew(step):
+    times = StepTimes()
+    step(0.5)
+    step(3.0)
+    assert counted(times, 0) == (1, 2, 3.5)
+    step(0.25)
+    for minutes in (1, 6, 11, 12, 30):
+        assert counted(times, minutes) == (2, 3, 3.75)
+    RoundStep.objects.update(seconds=50.0)  # nobody reads them again
+    assert counted(times, 31) == (2, 3, 3.75)
+    step(0.5)
+    assert counted(times, 32) == (3, 4, 4.25)
+
+
+def test_a_step_that_is_committed_after_one_of_a_higher_id_is_counted(step):
+    times = StepTimes()
+    step(0.5, id=10)
+    assert counted(times, 0) == (1, 1, 0.5)
+    step(0.25, id=9)
+    for minutes in (4, 6, 12, 18):
+        assert counted(times, minutes) == (2, 2, 0.75)
+
+
+def test_a_clock_that_is_put_back_keeps_no_step_from_being_counted(step):
+    times = StepTimes()
+    step(0.5)
+    for minutes in (0, -60, -59, 0):
+        assert counted(times, minutes) == (1, 1, 0.5)
+
+
+def test_a_site_without_rounds_has_no_steps():
+    assert StepTimes().totals(NOW) == {}
+
+
 def test_an_event_that_waits_shows_as_the_lag_of_the_log(client):
     long_ago = timezone.now() - timedelta(seconds=90)
     record_event("device.suspended", actor="operator:alice", payload={"device": "bob", "reason": "lost"}, now=long_ago)
@@ -128,7 +192,7 @@ def test_a_broker_that_is_away_is_a_metric_and_no_error(client, monkeypatch):
 def test_a_database_that_is_away_is_a_metric_and_no_error(client, monkeypatch, error):
     assert samples(families(client.get("/metrics"))["qflare_database_up"])[()] == 1
 
-    def away():
+    def away(*_):
         raise error("nobody listens")
 
     monkeypatch.setattr("qflare_site.metrics.site._round_steps", away)
