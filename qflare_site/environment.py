@@ -79,6 +79,7 @@ DEFAULTS: dict[str, Any] = {
     # How many devices without work may ask for it in a second; in a fleet that is too large for it they ask less often.
     "QFLARE_ASKS_PER_SECOND": 300,
     "QFLARE_LEASE_SECONDS": 30,
+    "QFLARE_ENCLAVE_ABSENT_SECONDS": 900,
     "QFLARE_MAX_UPDATE_BYTES": 4 * 1024 * 1024 * 1024,
     "QFLARE_UPLOAD_PIECE_BYTES": 8 * 1024 * 1024,
     "QFLARE_EVALUATION_SECONDS": 300,
@@ -294,6 +295,7 @@ _VALIDATORS: dict[str, Callable[[Any], None]] = {
     "QFLARE_KEY_OVERLAP_SECONDS": _between(0, 30 * 86_400),
     "QFLARE_ASKS_PER_SECOND": _between(1, 1_000_000),
     "QFLARE_LEASE_SECONDS": _between(2, 3600),
+    "QFLARE_ENCLAVE_ABSENT_SECONDS": _between(60, 30 * 86_400),
     "QFLARE_MAX_UPDATE_BYTES": _between(4096, 1 << 36),
     "QFLARE_UPLOAD_PIECE_BYTES": _between(4096, 64 * 1024 * 1024),
     "QFLARE_EVALUATION_SECONDS": _between(1, 86_400),

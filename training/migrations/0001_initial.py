@@ -370,6 +370,16 @@ class Migration(migrations.Migration):
                 ("lease_holder", models.UUIDField(blank=True, null=True)),
                 ("lease_expires_at", models.DateTimeField(blank=True, null=True)),
                 (
+                    "unattended_at",
+                    models.DateTimeField(
+                        blank=True, help_text="When a tick last found its enclave host absent.", null=True
+                    ),
+                ),
+                (
+                    "unattended_seconds",
+                    models.PositiveIntegerField(default=0, help_text="How long ticks have found it so."),
+                ),
+                (
                     "base_version",
                     models.ForeignKey(
                         on_delete=django.db.models.deletion.PROTECT,

@@ -101,6 +101,10 @@ class Round(models.Model):
     restarts = models.PositiveSmallIntegerField(default=0, help_text="How often a lost enclave key began it anew.")
     lease_holder = models.UUIDField(null=True, blank=True)
     lease_expires_at = models.DateTimeField(null=True, blank=True)
+    unattended_at = models.DateTimeField(
+        null=True, blank=True, help_text="When a tick last found its enclave host absent."
+    )
+    unattended_seconds = models.PositiveIntegerField(default=0, help_text="How long ticks have found it so.")
 
     objects = RoundQuerySet.as_manager()
 

@@ -326,7 +326,8 @@ def take_from_ranges(round_id: uuid.UUID, *, lease_time: timedelta, now: datetim
 
 def _take(rounds: RoundQuerySet, until: datetime) -> uuid.UUID | None:
     holder = uuid.uuid4()
-    taken = rounds.update(lease_holder=holder, lease_expires_at=until, attempts=F("attempts") + 1)
+    attended = {"unattended_at": None, "unattended_seconds": 0}
+    taken = rounds.update(lease_holder=holder, lease_expires_at=until, attempts=F("attempts") + 1, **attended)
     return holder if taken else None
 
 

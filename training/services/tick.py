@@ -13,6 +13,7 @@ import structlog
 
 from qflare_protocol.errors import Refusal
 from training.models import RangeStep, Round, RoundState
+from training.services.absent_enclaves import begin_absent_rounds_anew
 from training.services.evaluation import due_evaluations
 from training.services.rounds import close_round, open_scheduled_round
 from training.services.schedules import due_federations
@@ -31,9 +32,13 @@ class Dispatch:
 
 
 def tick(dispatch: Dispatch, *, now: datetime) -> None:
-    """Close the rounds that are due, open those whose time has come, and dispatch every step that nobody runs."""
+    """Close the rounds that are due, begin those anew whose host is gone, open those whose time has come, and dispatch.
+
+    Dispatched is every step that nobody runs.
+    """
     for round_id in list(Round.objects.due_to_close(now).values_list("id", flat=True)):
         close_round(round_id, now=now)
+    begin_absent_rounds_anew(now=now)
     for federation in due_federations(now):
         _open_round(federation.id, now)
     for round_id, state in list(Round.objects.awaiting_worker(now).values_list("id", "state")):
