@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from itertools import count
 
 import pytest
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ from tests.training.whole_rounds import together
 from training.models import CarriedRow, Federation, ModelVersion, Participation, Round, Update
 from training.services import participation
 from training.services.early_stopping import reason_to_stop, reported_metrics, stop_when_due
-from training.services.federations import next_version_number
+from training.services.federations import next_version_number, restore_version
 from training.services.model_release import release_version, roll_back
 from training.services.participation import model_for
 from training.services.round_sources import load_model
@@ -231,6 +232,32 @@ def test_a_federation_finishes_once_and_says_why(three_versions):
     assert Event.objects.get(kind="federation.finished").payload["reason"] == three_versions.finish_reason
     with nothing_changed(), pytest.raises(Refusal, match="finished"):
         open_round(three_versions.id, actor=OPERATOR, now=timezone.now())
+
+
+@pytest.mark.django_db
+def test_a_restored_version_has_the_metric_that_either_of_its_rows_has(three_versions):
+    Federation.objects.update(evaluator="example:Evaluator")
+    original = three_versions.versions.get(number=1)
+    original.metrics = {}
+    original.save()
+    with transaction.atomic():
+        restored = restore_version(original, actor=OPERATOR, now=timezone.now())
+    Federation.objects.update(current_version=restored, stop_metric="accuracy", stop_goal=0.8)
+    stop_when_due(three_versions.id)
+    three_versions.refresh_from_db()
+    assert three_versions.state == "active"
+    ModelVersion.objects.filter(id=restored.id).update(metrics={"accuracy": 0.85})
+    stop_when_due(three_versions.id)
+    three_versions.refresh_from_db()
+    assert (three_versions.state, three_versions.finish_reason) == ("finished", "accuracy is 0.85, its goal was 0.8")
+
+
+@pytest.mark.django_db
+def test_the_line_of_versions_is_read_without_what_made_them(three_versions):
+    Federation.objects.update(evaluator="example:Evaluator", stop_metric="accuracy", stop_goal=2.0)
+    with CaptureQueriesContext(connection) as sent:
+        stop_when_due(three_versions.id)
+    assert not [query["sql"] for query in sent if '"provenance"' in query["sql"]]
 
 
 @pytest.mark.django_db

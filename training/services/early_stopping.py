@@ -32,30 +32,30 @@ def stop_when_due(federation_id: uuid.UUID) -> None:
     federation = Federation.objects.get(id=federation_id)
     if not federation.stop_metric:
         return
-    column = "metrics" if federation.evaluator else "reported_metrics"
-    measured = [getattr(version, column).get(federation.stop_metric) for version in _line_of(federation)]
-    reason = reason_to_stop(federation, [value for value in measured if value is not None])
+    reason = reason_to_stop(federation, _measured(federation))
     if reason:
         finish_federation(federation, reason=reason)
 
 
-def _line_of(federation: Federation) -> list[ModelVersion]:
-    """Return the versions from the first round's on, each made from the one before; none left behind."""
-    versions = {version.id: version for version in ModelVersion.objects.filter(federation=federation)}
-    bases = dict(
-        Round.objects.filter(federation=federation, resulting_version__isnull=False).values_list(
-            "resulting_version_id", "base_version_id"
-        )
-    )
-    line: list[ModelVersion] = []
+def _measured(federation: Federation) -> list[float]:
+    """Return the metric from the first round's version on, each made from the one before; none left behind.
+
+    A version that was restored is the model of another: the metric stands in the row of either.
+    """
+    column = "metrics" if federation.evaluator else "reported_metrics"
+    rows = ModelVersion.objects.filter(federation=federation).values_list("id", "restored_from_id", column)
+    versions = {id_: (restored_from or id_, metrics) for id_, restored_from, metrics in rows}
+    rounds = Round.objects.filter(federation=federation, resulting_version__isnull=False)
+    bases = dict(rounds.values_list("resulting_version_id", "base_version_id"))
+    values: list[float] = []
     at = federation.current_version_id
     while at is not None:
-        version = versions[at]
-        made = version.restored_from_id or version.id
-        if made in bases:
-            line.append(versions[made])
+        made, metrics = versions[at]
+        value = metrics.get(federation.stop_metric, versions[made][1].get(federation.stop_metric))
+        if made in bases and value is not None:
+            values.append(value)
         at = bases.get(made)
-    return line[::-1]
+    return values[::-1]
 
 
 def reason_to_stop(terms: RoundTerms, values: list[float]) -> str:
