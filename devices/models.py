@@ -1,7 +1,7 @@
 """The registry of devices: who may take part, with which keys, in which state."""
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar
@@ -12,6 +12,8 @@ from django.db.models import Q
 from operator_admin.party import Party
 from qflare_protocol.cose import Verifier
 from qflare_protocol.device_keys import RegisteredKeys
+
+KEYS_AT_ONCE = 1000
 
 
 class DeviceState(models.TextChoices):
@@ -70,10 +72,6 @@ class Device(models.Model):
         keys = list(DeviceKey.objects.valid(now).filter(device_id=device_id).select_related("device").order_by())
         return (keys[0].device, _key_sets(keys[0].device.suite, keys)) if keys else None
 
-    def current_signature_key(self) -> "DeviceKey":
-        """Return the row of the device's current signature key."""
-        return next(key for key in self.keys.all() if key.purpose == KeyPurpose.SIGNATURE and key.valid_until is None)
-
     def must_rotate_keys(self, now: datetime) -> bool:
         """Say whether the device has to register new keys before anything else."""
         return self.keys_due_at <= now
@@ -117,6 +115,14 @@ class DeviceKeyQuerySet(models.QuerySet["DeviceKey"]):
     def valid(self, now: datetime) -> "DeviceKeyQuerySet":
         """Keys that are valid now: the current ones and those in their overlap."""
         return self.filter(Q(valid_until=None) | Q(valid_until__gt=now))
+
+    def current_signature_keys(self, device_ids: Sequence[uuid.UUID]) -> "list[DeviceKey]":
+        """Return the current signature key of each of these devices, in their order, asked for by the thousand."""
+        current, found = self.filter(purpose=KeyPurpose.SIGNATURE, valid_until=None), {}
+        for first in range(0, len(device_ids), KEYS_AT_ONCE):
+            batch = device_ids[first : first + KEYS_AT_ONCE]
+            found |= {key.device_id: key for key in current.filter(device_id__in=batch)}
+        return [found[device_id] for device_id in device_ids]
 
 
 class DeviceKey(models.Model):

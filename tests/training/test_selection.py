@@ -5,7 +5,8 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from audit.models import Event
@@ -247,3 +248,13 @@ def test_the_root_of_trust_is_invited_whatever_the_labels_say(db, enclave_here):
     Device.objects.filter(id=devices[0].id).update(state="revoked")
     with pytest.raises(Refusal, match="The root device"):
         open_round(federation.id, actor=OPERATOR, now=timezone.now())
+
+
+def test_a_round_of_few_reads_the_keys_of_no_others(ten):
+    federation = chosen(selection=Selection.RANDOM.value, target_updates=3)
+    with CaptureQueriesContext(connection) as asked:
+        opened = open_round(federation.id, actor=OPERATOR, now=timezone.now())
+    (reading,) = [query["sql"] for query in asked if query["sql"].startswith("SELECT") and "public_key" in query["sql"]]
+    invited = {part.device_id for part in opened.participations.all()}
+    assert len(invited) == 3
+    assert {device.id for device in ten if device.id.hex in reading.replace("-", "")} == invited

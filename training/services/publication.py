@@ -84,7 +84,7 @@ def _record_verdicts(round_: Round, judged: JudgedRound) -> None:
     proofs = verdict_proofs(leaves_of(judged.made.verdicts))
     told = {one.device_id: (one, proof) for one, proof in zip(judged.verdicts, proofs, strict=True)}
     parts = []
-    for part in Participation.objects.filter(round=round_).select_related("device"):
+    for part in Participation.objects.filter(round=round_).select_related("device").only("device", "device__name"):
         if part.device_id.bytes not in told:
             continue
         verdict, proof = told[part.device_id.bytes]

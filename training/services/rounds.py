@@ -13,7 +13,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import F, Q
 
 from audit.services import record_event
-from devices.models import DeviceState
+from devices.models import DeviceKey, DeviceState
 from enclave.core.channel import MAX_DEVICES_OF_A_ROUND
 from enclave.services import retire_instance
 from qflare_protocol.cose import Verifier
@@ -80,7 +80,7 @@ def open_round(
         invited = select_devices(federation, chance=chance, idle=idle)
         if len(invited.devices) > MAX_DEVICES_OF_A_ROUND:
             raise Refusal("conflict", TOO_MANY.format(invited=len(invited.devices), most=MAX_DEVICES_OF_A_ROUND))
-        keys = [device.current_signature_key() for device in invited.devices]
+        keys = DeviceKey.objects.current_signature_keys([device.id for device in invited.devices])
         roster = [RosterEntry(key.device_id.bytes, key.verifier) for key in keys]
         opened = _create_round(federation, number, roster, invited.target, now)
         Participation.objects.bulk_create(

@@ -45,7 +45,7 @@ def select_devices(federation: Federation, *, chance: random.Random, idle: Query
     """
     policy = federation.aggregation_policy()
     here, state = (federation.members(), "active") if idle is None else (idle, "idle")
-    members = list(here.prefetch_related("keys").order_by("id"))
+    members = list(here.only("id", "labels").order_by("id"))  # no keys: few of many may be chosen
     labels, root = federation.selection_labels, policy.root_device
     candidates = [device for device in members if _may_be_invited(device.id, device.labels, labels, root)]
     if root and root not in (device.id.hex for device in candidates):
