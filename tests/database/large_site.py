@@ -89,7 +89,7 @@ _FILL: dict[str, dict[str, str]] = {
         "base_version_id": "(SELECT min(id) FROM training_modelversion)", "policy": "'{}'", "roster": "''",
         "older_bases": "'[]'", "invited": "3", "minimum_updates": "3", "failures": "0", "extensions": "0",
         "target_updates": "3", "submissions": "0", "created_at": _WHEN, "finished_at": _WHEN, "end_reason": "'x'",
-        "attempts": "0", "restarts": "0",
+        "attempts": "0", "restarts": "0", "unattended_seconds": "0",
     },
     "training_participation": {
         "round_id": _uuid("round"), "device_id": _uuid("device"),

@@ -21,6 +21,7 @@ WITHIN = {
     "round.extended": RoundState.OPEN,
     "update.received": RoundState.OPEN,
     "update.failed": RoundState.OPEN,
+    "update.quarantined": RoundState.OPEN,
     "update.rejected": RoundState.AGGREGATING,
 }
 """By kind of event that is no transition: the state in which it may happen."""
@@ -36,6 +37,7 @@ class ToldRound:
     received: dict[str, str] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
     rejected: set[str] = field(default_factory=set)
+    taken_out: dict[str, str] = field(default_factory=dict)
     extensions: int = 0
     restarts: int = 0
 
@@ -52,6 +54,7 @@ class ToldRound:
         self._note(event)
 
     def _begin_anew(self) -> None:
+        """Forget everything but what an operator took out, which is not asked for again."""
         self.restarts += 1
         self.received, self.failed, self.rejected, self.extensions = {}, set(), set(), 0
 
@@ -60,14 +63,19 @@ class ToldRound:
         if event.kind == "round.extended":
             self.extensions += event.actor == "system"  # an operator's are not counted
         elif event.kind == "update.received":
-            assert device not in self.received | dict.fromkeys(self.failed), f"{device} is counted twice"
+            assert device not in self._counted(), f"{device} is counted twice"
             self.received[device] = event.payload["manifest_digest"]
         elif event.kind == "update.failed":
-            assert device not in self.received | dict.fromkeys(self.failed), f"{device} is counted twice"
+            assert device not in self._counted(), f"{device} is counted twice"
             self.failed.add(device)
+        elif event.kind == "update.quarantined":
+            self.taken_out[device] = self.received.pop(device)
         else:
             assert device in self.received, f"the enclave rejects {device}, which handed nothing in"
             self.rejected.add(device)
+
+    def _counted(self) -> set[str]:
+        return {*self.received, *self.failed, *self.taken_out}
 
 
 def rounds_as_told(events: Iterable[Event]) -> dict[str, ToldRound]:

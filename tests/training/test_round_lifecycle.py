@@ -69,6 +69,7 @@ from training.services.participation import (
     work_for,
 )
 from training.services.progress import report_progress
+from training.services.quarantine import QUARANTINED, quarantine_update
 from training.services.rounds import cancel_round, extend_round, open_round
 from training.services.tick import Dispatch, tick
 from training.terms import Terms
@@ -160,6 +161,12 @@ class RoundLifecycle(RuleBasedStateMachine):
         with self._refused_unless(round_.state in UNFINISHED and reason == REASON, "conflict"):
             cancel_round(round_.id, reason=reason, actor=OPERATOR, now=timezone.now())
             assert self._again(round_).end_reason == REASON
+
+    @rule(name=st.sampled_from(NAMES), back=BACK)
+    @precondition(lambda self: self.receipts)
+    def take_out(self, name: str, back: int) -> None:
+        """Take an update out of its round, while that is open and has it."""
+        self._take_out(name, self._round(back))
 
     @rule()
     def pause(self) -> None:
@@ -263,9 +270,10 @@ class RoundLifecycle(RuleBasedStateMachine):
         names=SOME,
         unwanted=st.sampled_from([None, None, *NAMES]),
         others=st.sampled_from(["train", "fail", "are silent"]),
+        taken_out=st.sampled_from([None, None, *NAMES]),
         seconds=st.sampled_from([1, 3601]),
     )
-    def go_on(self, names: set[str], unwanted: str | None, others: str, seconds: int) -> None:
+    def go_on(self, names: set[str], unwanted: str | None, others: str, taken_out: str | None, seconds: int) -> None:
         """Let the round go its usual way by one step: any other rule meets it sooner or later in each state."""
         if self.state not in UNFINISHED:
             self._tick()  # an asynchronous federation opens its next one by itself
@@ -274,6 +282,8 @@ class RoundLifecycle(RuleBasedStateMachine):
         elif self.state == RoundState.OPEN:
             for name in sorted(names):
                 self._hand_in(name, self._round(0), samples=UNWANTED_SAMPLES if name == unwanted else 10)
+            if taken_out is not None:
+                self._take_out(taken_out, self._round(0))
             self.time.shift(seconds)
             for name in () if others == "are silent" else sorted(set(NAMES) - names):
                 self._report(name, failed=others == "fail")
@@ -334,7 +344,8 @@ class RoundLifecycle(RuleBasedStateMachine):
                 continue  # the log says that the round began anew, and the device is asked again
             update = Update.objects.get(participation__round=row, participation__device__name=name)
             assert bytes(update.manifest_digest) == manifest_digest(manifest)
-            assert (manifest_digest(manifest) in signed) == (row.state == RoundState.COMPLETED)
+            given = update.participation.reason != QUARANTINED
+            assert (manifest_digest(manifest) in signed) == (given and row.state == RoundState.COMPLETED)
 
     # How it is done
 
@@ -345,13 +356,13 @@ class RoundLifecycle(RuleBasedStateMachine):
         updates = Update.objects.filter(participation__round=row)
         digests = {update.participation.device.name: bytes(update.manifest_digest).hex() for update in updates}
         assert (row.state, row.number, row.invited) == (told.state, told.number, told.invited)
-        assert (row.submissions, row.failures) == (len(told.received), len(told.failed))
+        assert (row.submissions, row.failures) == (len(told.received), len(told.failed) + len(told.taken_out))
         assert (row.extensions, row.restarts) == (told.extensions, told.restarts)
         assert len(parts) == told.invited
-        assert digests == told.received
-        assert names_in[ParticipationState.SUBMITTED] | judged == set(told.received)
+        assert digests == told.received | told.taken_out
+        assert names_in[ParticipationState.SUBMITTED] | judged == {*told.received, *told.taken_out}
         assert names_in[ParticipationState.FAILED] == told.failed
-        assert names_in[ParticipationState.REJECTED] == told.rejected
+        assert names_in[ParticipationState.REJECTED] == told.rejected | set(told.taken_out)
         if row.state == RoundState.COMPLETED:
             self._compare_result(row, told)
 
@@ -374,6 +385,12 @@ class RoundLifecycle(RuleBasedStateMachine):
         answer = report_progress(self._heard(name), told, now=now)
         assert answer["continue"] == (waits and not failed)
         assert self._again(round_).failures == round_.failures + (waits and failed)
+
+    def _take_out(self, name: str, round_: Round) -> None:
+        part = self._part(name, round_)
+        may = round_.state == RoundState.OPEN and part.state == ParticipationState.SUBMITTED
+        with self._refused_unless(may, "conflict"):
+            quarantine_update(part.id, reason=REASON, actor=OPERATOR, now=timezone.now())
 
     def _hand_in(
         self, name: str, round_: Round, *, behind: int = 0, samples: int = 10, meanwhile: str = "nothing"
@@ -548,7 +565,13 @@ def live(machine: type[RoundLifecycle], examples: int, **options: Any) -> None:
 def test_whatever_happens_to_a_round_its_log_and_its_receipts_hold(machine: type[RoundLifecycle]) -> None:
     live(machine, 30, derandomize=True)
     wanted = {"round.completed", "round.failed", "round.cancelled", "round.restarted", "round.extended"}
-    wanted |= {"update.rejected", "update.failed", f"late update {KEPT}", f"late update {DROPPED}"}
+    wanted |= {
+        "update.rejected",
+        "update.failed",
+        "update.quarantined",
+        f"late update {KEPT}",
+        f"late update {DROPPED}",
+    }
     assert wanted <= machine.seen, f"the machine never came to {wanted - machine.seen}"
 
 
