@@ -31,7 +31,8 @@ from edge_client.round_worker import RoundWorker
 from edge_client.session import DeviceSession
 from edge_client.storage import hold_home, write_private_file
 from edge_client.trainer import TrainingFailed, load_trainer
-from edge_client.training_process import Limits, TrainingProcess
+from edge_client.training_limits import IDLE_SECONDS, Limits
+from edge_client.training_process import TrainingProcess
 from edge_client.trust_commands import add_trust_commands
 from qflare_protocol.errors import Refusal
 from qflare_protocol.suites import DEFAULT_SUITE, SUITES
@@ -115,13 +116,27 @@ def _add_work(commands: Any) -> None:
     for command in (run, once):
         _add_token_arguments(command)
         _add_training_code(command)
-        limited = command.add_argument_group("limits of the training code in one round")
-        limited.add_argument("--memory-limit", type=_positive, metavar="MIB", help="memory beyond its imports")
-        limited.add_argument("--cpu-limit", type=_positive, metavar="SECONDS", help="processor time of all its threads")
+        _add_limits(command)
         add_qkd_arguments(command)
         add_metrics_arguments(command)
         command.add_argument("--longest-wait", type=float, default=60.0, help="longest wait between retries, seconds")
         command.set_defaults(command=_run)
+
+
+def _add_limits(command: Any) -> None:
+    group = command.add_argument_group("limits of the training code in one round")
+    memory = "memory of each of its processes, beyond its imports"
+    group.add_argument("--memory-limit", type=_positive, metavar="MIB", help=memory)
+    processor = "processor time of all its threads and processes together"
+    group.add_argument("--cpu-limit", type=_positive, metavar="SECONDS", help=processor)
+    group.add_argument("--time-limit", type=_positive, metavar="SECONDS", help="time by the clock")
+    idle = "time without any processor time, after which it counts as hung; 0: none (default: %(default)s)"
+    group.add_argument("--idle-limit", type=_not_negative, metavar="SECONDS", default=IDLE_SECONDS, help=idle)
+
+
+def _limits(options: argparse.Namespace) -> Limits:
+    memory_bytes = options.memory_limit and options.memory_limit << 20
+    return Limits(memory_bytes, options.cpu_limit, options.time_limit, options.idle_limit or None)
 
 
 def _add_training_code(command: Any) -> None:
@@ -194,8 +209,7 @@ def _enroll_here(options: argparse.Namespace) -> DeviceIdentity:
 
 
 def _run(options: argparse.Namespace) -> int:
-    limits = Limits(options.memory_limit and options.memory_limit << 20, options.cpu_limit)
-    training = TrainingProcess(options.trainer, _trainer_options(options), limits)
+    training = TrainingProcess(options.trainer, _trainer_options(options), _limits(options))
     try:
         training.open()  # a wrong name, or a slow import, shows before a round waits for it
         if not _store(options).exists():
@@ -323,6 +337,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("a limit is a whole number from 1")
+    return number
+
+
+def _not_negative(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("a limit is a whole number; 0 means none")
     return number
 
 

@@ -1,31 +1,33 @@
 """The process that training code runs in: `python -m edge_client.training_child SPEC OPTIONS` (a JSON map).
 
 It imports the code once, and forks for each task, so that a round costs no second import and a crash, a
-limit or a leak ends with its fork. Tasks come as lines of JSON on standard input, {"stop": true} ends the
-one at hand, the end of the input ends everything; answers go to standard output. Whatever the code prints
-goes to standard error.
+limit or a leak ends with its fork, and so does every process that the task has started. Tasks come as lines
+of JSON on standard input, {"stop": true} ends the one at hand, the end of the input ends everything; answers
+go to standard output. Whatever the code prints goes to standard error.
 """
 
 import contextlib
 import json
 import math
 import os
-import resource
 import selectors
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edge_client.process_tree import ProcessTree, become_subreaper, die_with_parent
 from edge_client.tensor_files import map_tensor_file, write_tensor_file
 from edge_client.trainer import Progress, Trainer, find_trainer
+from edge_client.training_limits import Limits, LimitWatch, limit_this_process
 from qflare_protocol.errors import Refusal
 
 READ_BYTES = 1 << 16
+LOOK_SECONDS = 1.0
 
 
 class Child:
@@ -57,39 +59,55 @@ class Child:
         return bytes(line)
 
     def _run(self, task: dict[str, Any]) -> None:
+        tree, limits = ProcessTree(), Limits(**task["limits"])
         pid = os.fork()
         if pid == 0:
-            self._work(task)
+            self._work(task, limits)
+        tree.lead(pid)
         fork = os.pidfd_open(pid)
         try:
-            stopped = self._wait(fork)
+            over = self._wait(fork, LimitWatch(limits, tree.cpu_seconds))
         finally:
             os.close(fork)
-        _, status = os.waitpid(pid, 0)
-        self.say(kind="ended", status=os.waitstatus_to_exitcode(status), stopped=stopped)
+        self.say(kind="ended", status=tree.end(), over=over)
 
-    def _wait(self, fork: int) -> bool:
-        """Wait for the end of a fork; return whether it was stopped. Where nobody listens any more, it is."""
+    def _wait(self, fork: int, watch: LimitWatch) -> str:
+        """Wait for the end of a fork; end one that is to stop, or is over a limit, and return which.
+
+        Where nobody listens any more, it is to stop.
+        """
         with selectors.DefaultSelector() as events:
             events.register(fork, selectors.EVENT_READ)
             events.register(sys.stdin.fileno(), selectors.EVENT_READ)
             while True:
-                ready = {key.fd for key, _ in events.select()}
+                ready = {key.fd for key, _ in events.select(LOOK_SECONDS)}
                 if fork in ready:
-                    return False
-                piece = os.read(sys.stdin.fileno(), READ_BYTES)
-                self._input += piece
-                if not piece or b'"stop"' in self._input:
+                    return ""
+                if sys.stdin.fileno() in ready and self._is_to_stop():
                     signal.pidfd_send_signal(fork, signal.SIGKILL)
-                    self._input.clear()
-                    return True
+                    return ""
+                if over := watch.exceeded():
+                    signal.pidfd_send_signal(fork, signal.SIGKILL)
+                    return over
 
-    def _work(self, task: dict[str, Any]) -> None:
+    def _is_to_stop(self) -> bool:
+        """Read what came; return whether it, or the end of the input, ends the task."""
+        piece = os.read(sys.stdin.fileno(), READ_BYTES)
+        self._input += piece
+        if piece and b'"stop"' not in self._input:
+            return False
+        self._input.clear()
+        return True
+
+    def _work(self, task: dict[str, Any], limits: Limits) -> None:
         """Do the task in the fork and end it, whatever happens."""
         status = 1
         try:
-            with limits(task["memory_bytes"], task["cpu_seconds"]):
-                self.say(**self._outcome_of(task))
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.setsid()
+            die_with_parent()
+            limit_this_process(limits)
+            self.say(**self._outcome_of(task))
             status = 0
         except BaseException as error:  # noqa: BLE001 - it ends this process, and its reason is told
             traceback.print_exc()
@@ -115,19 +133,6 @@ class Child:
         self.say(kind="progress", fraction=progress.fraction, loss=loss, metrics=numbers(progress.metrics))
 
 
-@contextlib.contextmanager
-def limits(memory_bytes: int | None, cpu_seconds: int | None) -> Iterator[None]:
-    """Hold this process to so much memory beyond what it has mapped, and to so much processor time from now on."""
-    if memory_bytes is not None:
-        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (mapped + memory_bytes, mapped + memory_bytes))
-    if cpu_seconds is not None:
-        used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-        ends = int(used) + cpu_seconds
-        resource.setrlimit(resource.RLIMIT_CPU, (ends, ends + 1))
-    yield
-
-
 def place_of(error: BaseException) -> str:
     """Return what may leave the device of an exception: its type and where it was raised, never its words.
 
@@ -151,15 +156,24 @@ def main() -> None:
     answers = os.dup(1)
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a person's Ctrl-C is the parent's to act on
-    spec, options = sys.argv[1], json.loads(sys.argv[2])
+    signal.signal(signal.SIGTERM, lambda number, frame: None)  # so is this; the end of the input ends this process
+    become_subreaper()
+    everything = ProcessTree()
+    try:
+        with contextlib.suppress(BrokenPipeError):  # whoever listened is gone
+            _serve(sys.argv[1], json.loads(sys.argv[2]), answers)
+    finally:
+        everything.end()  # what the import has started, too
+
+
+def _serve(spec: str, options: Mapping[str, str], answers: int) -> None:
     try:
         child = Child(find_trainer(spec), options, answers)
     except Refusal as refusal:
         os.write(answers, json.dumps({"kind": "refused", "code": refusal.code, "detail": refusal.detail}).encode())
         return
-    with contextlib.suppress(BrokenPipeError):  # whoever listened is gone
-        child.say(kind="ready")
-        child.serve()
+    child.say(kind="ready")
+    child.serve()
 
 
 if __name__ == "__main__":

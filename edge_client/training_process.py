@@ -9,14 +9,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import Any
 
 import structlog
 
+from edge_client.process_tree import descendants, kill
 from edge_client.trainer import EvaluationOutcome, Progress, TrainingFailed
 from edge_client.training import Trained, TrainingTask, Watch
 from edge_client.training_folder import TrainingFolder
+from edge_client.training_limits import Limits, used_up
 from qflare_protocol.errors import Refusal
 
 log = structlog.get_logger(__name__)
@@ -25,18 +27,6 @@ WATCH_SECONDS = 1.0
 STOP_SECONDS = 5.0
 EVALUATION_SECONDS = 3600
 READ_BYTES = 1 << 16
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What training code may use in one round; None: no limit.
-
-    - memory_bytes: beyond what the imported code has mapped already.
-    - cpu_seconds: of all its threads together.
-    """
-
-    memory_bytes: int | None = None
-    cpu_seconds: int | None = None
 
 
 class TrainingProcess:
@@ -119,8 +109,7 @@ class TrainingProcess:
                 "round_number": task.round_number,
                 "base": str(folder.base.absolute()),
                 "trained": str(folder.trained.absolute()),
-                "memory_bytes": self._limits.memory_bytes,
-                "cpu_seconds": self._limits.cpu_seconds,
+                "limits": asdict(self._limits),
             }
         )
 
@@ -171,11 +160,11 @@ class TrainingProcess:
         if answer["kind"] != "ended":
             self._await_end()
             raise TrainingFailed(answer["reason"])
-        raise TrainingFailed(self._reason_of(answer["status"]))
+        raise TrainingFailed(answer["over"] or self._reason_of(answer["status"]))
 
     def _reason_of(self, status: int) -> str:
         if status == -signal.SIGXCPU:
-            return f"used up its {self._limits.cpu_seconds} s of processor time"
+            return used_up(self._limits.cpu_seconds)
         if status == -signal.SIGKILL:
             return "was killed, perhaps for the memory it took (SIGKILL)"
         if status < 0:
@@ -199,5 +188,7 @@ def _ended(child: subprocess.Popen[bytes]) -> int:
     try:
         return child.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
+        for one in descendants(child.pid):
+            kill(one.pid)
         child.kill()
         return child.wait()

@@ -18,7 +18,8 @@ from edge_client.tensor_files import map_tensor_file, write_tensor_file
 from edge_client.trainer import EvaluationOutcome, Progress, TrainingFailed, TrainingStopped
 from edge_client.training import Trained, TrainingTask
 from edge_client.training_folder import TrainingFolder
-from edge_client.training_process import Limits, TrainingProcess
+from edge_client.training_limits import Limits
+from edge_client.training_process import TrainingProcess
 from qflare_protocol.errors import Refusal
 
 SPEC = "tests.edge.troubled_trainers:Troubled"
@@ -109,6 +110,94 @@ def test_training_code_is_held_to_its_processor_time(folder: TrainingFolder) -> 
     process.close()
 
 
+@pytest.mark.parametrize("trouble", ["takes_time_in_others", "takes_time_in_orphans"])
+def test_the_processor_time_of_what_it_starts_counts_too(folder: TrainingFolder, trouble: str) -> None:
+    process = TrainingProcess(SPEC, {}, Limits(cpu_seconds=1))
+    with pytest.raises(TrainingFailed, match="^used up its 1 s of processor time$"):
+        process.train(task(trouble), folder, nobody)
+    assert process.train(task(), folder, nobody).sample_count == 10
+    process.close()
+
+
+def left_behind(pid_file: Path) -> list[psutil.Process]:
+    pids = [int(pid) for pid in pid_file.read_text().split()]
+    assert len(pids) == 2
+    return [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+
+
+def test_nothing_that_a_training_starts_outlives_it(
+    process: TrainingProcess, folder: TrainingFolder, tmp_path: Path
+) -> None:
+    process.train(task("leaves_others", pid_file=str(tmp_path / "pids")), folder, nobody)
+    assert not left_behind(tmp_path / "pids")
+
+
+def stop(progress: Progress) -> None:
+    raise TrainingStopped("The round is cancelled.")
+
+
+def test_nothing_that_a_stopped_training_started_outlives_it(
+    process: TrainingProcess, folder: TrainingFolder, tmp_path: Path
+) -> None:
+    pid_file = tmp_path / "pids"
+
+    def stop_when_they_run(progress: Progress) -> None:
+        if pid_file.exists() and len(pid_file.read_text().split()) == 2:
+            stop(progress)
+
+    with pytest.raises(TrainingStopped):
+        process.train(task("leaves_others_and_sleeps", pid_file=str(pid_file)), folder, stop_when_they_run)
+    assert not left_behind(pid_file)
+
+
+def test_nothing_that_a_training_started_outlives_its_process_when_that_is_closed(
+    folder: TrainingFolder, tmp_path: Path
+) -> None:
+    process, pid_file = TrainingProcess(SPEC, {}), tmp_path / "pids"
+    process._ask(task("leaves_others_and_sleeps", pid_file=str(pid_file)), "train", folder)
+    deadline = time.monotonic() + 30
+    while not pid_file.exists() or len(pid_file.read_text().split()) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.close()
+    assert not left_behind(pid_file)
+
+
+def test_what_the_import_has_started_lives_as_long_as_the_process(
+    folder: TrainingFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STARTED_AT_IMPORT", str(tmp_path / "pid"))
+    process = TrainingProcess(SPEC, {})
+    process.train(task(), folder, nobody)
+    started = psutil.Process(int((tmp_path / "pid").read_text()))
+    assert started.is_running()
+    process.close()
+    assert not started.is_running()
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        (Limits(time_seconds=1), "^took more than its 1 s$"),
+        (Limits(idle_seconds=2), "^hung: it used no processor time for 2 s$"),
+    ],
+    ids=["time", "idle"],
+)
+def test_a_training_that_hangs_is_ended_with_a_reason(folder: TrainingFolder, limits: Limits, reason: str) -> None:
+    process = TrainingProcess(SPEC, {}, limits)
+    with pytest.raises(TrainingFailed, match=reason):
+        process.train(task("hangs"), folder, nobody)
+    assert process.train(task(), folder, nobody).sample_count == 10
+    process.close()
+
+
+def test_a_training_that_works_is_not_taken_for_one_that_hangs(folder: TrainingFolder) -> None:
+    process = TrainingProcess(SPEC, {}, Limits(cpu_seconds=4, idle_seconds=1))
+    with pytest.raises(TrainingFailed, match="processor time$"):
+        process.train(task("takes_time"), folder, nobody)
+    process.close()
+
+
 def test_what_the_code_prints_is_no_answer(process: TrainingProcess, folder: TrainingFolder) -> None:
     assert process.train(task("prints"), folder, nobody) == Trained(7, {"loss": 0.5})
 
@@ -144,7 +233,7 @@ def test_a_training_process_that_is_killed_is_started_again(process: TrainingPro
 
 def test_a_training_does_not_outlive_its_device(folder: TrainingFolder, tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
-    device = subprocess.Popen([sys.executable, "-c", DEVICE, str(folder.base.parents[1]), str(pid_file)])
+    device = subprocess.Popen([sys.executable, "-c", DEVICE, str(folder.base.parents[1]), str(pid_file), "sleeps"])
     deadline = time.monotonic() + 30
     while not pid_file.exists() or not pid_file.read_text():
         assert time.monotonic() < deadline
@@ -163,9 +252,24 @@ from edge_client.training import TrainingTask
 from edge_client.training_folder import TrainingFolder
 from edge_client.training_process import TrainingProcess
 process = TrainingProcess("tests.edge.troubled_trainers:Troubled", {})
-task = TrainingTask({"trouble": "sleeps", "pid_file": sys.argv[2]}, 1)
+task = TrainingTask({"trouble": sys.argv[3], "pid_file": sys.argv[2]}, 1)
 process.train(task, TrainingFolder(Path(sys.argv[1])), lambda progress: None)
 """
+
+
+def test_a_signal_to_the_whole_group_leaves_nothing_of_the_training(folder: TrainingFolder, tmp_path: Path) -> None:
+    pid_file, home = tmp_path / "pids", str(folder.base.parents[1])
+    command = [sys.executable, "-c", DEVICE, home, str(pid_file), "leaves_others_and_sleeps"]
+    device = subprocess.Popen(command, start_new_session=True)
+    deadline = time.monotonic() + 30
+    while not pid_file.exists() or len(pid_file.read_text().split()) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    processes = left_behind(pid_file)
+    os.killpg(device.pid, signal.SIGTERM)
+    device.wait()
+    gone, alive = psutil.wait_procs(processes, timeout=10)
+    assert len(gone) == 2 and not alive
 
 
 def test_code_that_is_not_there_is_refused_before_any_round(folder: TrainingFolder) -> None:

@@ -1,5 +1,6 @@
 """Training code that goes wrong in each way it can, for the process it runs in."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,6 +16,25 @@ from tests.edge.trainers import SmallTrainer
 IMPORTS = Path(os.environ.get("COUNTED_IMPORTS", os.devnull))
 with IMPORTS.open("a") as counted:
     counted.write("imported\n")
+if "STARTED_AT_IMPORT" in os.environ:
+    Path(os.environ["STARTED_AT_IMPORT"]).write_text(str(subprocess.Popen(["sleep", "600"]).pid))
+
+
+DAEMON = """
+import subprocess
+print(subprocess.Popen(["sleep", "600"], start_new_session=True, stdout=-3, stderr=-3).pid)
+"""
+ORPHAN_THAT_BURNS = """
+import os, time
+if not os.fork():
+    while time.process_time() < 0.3: pass
+"""
+
+
+def burn(seconds: float) -> None:
+    """Use so much processor time."""
+    while time.process_time() < seconds:
+        pass
 
 
 class Troubled(SmallTrainer):
@@ -43,6 +63,28 @@ class Troubled(SmallTrainer):
     def takes_time(self) -> None:
         while True:
             pass
+
+    def takes_time_in_others(self) -> None:
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            pool.map(burn, [3.0, 3.0])
+
+    def takes_time_in_orphans(self) -> None:
+        for _ in range(20):
+            subprocess.run([sys.executable, "-c", ORPHAN_THAT_BURNS], check=True)
+            time.sleep(0.2)
+
+    def leaves_others(self) -> None:
+        """Start a child and a daemon, which has another parent and a session of its own."""
+        child = subprocess.Popen(["sleep", "600"])
+        daemon = subprocess.run([sys.executable, "-c", DAEMON], check=True, capture_output=True, text=True)
+        Path(str(self.parameters["pid_file"])).write_text(f"{child.pid} {daemon.stdout}")
+
+    def leaves_others_and_sleeps(self) -> None:
+        self.leaves_others()
+        time.sleep(600)
+
+    def hangs(self) -> None:
+        time.sleep(600)
 
     def sleeps(self) -> None:
         Path(str(self.parameters["pid_file"])).write_text(str(os.getpid()))

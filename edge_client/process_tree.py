@@ -1,0 +1,148 @@
+"""The processes that training code starts: what they use together, and the end of them all (Linux).
+
+Whoever begins a tree is the reaper of what is orphaned in it, so that no daemon escapes by giving up its parent.
+"""
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+END_SECONDS = 3.0
+POLL_SECONDS = 0.01
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process as /proc shows it; `cpu_seconds` are its own and those of the children it waited for."""
+
+    pid: int
+    parent: int
+    state: str
+    started_ticks: int
+    cpu_seconds: float
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """What tells it from a later process with the same number."""
+        return self.pid, self.started_ticks
+
+
+class ProcessTree:
+    """What is started below this process from now on; what runs there already is left alone.
+
+    `lead` names the child that the task runs in. This process must be a subreaper.
+    """
+
+    def __init__(self) -> None:
+        self._others = {one.identity for one in descendants(os.getpid())}
+        self._reaped_before = _reaped_seconds()
+        self._leader: int | None = None
+
+    def lead(self, pid: int) -> None:
+        """Take a child as the one whose end `end` returns."""
+        self._leader = pid
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time that the tree has used, of ended processes too."""
+        self._reap()  # first: what ends in between is then counted as a zombie, and nothing twice
+        reaped = _reaped_seconds() - self._reaped_before
+        return reaped + sum(one.cpu_seconds for one in self._members())
+
+    def end(self) -> int:
+        """Kill and reap all of the tree; return the leader's exit code, negative for a signal."""
+        status = 0
+        if self._leader is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._leader, signal.SIGKILL)  # while its number is taken, so that it is no other group's
+            _, status = os.waitpid(self._leader, 0)
+            self._leader = None
+        ends_at = time.monotonic() + END_SECONDS
+        while self._kill():
+            if time.monotonic() > ends_at:
+                log.error("training_processes_left", pids=[one.pid for one in self._members()])
+                break
+            time.sleep(POLL_SECONDS)
+        return os.waitstatus_to_exitcode(status)
+
+    def _kill(self) -> bool:
+        """Kill what lives and reap what does not; return whether anything lived."""
+        self._reap()
+        living = [one for one in self._members() if one.state not in "ZX"]
+        for one in living:
+            kill(one.pid)
+        return bool(living)
+
+    def _members(self) -> Iterator[Process]:
+        return (one for one in descendants(os.getpid()) if one.identity not in self._others)
+
+    def _reap(self) -> None:
+        """Reap the orphans that ended; the leader is waited for at the end, and others by whoever started them."""
+        for one in self._members():
+            if one.state == "Z" and one.parent == os.getpid() and one.pid != self._leader:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(one.pid, os.WNOHANG)
+
+
+def become_subreaper() -> None:
+    """Make this process the parent of every orphan below it. Raises `OSError`."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent() -> None:
+    """Let the kernel kill this process when its parent ends. Raises `OSError`."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def descendants(root: int) -> list[Process]:
+    """Return the processes below one, zombies too, as they are now."""
+    by_parent: dict[int, list[Process]] = {}
+    for one in _all_processes():
+        by_parent.setdefault(one.parent, []).append(one)
+    found, parents = list[Process](), [root]
+    while parents:
+        children = by_parent.pop(parents.pop(), [])
+        found += children
+        parents += [child.pid for child in children]
+    return found
+
+
+def kill(pid: int) -> None:
+    """Kill a process; one that has gone, or that is another user's by now, is left alone."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _all_processes() -> Iterator[Process]:
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):  # it has ended
+                yield _parsed(int(entry.name), Path(entry.path, "stat").read_bytes())
+
+
+def _parsed(pid: int, stat: bytes) -> Process:
+    """Read a line of proc(5): a name in brackets, which may hold anything, then numbers."""
+    fields = stat.rpartition(b")")[2].split()
+    ticks = sum(int(fields[place]) for place in (11, 12, 13, 14))  # utime, stime, cutime, cstime
+    return Process(pid, int(fields[1]), fields[0].decode(), int(fields[19]), ticks / _TICKS)
+
+
+def _reaped_seconds() -> float:
+    return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+
+
+def _prctl(option: int, value: int) -> None:
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
