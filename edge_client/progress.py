@@ -42,8 +42,8 @@ class ProgressReporter:
         self._send(FAILED, Progress(), _one_line(reason))
 
     def _send(self, state: str, progress: Progress, reason: str) -> Mapping[str, Any] | None:
+        report = _report(self._round_id, state, progress, reason)
         try:
-            report = ProgressReport(self._round_id, state, progress.fraction, progress.loss, progress.metrics, reason)
             answer = require_map(self._session.post("/api/progress", report.to_map()), _ANSWER, "answer to progress")
             boolean_field(answer, "continue")
             unsigned_field(answer, "report_again_seconds")
@@ -55,6 +55,15 @@ class ProgressReporter:
         except (Refusal, ServerUnreachable) as failure:
             log.info("progress_not_reported", because=str(failure))
         return None
+
+
+def _report(round_id: bytes, state: str, progress: Progress, reason: str) -> ProgressReport:
+    """Return the report; without numbers where those are out of form, so that the device still counts as at work."""
+    try:
+        return ProgressReport(round_id, state, progress.fraction, progress.loss, progress.metrics, reason)
+    except Refusal as refusal:
+        log.warning("progress_without_numbers", because=refusal.detail)
+        return ProgressReport(round_id, state, 0.0, reason=reason)
 
 
 def _one_line(text: object) -> str:

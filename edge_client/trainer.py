@@ -5,6 +5,7 @@ A trainer is named as `module:Class` on the device's own command line, an unchan
 """
 
 import importlib
+import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -67,9 +68,13 @@ class Trainer(ABC):
         self._watch = listener
 
     def report(self, fraction: float, loss: float | None = None, **metrics: float) -> None:
-        """Tell how far `train` has come; call it as often as you like. Operators see it while the round runs."""
+        """Tell how far `train` has come; call it as often as you like. Operators see it while the round runs.
+
+        A fraction outside of 0 to 1 counts as the next of these, one that is no number as 0.
+        """
         if self._watch is not None:
-            self._watch(Progress(min(max(float(fraction), 0.0), 1.0), loss, metrics))
+            done = float(fraction)
+            self._watch(Progress(0.0 if math.isnan(done) else min(max(done, 0.0), 1.0), loss, metrics))
 
     @abstractmethod
     def initial_model(self) -> Tensors:

@@ -8,7 +8,6 @@ go to standard output. Whatever the code prints goes to standard error.
 
 import contextlib
 import json
-import math
 import os
 import selectors
 import signal
@@ -18,13 +17,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edge_client.process_tree import ProcessTree, become_subreaper, die_with_parent
 from edge_client.tensor_files import map_tensor_file, write_tensor_file
 from edge_client.trainer import Progress, Trainer, find_trainer
 from edge_client.training_limits import Limits, LimitWatch, limit_this_process
 from qflare_protocol.errors import Refusal
+from qflare_protocol.manifest import MAX_METRIC_NAME, MAX_METRICS
+from qflare_protocol.progress import LARGEST_LOSS
 
 READ_BYTES = 1 << 16
 LOOK_SECONDS = 1.0
@@ -122,15 +121,33 @@ class Child:
         base = map_tensor_file(Path(task["base"]))
         if task["do"] == "evaluate":
             found = trainer.evaluate_here(base)
-            return {"kind": "evaluated", "outcome": found and [int(found.sample_count), numbers(found.metrics)]}
+            metrics, dropped = reportable({} if found is None else found.metrics)
+            return {
+                "kind": "evaluated",
+                "outcome": found and [int(found.sample_count), metrics],
+                "dropped": dropped,
+            }
         trainer.watch(self._tell)
         outcome = trainer.train(base, task["round_number"])
         write_tensor_file(Path(task["trained"]), outcome.model)
-        return {"kind": "trained", "sample_count": int(outcome.sample_count), "metrics": numbers(outcome.metrics)}
+        metrics, dropped = reportable(outcome.metrics)
+        return {
+            "kind": "trained",
+            "sample_count": int(outcome.sample_count),
+            "metrics": metrics,
+            "dropped": dropped,
+        }
 
     def _tell(self, progress: Progress) -> None:
-        loss = numbers({} if progress.loss is None else {"loss": progress.loss}).get("loss")
-        self.say(kind="progress", fraction=progress.fraction, loss=loss, metrics=numbers(progress.metrics))
+        loss, dropped_loss = reportable({} if progress.loss is None else {"loss": progress.loss})
+        metrics, dropped = reportable(progress.metrics)
+        self.say(
+            kind="progress",
+            fraction=progress.fraction,
+            loss=loss.get("loss"),
+            metrics=metrics,
+            dropped=dropped_loss + dropped,
+        )
 
 
 def place_of(error: BaseException) -> str:
@@ -145,10 +162,31 @@ def place_of(error: BaseException) -> str:
     return f"{type(error).__name__}{place}"[:200]
 
 
-def numbers(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return metrics as plain floats, since training code gives NumPy's and torch's; none that is no finite number."""
-    plain = {str(name): float(np.asarray(value)) for name, value in metrics.items()}
-    return {name: value for name, value in plain.items() if math.isfinite(value)}
+def reportable(metrics: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:
+    """Return the metrics that a report may have, as plain floats, and the names of those that are out of form.
+
+    Training code gives NumPy's and torch's numbers. What is dropped here costs neither a report nor the update.
+    """
+    taken, dropped = dict[str, float](), list[str]()
+    for name, value in metrics.items():
+        number = _number(value)
+        if number is None or len(taken) == MAX_METRICS or not _is_a_name(str(name)):
+            dropped.append(str(name)[:MAX_METRIC_NAME])
+        else:
+            taken[str(name)] = number
+    return taken, dropped[:MAX_METRICS]
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last is torch's, of many values
+        return None
+    return number if abs(number) <= LARGEST_LOSS else None
+
+
+def _is_a_name(name: str) -> bool:
+    return 1 <= len(name) <= MAX_METRIC_NAME and name.isprintable()
 
 
 def main() -> None:

@@ -37,6 +37,7 @@ class TrainingProcess:
         self._limits = limits or Limits()
         self._child: subprocess.Popen[bytes] | None = None
         self._answers = bytearray()
+        self._warned = False
 
     def open(self) -> None:
         """Start the child and let it import the code.
@@ -68,6 +69,7 @@ class TrainingProcess:
 
         while True:
             answer = self._next_answer(still_wanted)
+            self._warn_of_dropped(answer)
             if answer["kind"] == "progress":
                 progress = Progress(answer["fraction"], answer["loss"], answer["metrics"])
                 self._stopping_what_is_unwanted(still_wanted)
@@ -87,6 +89,7 @@ class TrainingProcess:
 
         self._ask(task, "evaluate", folder)
         answer = self._next_answer(still_in_time)
+        self._warn_of_dropped(answer)
         if answer["kind"] != "evaluated":
             self._fail(answer)
         self._await_end()
@@ -102,6 +105,7 @@ class TrainingProcess:
     def _ask(self, task: TrainingTask, what: str, folder: TrainingFolder) -> None:
         if self._child is None:
             self.open()
+        self._warned = False
         self._tell(
             {
                 "do": what,
@@ -112,6 +116,12 @@ class TrainingProcess:
                 "limits": asdict(self._limits),
             }
         )
+
+    def _warn_of_dropped(self, answer: dict[str, Any]) -> None:
+        """Say once a task which metrics are not reported: operators miss them, and nothing else does."""
+        if answer.get("dropped") and not self._warned:
+            self._warned = True
+            log.warning("metrics_out_of_form_dropped", names=answer["dropped"])
 
     def _tell(self, message: dict[str, Any]) -> None:
         if self._child is None or self._child.stdin is None:

@@ -1,8 +1,10 @@
 """Training code is named module:Class, and a wrong name says what is wrong."""
 
+import math
+
 import pytest
 
-from edge_client.trainer import find_trainer, load_trainer
+from edge_client.trainer import Progress, find_trainer, load_trainer
 from qflare_protocol.errors import Refusal
 from tests.edge.trainers import SmallTrainer
 
@@ -28,3 +30,11 @@ def test_a_wrong_name_says_what_is_wrong(spec: str, complaint: str) -> None:
     with pytest.raises(Refusal, match=complaint) as refused:
         find_trainer(spec)
     assert refused.value.code == "not-found"
+
+
+@pytest.mark.parametrize(("told", "taken"), [(math.nan, 0.0), (-1, 0.0), (0.25, 0.25), (7, 1.0), (math.inf, 1.0)])
+def test_a_fraction_is_from_0_to_1_whatever_is_told(told: float, taken: float) -> None:
+    trainer, heard = load_trainer("tests.edge.trainers:SmallTrainer", {}, {}), list[Progress]()
+    trainer.watch(heard.append)
+    trainer.report(told)
+    assert heard == [Progress(taken)]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import structlog
 
 from edge_client import training_process
 from edge_client.tensor_files import map_tensor_file, write_tensor_file
@@ -21,6 +22,7 @@ from edge_client.training_folder import TrainingFolder
 from edge_client.training_limits import Limits
 from edge_client.training_process import TrainingProcess
 from qflare_protocol.errors import Refusal
+from qflare_protocol.progress import ProgressReport
 
 SPEC = "tests.edge.troubled_trainers:Troubled"
 BASE = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -218,6 +220,21 @@ def test_progress_is_told_and_a_training_that_nobody_waits_for_is_stopped(
     assert told[4].fraction > told[0].fraction
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
     assert process.train(task(), folder, nobody).sample_count == 7
+
+
+def test_metrics_out_of_form_are_dropped_with_one_warning_and_cost_nothing_else(
+    process: TrainingProcess, folder: TrainingFolder
+) -> None:
+    told: list[Progress] = []
+    with structlog.testing.capture_logs() as logged:
+        trained = process.train(task("misreports"), folder, told.append)
+    taken = {"good": 0.5} | {f"m{number}": 1.0 for number in range(31)}
+    assert trained == Trained(7, taken)
+    reports = [one for one in told if one.metrics]
+    assert reports and all(one == Progress(0.0, None, taken) for one in reports)
+    ProgressReport(bytes(16), "training", reports[0].fraction, reports[0].loss, reports[0].metrics)
+    (warning,) = [one for one in logged if one["event"] == "metrics_out_of_form_dropped"]
+    assert {"loss", "nan", "large", "none", "several", "a\nline", "m31", "m39"} <= set(warning["names"])
 
 
 def test_a_training_process_that_is_killed_is_started_again(process: TrainingProcess, folder: TrainingFolder) -> None:

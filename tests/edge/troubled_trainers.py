@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +22,10 @@ if "STARTED_AT_IMPORT" in os.environ:
     Path(os.environ["STARTED_AT_IMPORT"]).write_text(str(subprocess.Popen(["sleep", "600"]).pid))
 
 
+OUT_OF_FORM: dict[str, Any] = {
+    "good": np.float32(0.5), "nan": float("nan"), "large": 2e12, "n" * 65: 1.0, "a\nline": 1.0, "none": None,
+    "several": np.zeros(3), **{f"m{number}": 1.0 for number in range(40)},
+}  # fmt: skip
 DAEMON = """
 import subprocess
 print(subprocess.Popen(["sleep", "600"], start_new_session=True, stdout=-3, stderr=-3).pid)
@@ -42,7 +48,8 @@ class Troubled(SmallTrainer):
 
     def train(self, model: Tensors, round_number: int) -> TrainingOutcome:
         getattr(self, str(self.parameters.get("trouble", "none")))()
-        return super().train(model, round_number)
+        outcome = super().train(model, round_number)
+        return replace(outcome, metrics=OUT_OF_FORM) if self.parameters.get("trouble") == "misreports" else outcome
 
     def evaluate_here(self, model: Tensors) -> EvaluationOutcome | None:
         if "hangs" in self.options:
@@ -82,6 +89,10 @@ class Troubled(SmallTrainer):
     def leaves_others_and_sleeps(self) -> None:
         self.leaves_others()
         time.sleep(600)
+
+    def misreports(self) -> None:
+        for _ in range(3):
+            self.report(float("nan"), loss=2e12, **OUT_OF_FORM)
 
     def hangs(self) -> None:
         time.sleep(600)
