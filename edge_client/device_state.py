@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from edge_client.given_up import GivenUpRound
 from edge_client.outbox import Outbox
 from edge_client.storage import write_private_file
 from edge_client.training_folder import TrainingFolder
@@ -76,13 +77,13 @@ class DeviceState:
 
 
 class DeviceStateFile:
-    """`state.json` in the device's home folder, and beside it the outbox and the folder of the training at hand."""
+    """`state.json` in the device's home folder, beside it the outbox, the training at hand and the round given up."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
         self._path, self._incident = home / "state.json", home / "log-incident.json"
         self.outbox, self.training = Outbox(home), TrainingFolder(home)
-        self.evaluation = TrainingFolder(home, "evaluation")
+        self.evaluation, self.given_up = TrainingFolder(home, "evaluation"), GivenUpRound(home)
         self.state = self._read()
 
     def remember(self, **changes: Any) -> None:

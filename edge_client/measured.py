@@ -35,7 +35,7 @@ ROUNDS = Measure(
     "qflare_edge_rounds",
     "Rounds worked, by how they ended for this device.",
     "outcome",
-    ("handed-in", "refused", "training-failed", "training-stopped", "not-sealed"),
+    ("handed-in", "refused", "training-failed", "training-stopped", "not-sealed", "disk-full"),
 )
 UPDATES = Measure(
     "qflare_edge_updates",

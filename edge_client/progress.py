@@ -37,24 +37,39 @@ class ProgressReporter:
         if answer and not answer["continue"]:
             raise TrainingStopped(_one_line(answer["reason"]))
 
-    def failed(self, reason: str) -> None:
-        """Say that no update will come, and why."""
-        self._send(FAILED, Progress(), _one_line(reason))
+    def failed(self, reason: str) -> dict[str, Any]:
+        """Say that no update will come, and why; return the server's answer, empty where it refuses to hear it.
+
+        Raises `ServerUnreachable`, and `Refusal` for what is nobody's word or concerns the server's log.
+        """
+        try:
+            return dict(self._exchange(FAILED, Progress(), _one_line(reason)))
+        except SealedRefusal as refusal:
+            _raise_for_log(refusal)
+            return {}
 
     def _send(self, state: str, progress: Progress, reason: str) -> Mapping[str, Any] | None:
-        report = _report(self._round_id, state, progress, reason)
         try:
-            answer = require_map(self._session.post("/api/progress", report.to_map()), _ANSWER, "answer to progress")
-            boolean_field(answer, "continue")
-            unsigned_field(answer, "report_again_seconds")
-            return answer
+            return self._exchange(state, progress, reason)
         except SealedRefusal as refusal:
-            if refusal.code == "log-inconsistent":
-                raise
-            log.warning("progress_refused", code=refusal.code, detail=refusal.detail)
+            _raise_for_log(refusal)
         except (Refusal, ServerUnreachable) as failure:
             log.info("progress_not_reported", because=str(failure))
         return None
+
+    def _exchange(self, state: str, progress: Progress, reason: str) -> Mapping[str, Any]:
+        report = _report(self._round_id, state, progress, reason)
+        answer = require_map(self._session.post("/api/progress", report.to_map()), _ANSWER, "answer to progress")
+        boolean_field(answer, "continue")
+        unsigned_field(answer, "report_again_seconds")
+        return answer
+
+
+def _raise_for_log(refusal: SealedRefusal) -> None:
+    """Raise a refusal that concerns the server's log; of any other, only say that it came."""
+    if refusal.code == "log-inconsistent":
+        raise refusal
+    log.warning("progress_refused", code=refusal.code, detail=refusal.detail)
 
 
 def _report(round_id: bytes, state: str, progress: Progress, reason: str) -> ProgressReport:

@@ -1,5 +1,6 @@
 """One device's work: take a round, check its enclave, train, seal, sign, hand in, keep the receipt."""
 
+import errno
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,17 +12,19 @@ from edge_client.assignment import Assignment, EvaluationTask
 from edge_client.backoff import Backoff, retrying
 from edge_client.device_state import DeviceStateFile
 from edge_client.enclave_trust import EnclaveTrust
+from edge_client.given_up import GivenUp
 from edge_client.hand_in import HandIn
 from edge_client.handshaking import UnvouchedRefusal
 from edge_client.http import Http, ServerUnreachable
 from edge_client.identity_keeper import IdentityKeeper
 from edge_client.measured import LAST_ROUND, LAST_UPDATE, ROUNDS, TRAINING_SECONDS
-from edge_client.model_download import ModelDownload
+from edge_client.model_download import DOWNLOAD_PREFIX, ModelDownload
 from edge_client.outbox import KeptUpdate
 from edge_client.progress import ProgressReporter
 from edge_client.qkd import OFF, QkdSettings
 from edge_client.rounding_rest import rest_was_delivered
 from edge_client.session import DeviceSession, SealedRefusal
+from edge_client.storage import DISK_IS_FULL, disk_is_full
 from edge_client.tensor_files import map_tensor_file
 from edge_client.trainer import TrainingFailed, TrainingOutcome, TrainingStopped
 from edge_client.training import Training, TrainingTask
@@ -36,6 +39,8 @@ from qflare_protocol.manifest import unverified_manifest
 log = structlog.get_logger(__name__)
 
 AFTER_NO_UPDATE_SECONDS = 1.0
+AFTER_GIVEN_UP_AGAIN_SECONDS = 30.0
+AFTER_FULL_DISK_SECONDS = 300.0
 MAY_BE_SEALED_AGAIN = frozenset(
     {"round-closed", "not-invited", "enclave-key-mismatch", "session-limit-reached", "digest-mismatch"}
 )
@@ -57,7 +62,7 @@ class RoundWorker:
         self._memory = memory
         self._session = DeviceSession(http, keeper, memory, qkd=qkd)
         self._trust = EnclaveTrust(memory)
-        self._training, self._folder = training, memory.training
+        self._training, self._folder, self._given_up = training, memory.training, memory.given_up
         self._backoff = backoff or Backoff()
         self._waits_outside = False
         self._download = ModelDownload(http, self._session, memory, self._trust, self._backoff, self._asked)
@@ -86,16 +91,44 @@ class RoundWorker:
         return done
 
     def work_once(self) -> tuple[bool, float]:
-        """Ask for work and do it; return whether an update was handed in, and when to ask again, seconds."""
+        """Ask for work and do it; return whether an update was handed in, and when to ask again, seconds.
+
+        A round that was given up is told to the server first, or it would be assigned again.
+        """
+        self._tell_of_failure()
         answer = self._asked(lambda: self._session.post("/api/work", {}), "ask for work")
-        if answer.get("round") is None:
-            if "evaluation" in answer:
-                self._evaluate(EvaluationTask.from_wire(answer["evaluation"]))
-            return False, _wait_seconds(answer)
-        assignment = Assignment.from_wire(answer["round"])
-        if not self._make_update(assignment) or not self._hand_in():
+        if answer.get("round") is not None:
+            return self._work_on(Assignment.from_wire(answer["round"]))
+        if "evaluation" in answer and not self._evaluate(EvaluationTask.from_wire(answer["evaluation"])):
+            return False, AFTER_FULL_DISK_SECONDS
+        return False, _wait_seconds(answer)
+
+    def _work_on(self, assignment: Assignment) -> tuple[bool, float]:
+        processes = self._appraised(assignment)
+        key_ids = tuple(process.key_id for process in processes)
+        if self._given_up.is_assigned_again(assignment.round_id, key_ids):
+            self._tell_of_failure()
+            return False, AFTER_GIVEN_UP_AGAIN_SECONDS
+        try:
+            made = self._make_update(assignment, processes)
+        except OSError as error:
+            if not disk_is_full(error):
+                raise
+            ROUNDS.add("disk-full")
+            self._make_room()
+            self._give_up(assignment.round_id, key_ids, DISK_IS_FULL)
+            return False, AFTER_FULL_DISK_SECONDS
+        if not made or not self._hand_in():
             return False, AFTER_NO_UPDATE_SECONDS
         return True, 0.0
+
+    def _make_room(self) -> None:
+        """Delete what this round has put on a disk that is full."""
+        self._folder.drop()
+        if self._memory.outbox.kept() is None:  # else it is another round's
+            self._memory.outbox.drop()
+        for begun in self._memory.home.glob(f"{DOWNLOAD_PREFIX}*"):
+            begun.unlink()
 
     def _asked(self, ask: Callable[[], dict[str, Any]], what: str) -> dict[str, Any]:
         """Ask in the session until there is an answer."""
@@ -111,12 +144,12 @@ class RoundWorker:
 
         return retrying(once, backoff=self._backoff, what=what)
 
-    def _make_update(self, assignment: Assignment) -> bool:
+    def _make_update(self, assignment: Assignment, processes: list[EnclaveClaims]) -> bool:
         """Put an update for the round into the outbox; return whether there is one."""
-        processes = self._appraised(assignment)
+        key_ids = tuple(process.key_id for process in processes)
         kept = self._folder.kept()
         if kept is None or not kept.fits(assignment):
-            kept = self._trained(assignment)
+            kept = self._trained(assignment, key_ids)
         if kept is None:
             return False
         try:
@@ -125,7 +158,7 @@ class RoundWorker:
             if refusal.code == "evidence-refused":
                 raise
             ROUNDS.add("not-sealed")
-            self._give_up(assignment.round_id, f"{refusal.code}: {refusal.detail}")
+            self._give_up(assignment.round_id, key_ids, f"{refusal.code}: {refusal.detail}")
             return False
         return True
 
@@ -141,11 +174,19 @@ class RoundWorker:
             outcome,
         )
 
-    def _give_up(self, round_id: bytes, reason: str) -> None:
+    def _give_up(self, round_id: bytes, key_ids: tuple[bytes, ...], reason: str) -> None:
         """Hand in nothing for a round: what was trained fits it never, and the server need not wait for it."""
         log.error("no_update_for_the_round", reason=reason)
-        ProgressReporter(self._session, round_id).failed(reason)
+        self._given_up.keep(GivenUp(round_id, key_ids, reason))
         self._folder.drop()
+        self._tell_of_failure()
+
+    def _tell_of_failure(self) -> None:
+        """Tell the server of a round that was given up, until it has heard it."""
+        if (given_up := self._given_up.untold()) is not None:
+            report = ProgressReporter(self._session, given_up.round_id)
+            self._asked(lambda: report.failed(given_up.reason), "say that the round is given up")
+            self._given_up.told()
 
     def _refused(self, kept: KeptUpdate, refusal: Refusal) -> None:
         """Judge what becomes of the training whose update the server refused for good."""
@@ -153,9 +194,10 @@ class RoundWorker:
         if refusal.code == "already-submitted":
             self._folder.drop()
         elif refusal.code not in MAY_BE_SEALED_AGAIN:
-            self._give_up(unverified_manifest(kept.manifest).round_id, f"{refusal.code}: {refusal.detail}")
+            manifest = unverified_manifest(kept.manifest)
+            self._give_up(manifest.round_id, manifest.key_ids, f"{refusal.code}: {refusal.detail}")
 
-    def _trained(self, assignment: Assignment) -> KeptTraining | None:
+    def _trained(self, assignment: Assignment, key_ids: tuple[bytes, ...]) -> KeptTraining | None:
         """Train for a round; None where that failed, which the server is told, or nobody waits for it any more."""
         self._folder.begin()
         self._download.fetch(assignment.base, self._folder.base)
@@ -166,8 +208,10 @@ class RoundWorker:
         try:
             trained = self._training.train(task, self._folder, report.watch)
         except TrainingFailed as failure:
+            if str(failure) == DISK_IS_FULL:
+                raise OSError(errno.ENOSPC, DISK_IS_FULL) from failure
             ROUNDS.add("training-failed")
-            self._give_up(assignment.round_id, str(failure))
+            self._give_up(assignment.round_id, key_ids, str(failure))
             return None
         except TrainingStopped as stop:
             ROUNDS.add("training-stopped")
@@ -179,8 +223,11 @@ class RoundWorker:
         log.info("trained", round=assignment.round_number, seconds=seconds, **trained.metrics)
         return self._folder.keep(assignment, trained.sample_count, trained.metrics)
 
-    def _evaluate(self, task: EvaluationTask) -> None:
-        """Evaluate a version on what this device holds out, and report it; nothing is reported as no samples."""
+    def _evaluate(self, task: EvaluationTask) -> bool:
+        """Evaluate a version on what this device holds out, and report it; nothing is reported as no samples.
+
+        Return False where the disk is full: another time there may be room.
+        """
         folder = self._memory.evaluation
         folder.begin()
         try:
@@ -190,8 +237,14 @@ class RoundWorker:
             if refusal.code != "not-found":  # the device is not asked any more
                 raise
             log.warning("evaluation_not_taken", code=refusal.code, detail=refusal.detail)
+        except OSError as error:
+            if not disk_is_full(error):
+                raise
+            log.error("evaluation_failed", version=task.model.version, reason=DISK_IS_FULL)
+            return False
         finally:
             folder.drop()
+        return True
 
     def _report(self, report: DeviceEvaluation) -> None:
         """Report an evaluation; one that the server refuses as no samples, or it would be asked for again for ever."""

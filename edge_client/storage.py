@@ -1,5 +1,6 @@
 """Files of a device: written whole or not at all, readable by their owner only."""
 
+import errno
 import fcntl
 import os
 import secrets
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from qflare_protocol.errors import Refusal
 
+DISK_IS_FULL = "the device's disk is full"
 _HELD: dict[Path, int] = {}
 
 
@@ -25,6 +27,11 @@ def hold_home(home: Path) -> None:
         os.close(descriptor)
         raise Refusal("conflict", f"Another qflare-edge works with {home}; stop it first.") from error
     _HELD[home] = descriptor
+
+
+def disk_is_full(error: OSError) -> bool:
+    """Return whether the disk, or the share of it that this user may take, has no room left."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_private_file(path: Path, data: bytes) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_client.process_tree import ProcessTree, become_subreaper, die_with_parent
+from edge_client.storage import DISK_IS_FULL, disk_is_full
 from edge_client.tensor_files import map_tensor_file, write_tensor_file
 from edge_client.trainer import Progress, Trainer, find_trainer
 from edge_client.training_limits import Limits, LimitWatch, limit_this_process
@@ -157,6 +158,8 @@ def place_of(error: BaseException) -> str:
     """
     if isinstance(error, Refusal):
         return f"{error.code}: {error.detail}"[:200]
+    if isinstance(error, OSError) and disk_is_full(error):
+        return DISK_IS_FULL
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{place}"[:200]

@@ -58,7 +58,7 @@ def begin_anew(round_: Round) -> None:
 def test_a_round_that_began_anew_gets_the_same_training_sealed_again(running: Round, alice: Person) -> None:
     training = CountingTraining()
     worker = device(alice, training)
-    assert worker._make_update(worker_assignment(worker))
+    assert made_update(worker)
     begin_anew(running)
     assert worker._hand_in() is False  # it is sealed to the lost key
     assert worker.work_once()[0]
@@ -66,14 +66,15 @@ def test_a_round_that_began_anew_gets_the_same_training_sealed_again(running: Ro
     assert Update.objects.filter(participation__device=alice.device).count() == 1
 
 
-def worker_assignment(worker: RoundWorker) -> Assignment:
-    return Assignment.from_wire(worker._session.post("/api/work", {})["round"])
+def made_update(worker: RoundWorker) -> bool:
+    assignment = Assignment.from_wire(worker._session.post("/api/work", {})["round"])
+    return worker._make_update(assignment, worker._appraised(assignment))
 
 
 def test_the_next_round_from_the_same_model_gets_it_too(running: Round, alice: Person) -> None:
     training = CountingTraining()
     worker = device(alice, training)
-    assert worker._make_update(worker_assignment(worker))
+    assert made_update(worker)
     cancel_round(running.id, reason="a wrong deadline", actor=OPERATOR, now=timezone.now())
     assert worker._hand_in() is False
     started(running.federation)
