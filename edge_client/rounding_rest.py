@@ -22,8 +22,9 @@ class RoundingRest:
     """The rest of one federation; between `with` and `commit` a new one is written beside the old.
 
     Begin one for each update that is made. `commit`, after the update is kept, keeps the new rest with it; only the
-    update's receipt puts it in the old one's place (`rest_was_delivered`). What is never acknowledged, or is sealed
-    once more to another enclave, takes the old rest along again.
+    update's receipt puts it in the old one's place (`rest_was_delivered`). What is sealed once more before its receipt
+    takes the old rest along again. A receipt is final: where its round begins anew and the update is lost with the
+    enclave's key, what it had taken from the rest is lost with it, and the next update takes the new rest along.
     """
 
     def __init__(self, home: Path, federation_id: bytes, policy_digest: bytes, columns: int) -> None:
