@@ -6,10 +6,14 @@ tensors `parameter.0000`, `parameter.0001`, ...; the client sees them in the typ
 
 - `fit(parameters, config)` and `evaluate(parameters, config)` get the federation's trainer parameters as
   `config`, with `server_round` and the device's options beside them, as `run_config` of the context too.
-- Node options: `--option partition-id=0 --option num-partitions=10` stand in the context's `node_config`.
+  In `evaluate` it is the number of the version, where that is known, and else 0.
+- Node options: `--option partition-id=0 --option lr=0.1` stand in the context's `node_config`, read as Flower's own
+  `--node-config` is: as TOML's numbers, booleans and quoted texts, and whatever is none of these as the text it is.
+- The context's `state` is empty at the beginning of every round.
 """
 
 import inspect
+import tomllib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +24,7 @@ from qflare_protocol.errors import Refusal
 
 PREFIX = "flower:"
 NAME = "parameter.{:04d}"
+Scalar = bool | float | int | str
 
 
 class FlowerTrainer(Trainer):
@@ -29,7 +34,8 @@ class FlowerTrainer(Trainer):
 
     def __init__(self, parameters: Mapping[str, Any], options: Mapping[str, str]) -> None:
         super().__init__(parameters, options)
-        self._client = _client_of(self.app, parameters, options)
+        self._values = {name: _value_of(text) for name, text in options.items()}
+        self._client = _client_of(self.app, parameters, self._values)
 
     def initial_model(self) -> Tensors:
         """Return the client's own parameters."""
@@ -56,11 +62,11 @@ class FlowerTrainer(Trainer):
         import flwr.common as flower
 
         parameters = flower.ndarrays_to_parameters(self._arrays_of(model))
-        answer = _held_good(self._client.evaluate(flower.EvaluateIns(parameters, self._config(0))))
+        answer = _held_good(self._client.evaluate(flower.EvaluateIns(parameters, self._config(self.version))))
         return EvaluationOutcome(answer.num_examples, {"loss": float(answer.loss)} | _numbers(answer.metrics))
 
     def _config(self, round_number: int) -> dict[str, Any]:
-        return {**self.options, **self.parameters, "server_round": round_number}
+        return {**self._values, **self.parameters, "server_round": round_number}
 
     def _own_parameters(self) -> list[Any] | None:
         """Return the client's own parameters; None where it has no `get_parameters`."""
@@ -93,26 +99,33 @@ def flower_trainer(spec: str) -> type[Trainer]:
     return type("FlowerTrainer", (FlowerTrainer,), {"app": staticmethod(imported(spec.removeprefix(PREFIX)))})
 
 
-def _client_of(app: Any, parameters: Mapping[str, Any], options: Mapping[str, str]) -> Any:
+def _client_of(app: Any, parameters: Mapping[str, Any], node: dict[str, Scalar]) -> Any:
     from flwr.client import Client, NumPyClient
 
     made = app
     if inspect.isclass(app):
         made = app()
     elif not isinstance(app, Client | NumPyClient):
-        made = _called(app, parameters, options)
+        made = _called(app, parameters, node)
     if not isinstance(made, Client | NumPyClient):
         raise Refusal("not-found", f"The app is no Flower client and makes none, but a {type(made).__name__}.")
     return made.to_client()
 
 
-def _called(client_fn: Callable[[Any], Any], parameters: Mapping[str, Any], options: Mapping[str, str]) -> Any:
+def _called(client_fn: Callable[[Any], Any], parameters: Mapping[str, Any], node: dict[str, Scalar]) -> Any:
     from flwr.app import Context, RecordDict
 
-    node: dict[str, bool | float | int | str] = {
-        name: int(value) if value.isdigit() else value for name, value in options.items()
-    }
     return client_fn(Context(0, 0, node_config=node, state=RecordDict(), run_config=dict(parameters)))
+
+
+def _value_of(text: str) -> Scalar:
+    """Return the number, boolean or text that TOML reads; the text as it is where that is no scalar of TOML."""
+    try:
+        members = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    value = members.get("value")
+    return value if len(members) == 1 and isinstance(value, bool | float | int | str) else text
 
 
 def _held_good(answer: Any) -> Any:

@@ -260,7 +260,7 @@ class RoundWorker:
         """Return the report; no samples where the code holds none out, fails, or reports what is out of form."""
         federation_id, version = task.model.federation_id, task.model.version
         try:
-            outcome = self._training.evaluate(TrainingTask(task.trainer_parameters, 0), folder)
+            outcome = self._training.evaluate(TrainingTask(task.trainer_parameters, 0, version), folder)
             if outcome is not None:
                 log.info("evaluated", version=version, samples=outcome.sample_count, **outcome.metrics)
                 return DeviceEvaluation(federation_id, version, outcome.sample_count, dict(outcome.metrics))

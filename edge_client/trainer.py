@@ -56,8 +56,12 @@ class TrainingStopped(Exception):  # noqa: N818 - it says what happened
 
 
 class Trainer(ABC):
-    """Training code for one model. `parameters` come from the federation, `options` from the device."""
+    """Training code for one model. `parameters` come from the federation, `options` from the device.
 
+    `version` is the number of the version that `evaluate_here` is given; 0 where it is not known.
+    """
+
+    version: int = 0
     _watch: Callable[[Progress], None] | None = None
 
     def __init__(self, parameters: Mapping[str, Any], options: Mapping[str, str]) -> None:

@@ -15,10 +15,14 @@ Watch = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """What to train: the federation's parameters and the round's number; the base model lies in the folder."""
+    """What to train: the federation's parameters and the round's number; the base model lies in the folder.
+
+    `version` is that model's number where it is to be evaluated.
+    """
 
     parameters: Mapping[str, Any]
     round_number: int
+    version: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,9 @@ class TrainingHere:
 
     def evaluate(self, task: TrainingTask, folder: TrainingFolder) -> EvaluationOutcome | None:
         """Evaluate the folder's base model on this device's own data; None where it holds none back."""
-        return self._make_trainer(task.parameters).evaluate_here(map_tensor_file(folder.base))
+        trainer = self._make_trainer(task.parameters)
+        trainer.version = task.version
+        return trainer.evaluate_here(map_tensor_file(folder.base))
 
     def close(self) -> None:
         """Nothing to end."""

@@ -121,6 +121,7 @@ class Child:
         trainer = self._trainer_class(task["parameters"], self._options)
         base = map_tensor_file(Path(task["base"]))
         if task["do"] == "evaluate":
+            trainer.version = task["version"]
             found = trainer.evaluate_here(base)
             metrics, dropped = reportable({} if found is None else found.metrics)
             return {

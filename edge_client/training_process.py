@@ -111,6 +111,7 @@ class TrainingProcess:
                 "do": what,
                 "parameters": dict(task.parameters),
                 "round_number": task.round_number,
+                "version": task.version,
                 "base": str(folder.base.absolute()),
                 "trained": str(folder.trained.absolute()),
                 "limits": asdict(self._limits),

@@ -30,7 +30,14 @@ class LineClient(NumPyClient):
 
     def evaluate(self, parameters: list[Any], config: dict[str, Any]) -> tuple[float, int, dict[str, Any]]:
         slope, offset, _ = parameters
-        return float(((slope * self.x + offset - self.y) ** 2).mean()), len(self.x), {"slope": float(slope[0])}
+        return (
+            float(((slope * self.x + offset - self.y) ** 2).mean()),
+            len(self.x),
+            {
+                "slope": float(slope[0]),
+                "round": config["server_round"],
+            },
+        )
 
 
 class GivenClient(LineClient):
@@ -49,6 +56,13 @@ def client_fn(context: Any) -> Any:
     """Make the client of one partition."""
     assert context.run_config["steps"] == 50
     return LineClient(int(context.node_config["partition-id"])).to_client()
+
+
+def configured(context: Any) -> Any:
+    """Make a client that has the values of its node."""
+    made = LineClient()
+    made.node_config = context.node_config  # type: ignore[attr-defined]
+    return made
 
 
 def nobody(context: Any) -> str:

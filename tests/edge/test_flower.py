@@ -1,6 +1,7 @@
 """An unchanged Flower client is training code like any other."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,6 +57,31 @@ def test_the_partition_comes_from_the_devices_own_options() -> None:
         for partition in ("0", "1")
     }
     assert losses["0"] != losses["1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3), ("-1", -1), ("0.1", 0.1), ("1e-3", 0.001), ("true", True), ("false", False), ('"7"', "7"),
+        ("adam", "adam"), ("007", "007"), ("", ""), ("2024-01-31", "2024-01-31"), ("[1, 2]", "[1, 2]"),
+        ("1\nother = 2", "1\nother = 2"), ("/data/a=b", "/data/a=b"),
+    ],
+)  # fmt: skip
+def test_options_are_the_values_that_flower_itself_would_read(text: str, value: object) -> None:
+    made: Any = load_trainer(f"{APP}:configured", PARAMETERS, {"option": text})
+    found = made._client.numpy_client.node_config["option"]
+    assert (type(found), found) == (type(value), value)
+    assert made._config(1)["option"] == value
+
+
+def test_an_evaluation_knows_the_number_of_the_version(tmp_path: Path) -> None:
+    folder = TrainingFolder(tmp_path)
+    folder.begin()
+    write_tensor_file(folder.base, load_trainer(f"{APP}:client", PARAMETERS, {}).initial_model())
+    process = TrainingProcess(f"{APP}:client", {})
+    outcome = process.evaluate(TrainingTask(PARAMETERS, 0, version=7), folder)
+    process.close()
+    assert outcome is not None and outcome.metrics["round"] == 7
 
 
 @pytest.mark.parametrize(("app", "said"), [("nobody", "makes none"), ("absent", "has no absent")])
