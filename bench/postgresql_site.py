@@ -14,13 +14,14 @@ from django.core.management import call_command
 from psycopg import sql
 
 DEFAULT_SERVER = "postgres://postgres@127.0.0.1:5432/postgres"
+UNASKED_REDIS = "redis://127.0.0.1:6379/15"
 
 
 @contextlib.contextmanager
-def own_site(server_url: str) -> Iterator[str]:
+def own_site(server_url: str, redis_url: str = UNASKED_REDIS) -> Iterator[str]:
     """Set Django up on a new database of the server, and give its URL; models can be imported from then on.
 
-    The URL is that of a superuser, who alone can make roles. Redis is named and never asked.
+    The URL is that of a superuser, who alone can make roles. Redis is asked by nothing here.
     """
     name = f"qflare_bench_{secrets.token_hex(4)}"
     url = urlunsplit(urlsplit(server_url)._replace(path=f"/{name}"))
@@ -28,7 +29,7 @@ def own_site(server_url: str) -> Iterator[str]:
         server.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         try:
             with tempfile.TemporaryDirectory(prefix="qflare-bench-") as folder:
-                yield from _site(url, folder)
+                yield from _site(url, redis_url, folder)
         finally:
             server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
             for (role,) in server.execute(
@@ -37,10 +38,10 @@ def own_site(server_url: str) -> Iterator[str]:
                 server.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
 
 
-def _site(url: str, folder: str) -> Iterator[str]:
+def _site(url: str, redis_url: str, folder: str) -> Iterator[str]:
     os.environ |= {
         "DATABASE_URL": url,
-        "REDIS_URL": "redis://127.0.0.1:6379/15",
+        "REDIS_URL": redis_url,
         "QFLARE_DATA_DIR": folder,
         "SECRET_KEY": secrets.token_urlsafe(50),
         "QFLARE_INSECURE_HTTP": "1",

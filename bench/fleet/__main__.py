@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench.fleet.page import page
-from bench.fleet.run import site_under_load
+from bench.fleet.run import FleetFigures, site_under_load
 from bench.fleet.scaling import scaling_page
 from bench.fleet.summary import summary
 from bench.postgresql_site import DEFAULT_SERVER
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fleets = []
         for size in sizes:
             fleets.append(bench.fleet(size))
-            sys.stderr.write(f"{size} devices: {fleets[-1].accepted} updates in the model\n")
+            sys.stderr.write(f"{size} devices: {_accepted(fleets[-1])} updates in the models\n")
             if options.json:  # after each fleet: the largest takes a while
                 options.json.write_text(json.dumps([asdict(one) for one in fleets]))
     text = page(fleets)
@@ -43,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.scaling.write_text(scaling_page(figures))
     else:
         sys.stdout.write(text)
+
+
+def _accepted(fleet: FleetFigures) -> str:
+    return ", ".join(str(one.accepted) for one in fleet.rounds.values())
 
 
 if __name__ == "__main__":

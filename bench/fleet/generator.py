@@ -1,15 +1,16 @@
 """One process of virtual devices: `python -m bench.fleet.generator URL THREADS FOLDER`.
 
 Commands come as lines of JSON on standard input, one answer each on standard output: how many devices did it,
-the bytes of the bodies that went and came, and the seconds of every request by endpoint.
+the bytes that went and came, and the seconds of every request by endpoint.
 """
 
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock, local
 from typing import Any
@@ -33,12 +34,16 @@ BODY_OF_BARE_POST = json.dumps({"note": "x" * 64}).encode()
 
 
 class TimedHttp(Http):
-    """The client's connection, with a note of how long every request took."""
+    """The client's connection, with a note of how long every request took and of the bytes on the wire.
+
+    `wire_bytes` are first lines, headers and bodies both ways, as HTTP/1.1 writes them; TCP and IP are not in it.
+    """
 
     def __init__(self, server: str, samples: dict[str, list[float]], lock: Lock) -> None:
         super().__init__(server, timeout_seconds=300)
         self._samples, self._lock = samples, lock
-        self.body_bytes = 0
+        self.wire_bytes = 0
+        self._client.event_hooks = {"response": [self._count_heads]}
 
     def send(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
@@ -47,13 +52,35 @@ class TimedHttp(Http):
         started = time.perf_counter()
         response = super().send(method, path, body, headers)
         self._note(method, path, response.status_code, time.perf_counter() - started)
-        self.body_bytes += len(body) + len(response.content)
+        self.wire_bytes += len(body) + len(response.content)
         return response
+
+    @contextmanager
+    def opened(self, path: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+        """Send a GET, give the answer with its body unread, and note the seconds until the caller has read it."""
+        started = time.perf_counter()
+        with super().opened(path, headers) as response:
+            yield response
+            self._note("GET", path, response.status_code, time.perf_counter() - started)
+            self.wire_bytes += response.num_bytes_downloaded
+
+    def _count_heads(self, response: httpx.Response) -> None:
+        request = response.request
+        first_lines = (
+            (request.method.encode(), request.url.raw_path, b"HTTP/1.1"),
+            (b"HTTP/1.1", str(response.status_code).encode(), response.reason_phrase.encode()),
+        )
+        self.wire_bytes += sum(len(b" ".join(line)) + len(b"\r\n") for line in first_lines)
+        self.wire_bytes += sum(_header_bytes(message.headers) for message in (request, response))
 
     def _note(self, method: str, path: str, status: int, seconds: float) -> None:
         endpoint = f"{method} {'/'.join(path.partition('?')[0].split('/')[:3])}"
         with self._lock:
             self._samples.setdefault(endpoint if status < 300 else f"{endpoint} -> {status}", []).append(seconds)
+
+
+def _header_bytes(headers: httpx.Headers) -> int:
+    return sum(len(name) + len(value) + len(b": \r\n") for name, value in headers.raw) + len(b"\r\n")
 
 
 class Precomputed:
@@ -93,13 +120,13 @@ class Generator:
     def obey(self, command: dict[str, Any]) -> dict[str, Any]:
         """Do one command with all devices and return its figures."""
         self._samples.clear()
-        started, cpu, before = time.perf_counter(), time.process_time(), self._body_bytes()
+        started, cpu, before = time.perf_counter(), time.process_time(), self._wire_bytes()
         done = sum(getattr(self, f"_{command['do']}")(command))
         return {
             "done": done,
             "seconds": time.perf_counter() - started,
             "cpu_seconds": time.process_time() - cpu,
-            "body_bytes": self._body_bytes() - before,
+            "wire_bytes": self._wire_bytes() - before,
             "samples": self._samples,
         }
 
@@ -110,6 +137,9 @@ class Generator:
 
     def _session(self, command: dict[str, Any]) -> Iterable[int]:
         return self._each(lambda device: device._session.open())
+
+    def _rekey(self, command: dict[str, Any]) -> Iterable[int]:
+        return self._each(lambda device: device._session.rekey(), counted=lambda generation: int(generation > 0))
 
     def _ask(self, command: dict[str, Any]) -> Iterable[int]:
         """Ask for work, and post to the bare view beside each time where its address is given."""
@@ -148,8 +178,8 @@ class Generator:
         keeper = IdentityKeeper(identity, lambda changed: None)
         return RoundWorker(self._http(), keeper, memory, Precomputed(number), Backoff(attempts=20))
 
-    def _body_bytes(self) -> int:
-        return sum(connection.body_bytes for connection in self._connections)
+    def _wire_bytes(self) -> int:
+        return sum(connection.wire_bytes for connection in self._connections)
 
     def _http(self) -> TimedHttp:
         if not hasattr(self._local, "http"):

@@ -1,13 +1,22 @@
-"""What an operator does for a fleet: tokens, a federation with its round, and waiting for the round's end."""
+"""What an operator does for a fleet: tokens, a federation with its rounds, and waiting for a round's end."""
 
 import time
+import uuid
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 
+from qflare_protocol.aggregation_policy import AggregationPolicy
+
 OPERATOR = "operator:bench"
 MODEL_COLUMNS = 5_000
-LONGEST_WAIT_SECONDS = 1800
+MODEL_BYTES = 4 * MODEL_COLUMNS
+POLICY = AggregationPolicy()
+"""What a federation has where its operator chooses nothing: what is measured is what people get."""
+ROUND_TIME = timedelta(hours=3)
+"""So long that no round of any fleet ends by time, and every update counts."""
+LONGEST_WAIT_SECONDS = 3600
 
 
 def make_tokens(count: int, name: str) -> list[str]:
@@ -20,29 +29,34 @@ def make_tokens(count: int, name: str) -> list[str]:
     return [issue_token(actor=OPERATOR, now=now, group=name).text for _ in range(count)]
 
 
-def open_round(fleet: str) -> tuple[Any, float]:
-    """Open a round of the whole group and wait for its enclave; return the round and the seconds that took."""
+def make_federation(fleet: str) -> uuid.UUID:
+    """Create the federation of the whole group and return its id."""
     from django.utils import timezone
 
-    from qflare_protocol.aggregation_policy import NONE, AggregationPolicy, Stage
     from qflare_protocol.tensors import encode_tensors
-    from training.dispatch import start_round
     from training.services.federations import create_federation
 
-    policy = AggregationPolicy(
-        tolerated_fraction=0.0, filters=(), pre_aggregation=(), rule=Stage("mean"), server_optimiser=NONE
-    )
     federation = create_federation(
         fleet,
         initial_model=encode_tensors({"w": np.zeros(MODEL_COLUMNS, np.float32)}),
         trainer="bench:Precomputed",
-        policy=policy,
+        policy=POLICY,
         group=fleet,
+        round_time=ROUND_TIME,
         actor=OPERATOR,
         now=timezone.now(),
     )
+    return federation.pk
+
+
+def open_round(federation_id: uuid.UUID) -> tuple[Any, float]:
+    """Open a round of the whole group and wait for its enclave; return the round and the seconds that took."""
+    from django.utils import timezone
+
+    from training.dispatch import start_round
+
     started = time.perf_counter()
-    opened = start_round(federation.pk, actor=OPERATOR, now=timezone.now())
+    opened = start_round(federation_id, actor=OPERATOR, now=timezone.now())
     return _wait(opened, "open"), time.perf_counter() - started
 
 

@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+import logging
 import os
 import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +19,15 @@ import redis
 from psycopg import sql
 
 from bench.fleet.meter import Meter, Window, backends_of, backends_of_others, family, postgres_background
-from bench.fleet.rounds import end_of, make_tokens, open_round
+from bench.fleet.rounds import end_of, make_federation, make_tokens, open_round
 
 UNLIMITED = "1000000/m"
 THREADS = 4
 WARM_UP = 48
 ASKS = 5
 """Of each device in a row, so that what the server keeps of a busy session is there in a fleet of any size."""
+ROUNDS = ("round", "next_round")
+"""The stages that are rounds: the base model of the second one has a signed result, that of the first has none."""
 IDLE_ASKS, ASK_AGAIN_SECONDS = 2, 31.0
 """As an idle device asks: its chain has left the server's memory then."""
 
@@ -32,8 +36,7 @@ IDLE_ASKS, ASK_AGAIN_SECONDS = 2, 31.0
 class Stage:
     """What one command to all devices came to.
 
-    `body_bytes` went and came in bodies of requests and answers, without the model's blob; `database_bytes` is by
-    how much the database grew.
+    `wire_bytes` went and came, with headers and blobs; `database_bytes` is by how much the database grew.
     """
 
     name: str
@@ -42,19 +45,28 @@ class Stage:
     generator_cpu_seconds: float
     samples: dict[str, list[float]]
     window: Window
-    body_bytes: int = 0
+    wire_bytes: int = 0
     database_bytes: int = 0
 
 
 @dataclass
+class RoundFigures:
+    """What lies around the stage in which devices hand in: the round's opening, and from its last update to its end."""
+
+    opening_seconds: float
+    opening: Window
+    accepted: int
+    aggregate_seconds: float
+    aggregating: Window
+
+
+@dataclass
 class FleetFigures:
-    """All stages of one fleet, with the bare view beside it, and what became of its round."""
+    """All stages of one fleet, with the bare view beside it, and what became of its rounds by their stage's name."""
 
     size: int
     stages: list[Stage] = field(default_factory=list)
-    accepted: int = 0
-    opening_seconds: float = 0.0
-    aggregate_seconds: float = 0.0
+    rounds: dict[str, RoundFigures] = field(default_factory=dict)
 
     def stage(self, name: str) -> Stage:
         """Return the stage of that name."""
@@ -93,7 +105,7 @@ class Generators:
             "done": sum(answer["done"] for answer in answers),
             "seconds": max(answer["seconds"] for answer in answers),
             "cpu_seconds": sum(answer["cpu_seconds"] for answer in answers),
-            "body_bytes": sum(answer["body_bytes"] for answer in answers),
+            "wire_bytes": sum(answer["wire_bytes"] for answer in answers),
             "samples": samples,
         }
 
@@ -108,9 +120,7 @@ class Generators:
 class FleetBench:
     """Runs fleets against one site; made by `site_under_load`."""
 
-    def __init__(
-        self, group: Any, bare: Any, database_url: str, folder: Path, broker: redis.Redis, generators: int
-    ) -> None:
+    def __init__(self, group: Any, bare: Any, database_url: str, folder: Path, generators: int) -> None:
         self._group, self._bare, self._folder, self._generators = group, bare, folder, generators
         self._database_url, database = database_url, database_url.rpartition("/")[2]
         pids = group.pids()
@@ -120,7 +130,7 @@ class FleetBench:
             "postgres of the workers": lambda: backends_of_others(family(pids["web"]), database),
             "postgres itself": postgres_background,
         }
-        self._meter = Meter(groups, lambda: sum(broker.llen(queue) for queue in ("default", "audit", "enclave")))
+        self._meter = Meter(groups, _queued)
         bare_groups = {
             "web": lambda: family(bare.pids()["web"]),
             "postgres": lambda: backends_of(family(bare.pids()["web"]), f"{database}_bare"),
@@ -132,7 +142,7 @@ class FleetBench:
         self._fleet(FleetFigures(WARM_UP), ask_again_seconds=0.0)
 
     def fleet(self, size: int) -> FleetFigures:
-        """Enrol a fleet, open its sessions, ask for work beside posts to the bare view, and run one round with it."""
+        """Enrol a fleet, open its sessions, ask for work beside posts to the bare view, rekey, and run two rounds."""
         return self._fleet(FleetFigures(size), ask_again_seconds=ASK_AGAIN_SECONDS)
 
     def _fleet(self, figures: FleetFigures, *, ask_again_seconds: float) -> FleetFigures:
@@ -151,12 +161,21 @@ class FleetBench:
                 began = time.monotonic()
                 passes.append(self._stage("idle", running, [{"do": "ask", "times": 1}] * self._generators))
             figures.stages.append(merged(passes))
-            round_, figures.opening_seconds = open_round(name)
-            figures.stages.append(self._stage("round", running, [{"do": "round"}] * self._generators))
-            figures.accepted, figures.aggregate_seconds = end_of(round_)
+            figures.stages.append(self._stage("rekey", running, [{"do": "rekey"}] * self._generators))
+            federation = make_federation(name)
+            for stage in ROUNDS:
+                self._round(stage, running, federation, figures)
         finally:
             running.close()
         return figures
+
+    def _round(self, name: str, running: Generators, federation: uuid.UUID, figures: FleetFigures) -> None:
+        with self._meter.window() as opening:
+            round_, opening_seconds = open_round(federation)
+        figures.stages.append(self._stage(name, running, [{"do": "round"}] * self._generators))
+        with self._meter.window() as aggregating:
+            accepted, aggregate_seconds = end_of(round_)
+        figures.rounds[name] = RoundFigures(opening_seconds, opening, accepted, aggregate_seconds, aggregating)
 
     @property
     def _numbers(self) -> range:
@@ -202,7 +221,7 @@ def merged(passes: Sequence[Stage]) -> Stage:
         sum(one.generator_cpu_seconds for one in passes),
         samples,
         window,
-        sum(one.body_bytes for one in passes),
+        sum(one.wire_bytes for one in passes),
         sum(one.database_bytes for one in passes),
     )
 
@@ -211,8 +230,19 @@ def _measured(name: str, running: Generators, commands: Sequence[dict[str, Any]]
     with meter.window() as window:
         answer = running.obey(commands)
     return Stage(
-        name, answer["done"], answer["seconds"], answer["cpu_seconds"], answer["samples"], window, answer["body_bytes"]
+        name, answer["done"], answer["seconds"], answer["cpu_seconds"], answer["samples"], window, answer["wire_bytes"]
     )
+
+
+def _queued() -> int:
+    """Return how many messages no worker has taken; 0 where Redis does not answer in its second on a full machine."""
+    from qflare_site.broker_queues import waiting_messages
+
+    try:
+        return sum(waiting_messages().values())
+    except redis.RedisError:
+        logging.getLogger(__name__).warning("the broker did not say how long its queues are")
+        return 0
 
 
 def _database_size(connection: psycopg.Connection[Any]) -> int:
@@ -226,8 +256,11 @@ def site_under_load(server: str, broker_url: str, generators: int) -> Iterator[F
     from bench.postgresql_site import own_site
 
     memory = Path("/dev/shm")  # noqa: S108 - virtual devices share one disk, which real ones do not
-    with own_site(server) as url, tempfile.TemporaryDirectory(dir=memory if memory.exists() else None) as folder:
-        os.environ |= {"REDIS_URL": broker_url, "QFLARE_LOG_LEVEL": "ERROR"} | {
+    with (
+        own_site(server, broker_url) as url,
+        tempfile.TemporaryDirectory(dir=memory if memory.exists() else None) as folder,
+    ):
+        os.environ |= {"QFLARE_LOG_LEVEL": "ERROR"} | {
             f"QFLARE_RATE_{name}": UNLIMITED
             for name in ("ENROLMENT", "CHALLENGE", "SUBMISSION", "DOWNLOAD", "WORK", "LOG", "REFUSAL_EVENTS")
         }
@@ -236,11 +269,8 @@ def site_under_load(server: str, broker_url: str, generators: int) -> Iterator[F
         group = ProcessGroup(free_address(), log_dir=Path(folder) / "log")
         group.start()
         try:
-            with (
-                _bare_site(server, url, Path(folder)) as bare,
-                redis.Redis.from_url(broker_url, socket_timeout=60) as broker,  # the machine is full
-            ):
-                yield FleetBench(group, bare, url, Path(folder), broker, generators)
+            with _bare_site(server, url, Path(folder)) as bare:
+                yield FleetBench(group, bare, url, Path(folder), generators)
         finally:
             group.stop()
             with redis.Redis.from_url(broker_url) as broker:
