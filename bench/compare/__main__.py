@@ -86,7 +86,7 @@ def _run(platform: str, task: Task, python: Path | None) -> Figures:
 
         figures = nvflare_side.run(task, python)
     signal.alarm(0)
-    figures.cpu_seconds = seconds_of_descendants()
+    figures.cpu_seconds += seconds_of_descendants()
     return figures
 
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from bench.compare.counting_proxy import CountingProxy
 from bench.compare.platform_processes import await_port, free_port, stop
 from bench.compare.task import Figures, Task
-from bench.fleet.meter import Meter, family
+from bench.fleet.meter import OFTEN_SECONDS, Meter, family
 
 APP = Path(__file__).parent / "flower_app"
 LIMIT_SECONDS = 1800
@@ -44,6 +44,7 @@ def run(task: Task) -> Figures:
                 "one": lambda: family(processes[1].pid) if len(processes) > 1 else [],
             },
             lambda: 0,
+            OFTEN_SECONDS,
         )
         with meter.window() as window:
             for number in range(task.devices):
@@ -94,7 +95,7 @@ def _trained(
 ) -> Figures:
     report = folder / "report.json"
     config = f"devices={task.devices} rounds={task.rounds} report='{report}' parameters='{_quoted(task)}'"
-    config += f" trainer='{task.trainer}'"
+    config += f" trainer='{task.trainer}' evaluated={str(not task.wide).lower()}"
     app = folder / "app"
     shutil.copytree(APP, app)
     command = [_tool("flwr"), "run", str(app), "bench", "--run-config", config]

@@ -19,7 +19,7 @@ import numpy as np
 from bench.compare.counting_proxy import CountingProxy
 from bench.compare.platform_processes import await_port, free_port, stop
 from bench.compare.task import Figures, Task
-from bench.fleet.meter import Meter, family
+from bench.fleet.meter import OFTEN_SECONDS, Meter, family
 from edge_client.trainer import Tensors, Trainer, load_trainer
 
 APP = Path(__file__).parent / "nvflare_app"
@@ -72,6 +72,7 @@ def run(task: Task, python: Path) -> Figures:
                 "one": lambda: family(processes[1].pid) if len(processes) > 1 else [],
             },
             lambda: 0,
+            OFTEN_SECONDS,
         )
         with meter.window() as window:
             for number in range(task.devices):
@@ -139,7 +140,8 @@ def _trained(folder: Path, kits: Path, task: Task, environment: dict[str, str]) 
     moments = [submitted, *watch.moments[-task.rounds :]]
     figures = Figures("NVIDIA FLARE", version)
     figures.round_seconds = [after - before for before, after in zip(moments, moments[1:], strict=False)]
-    figures.accuracies = [_accuracy(trainer, initial, path) for path in watch.copies[-task.rounds :]]
+    models = [] if task.wide else watch.copies[-task.rounds :]
+    figures.accuracies = [_accuracy(trainer, initial, path) for path in models]
     return figures
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bench.compare.task import Figures, Task
+from bench.fleet.meter import OFTEN_SECONDS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks" / "compare.md"
 GOAL = 0.9
@@ -15,7 +16,10 @@ HEAD = """# Side by side with Flower and NVIDIA FLARE
 Made by `make bench-compare`, one platform after the other in one run on {cores} cores. {others}QFLARE runs all
 processes of the embedded profile with everything on: post-quantum sessions, sealed updates, a sealed process with the
 default robust rules, the log, the monitor. Its transport has no TLS here, for its requests are sealed; behind nginx it
-would have. A round lasts from its opening to the opening of the next, the last one to its model.
+would have. A round lasts from its opening to the opening of the next, the last one to its model. Memory is looked at
+every {every:g} s, so that what lives for less may be missed. Of the benchmark's own process, QFLARE's figures have what
+makes tokens and the federation, with the memory of the whole of it; the others have commands for these, of which the
+processor time is counted.
 """
 OTHERS = {
     "Flower": "Flower {version} runs its deployment engine with TLS and SuperNode authentication and averages. ",
@@ -35,7 +39,7 @@ WIDE = """
 ## Updates of 50 MB
 
 {devices} devices, {rounds} rounds of a model of 12,500,000 float32 whose training is one pass over it
-(`bench.compare.wide_model`): what a round costs beside its training.
+(`bench.compare.wide_model`): what a round costs beside its training. No platform evaluates these models.
 """
 
 
@@ -44,7 +48,7 @@ def page(runs: Mapping[Task, Mapping[str, Figures | None]], limit_seconds: int) 
     versions = {one.platform: one.version for of_task in runs.values() for one in of_task.values() if one}
     others = "".join(OTHERS[name].format(version=version) for name, version in versions.items() if name in OTHERS)
     others += "" if any("nvflare" in of_task for of_task in runs.values()) else ABSENT
-    parts = [HEAD.format(cores=os.cpu_count(), others=others)]
+    parts = [HEAD.format(cores=os.cpu_count(), others=others, every=OFTEN_SECONDS)]
     for task, of_task in runs.items():
         parts.append((WIDE if task.wide else DIGITS).format(devices=task.devices, rounds=task.rounds))
         parts.append("\n" + _table(task, [one for one in of_task.values() if one]))

@@ -13,9 +13,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from bench.compare.counting_proxy import CountingProxy
 from bench.compare.task import Figures, Task
-from bench.fleet.meter import Meter, family
+from bench.fleet.meter import OFTEN_SECONDS, Meter, family
 
 if TYPE_CHECKING:
     from training.models import Federation
@@ -29,6 +31,7 @@ def run(task: Task) -> Figures:
     """Set a site up in this process's Django, train, and return the figures."""
     with tempfile.TemporaryDirectory(prefix="qflare-compare-") as folder:
         os.environ |= _environment(Path(folder), task)
+        own = time.thread_time()  # of this thread: proxy and meter, which every platform has, run in others
         import django
 
         django.setup()
@@ -41,14 +44,19 @@ def run(task: Task) -> Figures:
         host, port = group.bind.split(":")
         meter = Meter(
             {
+                # This process has the tokens and the federation made, which others have commands of their own for.
                 "all": lambda: [
-                    process
-                    for pid in [*group.pids().values(), *(device.pid for device in devices)]
-                    for process in family(pid)
+                    psutil.Process(),
+                    *(
+                        process
+                        for pid in [*group.pids().values(), *(device.pid for device in devices)]
+                        for process in family(pid)
+                    ),
                 ],
                 "one": lambda: family(devices[0].pid) if devices else [],
             },
             lambda: 0,
+            OFTEN_SECONDS,
         )
         try:
             with CountingProxy((host, int(port))) as proxy, meter.window() as window:
@@ -61,6 +69,7 @@ def run(task: Task) -> Figures:
             for device in devices:
                 device.wait(30)
             group.stop()
+    figures.cpu_seconds = time.thread_time() - own
     figures.total_seconds = time.perf_counter() - started
     figures.peak_bytes = window.peak_bytes["all"]
     figures.peak_device_bytes = window.peak_bytes["one"]

@@ -33,6 +33,11 @@ def test_the_page_has_a_column_for_each_platform_and_a_table_for_each_task() -> 
     assert text.count("accuracy at the end") == 1
 
 
+def test_the_page_says_how_often_memory_is_looked_at() -> None:
+    text = page({DIGITS: {"qflare": figures("QFLARE", 8.0, 1.2, 1.4)}}, 300)
+    assert "Memory is looked at\nevery 0.5 s" in text
+
+
 def test_the_page_says_which_run_did_not_end() -> None:
     text = page({WIDE: {"qflare": figures("QFLARE", 8.0, 1.2), "flower": None, "nvflare": None}}, 300)
     assert "Flower is missing here: its run failed, or did not end in 300 s." in text
