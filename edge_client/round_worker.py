@@ -220,7 +220,7 @@ class RoundWorker:
         finally:
             TRAINING_SECONDS.add(amount=time.monotonic() - started)
         seconds = round(time.monotonic() - started, 2)
-        log.info("trained", round=assignment.round_number, seconds=seconds, **trained.metrics)
+        log.info("trained", round=assignment.round_number, seconds=seconds, metrics=trained.metrics)
         return self._folder.keep(assignment, trained.sample_count, trained.metrics)
 
     def _evaluate(self, task: EvaluationTask) -> bool:
@@ -262,7 +262,7 @@ class RoundWorker:
         try:
             outcome = self._training.evaluate(TrainingTask(task.trainer_parameters, 0, version), folder)
             if outcome is not None:
-                log.info("evaluated", version=version, samples=outcome.sample_count, **outcome.metrics)
+                log.info("evaluated", version=version, samples=outcome.sample_count, metrics=dict(outcome.metrics))
                 return DeviceEvaluation(federation_id, version, outcome.sample_count, dict(outcome.metrics))
         except (TrainingFailed, Refusal) as failure:
             log.error("evaluation_failed", version=version, reason=str(failure))

@@ -179,6 +179,18 @@ def test_metrics_out_of_form_end_the_round_for_the_device_with_a_reason(running:
     assert Participation.objects.get(device=alice.device).reason.startswith("malformed-message: The metric must be")
 
 
+class NamesMetricsLikeTheLog(SmallTrainer):
+    """Reports metrics that have the names of what a device logs beside them."""
+
+    def train(self, model: Tensors, round_number: int) -> TrainingOutcome:
+        metrics = dict.fromkeys(("round", "seconds", "event", "level"), 1.0)
+        return TrainingOutcome(super().train(model, round_number).model, 10, metrics)
+
+
+def test_a_metric_may_have_any_name(running: Round, alice: Person) -> None:
+    assert worker_of(alice, NamesMetricsLikeTheLog).work_once()[0]
+
+
 def test_a_suspended_device_that_is_to_work_one_round_stops_with_the_reason(running: Round, alice: Person) -> None:
     suspend_device(alice.device.id, reason="under review", actor=OPERATOR, now=timezone.now())
     with pytest.raises(Refusal) as refused:
