@@ -27,6 +27,11 @@ def test_devices_of_different_speed_train_one_model_and_late_updates_weigh_as_fe
     assert "5 versions" in run_driver("tests.system.asynchronous_driver")
 
 
+def test_an_unchanged_flower_client_trains_on_devices_of_a_site(tmp_path: Path) -> None:
+    pytest.importorskip("flwr", reason="Flower is not installed (pip install flwr)")
+    assert "learned the line" in run_driver("tests.system.flower_driver", str(tmp_path))
+
+
 def test_a_site_that_was_killed_is_restored_elsewhere_and_goes_on_with_the_same_devices(tmp_path: Path) -> None:
     run_driver("tests.system.backup_driver", "take", str(tmp_path))
     assert "completed the second round" in run_driver("tests.system.backup_driver", "restore", str(tmp_path))
