@@ -18,6 +18,7 @@ import blake3
 import pytest
 import time_machine
 from django.db import transaction
+from django.db.models import F
 from django.utils import timezone
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -35,11 +36,12 @@ from devices.models import Device
 from devices.services import note_device_seen
 from enclave import services as enclave
 from enclave.models import EnclaveInstance
+from qflare_protocol.cose import unverified_payload
 from qflare_protocol.encoding import encode
 from qflare_protocol.errors import Refusal
 from qflare_protocol.manifest import Manifest, manifest_digest, sign_manifest
 from qflare_protocol.progress import FAILED, TRAINING, ProgressReport
-from qflare_protocol.round_result import JudgedRound, SignedResult
+from qflare_protocol.round_result import MAX_BYTES, PURPOSE, JudgedRound, SignedResult
 from tests.open_rounds import SEALED, make_federation
 from tests.people import OPERATOR, Person, enrol
 from tests.policies import bare
@@ -368,9 +370,10 @@ class RoundLifecycle(RuleBasedStateMachine):
 
     def _compare_result(self, row: Round, told: ToldRound) -> None:
         if row.id not in self.results:
-            instance = EnclaveInstance.objects.filter(round_id=row.id).order_by("-prepared_at")[0]
             verdicts = encode([proof.leaf for proof in verdict_proofs_of(row.id)])
             made = SignedResult(bytes(row.resulting_version.provenance), verdicts)
+            signer = unverified_payload(made.signed, purpose=PURPOSE, maximum_bytes=MAX_BYTES)["enclave_key_id"]
+            instance = EnclaveInstance.objects.get(round_id=row.id, key_id=signer)
             self.results[row.id] = JudgedRound.verified(made, result_verifier(instance))
         result = self.results[row.id]
         names = {person.identity.device_id: name for name, person in self.people.items()}
@@ -447,7 +450,9 @@ class RoundLifecycle(RuleBasedStateMachine):
         self.receipts[received.part.round_id, name] = kept
 
     def _manifest(self, name: str, round_: Round, *, behind: int = 0, samples: int = 10) -> bytes:
-        latest = EnclaveInstance.objects.filter(round_id=round_.id).order_by("-prepared_at", "-id").first()
+        # Of two that were prepared in the same instant the one that serves.
+        newest_first = (F("retired_at").desc(nulls_first=True), "-prepared_at")
+        latest = EnclaveInstance.objects.filter(round_id=round_.id).order_by(*newest_first).first()
         person = self.people[name]
         manifest = Manifest(
             round_id=round_.id.bytes,
