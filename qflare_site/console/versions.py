@@ -24,6 +24,7 @@ VERDICTS_SHOWN = 200
 LARGE = ("provenance", "wrapped_content_key", "restored_from__provenance", "restored_from__wrapped_content_key")
 NOT_SIGNED = "No enclave signed it: it is the model that the federation began with."
 ANOTHER_MODEL = "The signed result is about another model than this one: somebody changed the database."
+VERDICTS_MISSING = "Verdicts that the result names are missing here: somebody changed the database."
 NO_ENCLAVE = "The enclave that it names is not known here, so nobody can check its signature here."
 
 
@@ -108,7 +109,7 @@ class Provenance:
     """Where a model comes from: the enclave's result, whether its signature holds, and where the log has it.
 
     `fault` says what is wrong, or why there is nothing to check; empty where the signature was checked and holds.
-    `verdicts` are the first 200 on updates, each proved under the result.
+    `verdicts` are the first 200 on updates, each proved under the result; none where `verdicts_fault` says why.
     """
 
     result: RoundResult | None
@@ -117,6 +118,7 @@ class Provenance:
     entry: Entry | None = None
     checkpoint: Checkpoint | None = None
     verdicts: Sequence[UpdateVerdict] = ()
+    verdicts_fault: str = ""
 
 
 def read_provenance(version: ModelVersion) -> Provenance:
@@ -132,16 +134,21 @@ def read_provenance(version: ModelVersion) -> Provenance:
         result = verify_result(signed, Verifier(SIGNATURE_ALGORITHM, bytes(enclave.result_public_key)))
         if result.model_digest != bytes(version.digest):
             return Provenance(None, ANOTHER_MODEL)
-        verdicts = _verdicts(result)
     except Refusal as refusal:
         return Provenance(None, f"The signed result does not hold: {refusal.detail}")
     entry = entry_of(version)
-    return Provenance(result, "", enclave, entry, _first_checkpoint_over(entry), verdicts)
+    return Provenance(result, "", enclave, entry, _first_checkpoint_over(entry), *_verdicts(result))
 
 
-def _verdicts(result: RoundResult) -> list[UpdateVerdict]:
-    proofs = verdict_proofs_of(uuid.UUID(bytes=result.round_id), most=VERDICTS_SHOWN)
-    return [proof.verdict_under(result.verdicts_root, result.verdict_count) for proof in proofs]
+def _verdicts(result: RoundResult) -> tuple[Sequence[UpdateVerdict], str]:
+    """Return the first verdicts and no fault, or none where the rows that keep them do not hold."""
+    try:
+        proofs = list(verdict_proofs_of(uuid.UUID(bytes=result.round_id), most=VERDICTS_SHOWN))
+        if [proof.index for proof in proofs] != list(range(min(result.verdict_count, VERDICTS_SHOWN))):
+            return (), VERDICTS_MISSING
+        return [proof.verdict_under(result.verdicts_root, result.verdict_count) for proof in proofs], ""
+    except Refusal as refusal:
+        return (), f"The verdicts kept here are not those that were signed: {refusal.detail}"
 
 
 def _enclave_of(key_id: bytes) -> EnclaveInstance | None:

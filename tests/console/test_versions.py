@@ -227,10 +227,22 @@ def test_a_result_about_another_model_or_by_another_key_is_said_not_to_hold(vers
     pair = pqc.signature(SIGNATURE_ALGORITHM).generate()
     keep(versions, result, Signer(SIGNATURE_ALGORITHM, pair.private, pair.public))
     assert "does not hold" in read_provenance(ModelVersion.objects.get(id=versions[2].id)).fault
-    keep(versions, dataclasses.replace(result, verdicts_root=bytes(32)), signer)
-    assert "does not hold" in read_provenance(ModelVersion.objects.get(id=versions[2].id)).fault
     keep(versions, dataclasses.replace(result, enclave_key_id=b"z" * 32), signer)
     assert "not known here" in read_provenance(ModelVersion.objects.get(id=versions[2].id)).fault
+
+
+def test_verdicts_that_were_changed_are_said_apart_from_the_signature(reader, versions, signed):
+    result, signer = signed
+    keep(versions, dataclasses.replace(result, verdicts_root=bytes(32)), signer)
+    words = words_of(page(reader, "model", versions[2].id))
+    assert "The enclave’s signature holds" in words
+    assert "The verdicts kept here are not those that were signed" in words
+    keep(versions, result, signer)
+    first = versions[2].produced_by.participations.order_by("device_id").first()
+    Participation.objects.filter(id=first.id).update(verdict_proof=None)
+    found = read_provenance(ModelVersion.objects.get(id=versions[2].id))
+    assert (found.fault, found.verdicts) == ("", ())
+    assert "missing here" in found.verdicts_fault
 
 
 def test_two_versions_are_compared_by_metrics_devices_and_rounds(reader, versions):

@@ -1,25 +1,34 @@
-"""Whether a worker that has nothing to do leaves messages waiting."""
+"""Whether a worker that has nothing to do leaves the same message waiting."""
 
 import pytest
 
-from qflare_site.worker_watch import INTERVAL_SECONDS, Idleness
+from qflare_site.worker_watch import INTERVAL_SECONDS, Deafness
+
+SAME = {"default": b"one"}
 
 
-def after(*looks: tuple[int, bool, int]) -> float:
-    idleness, seconds = Idleness(), 0.0
-    for waiting, busy, taken in looks:
-        seconds = idleness.after(waiting=waiting, busy=busy, taken=taken)
+def after(*looks: tuple[dict[str, bytes], bool]) -> float:
+    deafness, seconds = Deafness(), 0.0
+    for waiting, busy in looks:
+        seconds = deafness.after(waiting, busy=busy)
     return seconds
 
 
-def test_messages_that_wait_for_an_idle_worker_count_from_the_second_look() -> None:
-    assert after((1, False, 7)) == 0
-    assert after((1, False, 7), (1, False, 7)) == INTERVAL_SECONDS
-    assert after(*[(2, False, 7)] * 7) == 6 * INTERVAL_SECONDS
+def test_a_message_that_waits_for_an_idle_worker_counts_from_the_second_look() -> None:
+    assert after((SAME, False)) == 0
+    assert after((SAME, False), (SAME, False)) == INTERVAL_SECONDS
+    assert after(*[(SAME, False)] * 7) == 6 * INTERVAL_SECONDS
 
 
 @pytest.mark.parametrize(
-    "between", [(0, False, 7), (3, True, 7), (3, False, 8)], ids=["nothing waits", "it works", "it took one"]
+    "between",
+    [({}, False), (SAME, True), ({"default": b"another"}, False), ({"audit": b"one"}, False)],
+    ids=["nothing waits", "it works", "the queue moves on", "another queue"],
 )
-def test_a_worker_that_works_or_is_waited_for_by_nobody_is_not_deaf(between: tuple[int, bool, int]) -> None:
-    assert after((3, False, 7), (3, False, 7), between) == 0
+def test_a_worker_that_works_or_whose_queue_moves_on_is_not_deaf(between: tuple[dict[str, bytes], bool]) -> None:
+    assert after((SAME, False), (SAME, False), between) == 0
+
+
+def test_one_queue_that_is_not_heard_is_enough() -> None:
+    looks = [({"default": b"one", "audit": bytes([number])}, False) for number in range(4)]
+    assert after(*looks) == 3 * INTERVAL_SECONDS

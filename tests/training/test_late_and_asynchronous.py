@@ -155,11 +155,17 @@ def large_buffer(alice, carol, dave, enclave_here):
 
 
 def handed_in(buffer, number):
-    """Let so many of the three that are here have handed in, and return the time."""
+    """Let so many of the three that are here have handed in and ask again, and return the time."""
     here = buffer.participations.exclude(device__name__startswith="switched-off").values_list("id", flat=True)
     Participation.objects.filter(id__in=list(here[:number])).update(state="submitted")
     Round.objects.filter(id=buffer.id).update(submissions=number)
-    return timezone.now()
+    return heard_at(timezone.now())
+
+
+def heard_at(moment):
+    """Let those that are here be heard at a time, and return it."""
+    Device.objects.exclude(name__startswith="switched-off").update(last_seen_at=moment)
+    return moment
 
 
 @pytest.mark.django_db
@@ -236,9 +242,17 @@ class TestBuffers:
         assert close_round(large_buffer.id, now=now)
         large_buffer.refresh_from_db()
         assert (large_buffer.state, large_buffer.extensions) == (RoundState.OPEN, 1)
-        assert close_round(large_buffer.id, now=large_buffer.deadline_at)
+        assert close_round(large_buffer.id, now=heard_at(large_buffer.deadline_at))
         large_buffer.refresh_from_db()
         assert (large_buffer.state, large_buffer.extensions) == (RoundState.AGGREGATING, 1)
+
+    def test_where_nobody_is_heard_the_web_may_be_away_and_silence_does_not_count(self, large_buffer):
+        now = handed_in(large_buffer, 3)
+        Round.objects.update(deadline_at=now)
+        Device.objects.update(last_seen_at=now - timedelta(hours=1))
+        assert close_round(large_buffer.id, now=now)
+        large_buffer.refresh_from_db()
+        assert (large_buffer.state, large_buffer.extensions) == (RoundState.OPEN, 1)
 
     def test_a_deadline_that_was_not_yet_put_off_costs_a_buffer_no_update(self, buffer, alice):
         line, submission = alice.line(), Submission(buffer, alice)

@@ -19,7 +19,7 @@ from tests.open_rounds import make_federation
 from tests.people import OPERATOR, nothing_changed
 from tests.policies import bare
 from training.models import Federation, Participation, Round
-from training.services import rounds
+from training.services import selection
 from training.services.rounds import cancel_round, open_round
 from training.terms import Selection, Terms
 
@@ -56,13 +56,13 @@ def test_the_target_is_over_selected_for_stragglers(ten):
     assert Round.objects.get().target_updates == 4
 
 
-def test_more_devices_than_a_round_can_name_are_refused_before_they_train(ten, monkeypatch):
-    monkeypatch.setattr(rounds, "MAX_DEVICES_OF_A_ROUND", 9)
-    federation = make_federation()
-    with nothing_changed(), pytest.raises(Refusal, match="invite 10 devices; one takes 9") as refused:
-        open_round(federation.id, actor=OPERATOR, now=timezone.now())
-    assert refused.value.code == "conflict"
-    assert len(invited_next(make_federation("fewer", terms=Terms(selection="random", selection_fraction=0.9)))) == 9
+@pytest.mark.parametrize("terms", [{}, {"target_updates": 4}, {"selection": "random", "selection_fraction": 1.0}])
+def test_of_more_devices_than_a_round_can_name_chance_leaves_some_out(ten, monkeypatch, terms):
+    monkeypatch.setattr(selection, "MAX_DEVICES_OF_A_ROUND", 9)
+    federation = chosen(**terms)
+    drawn = [invited_next(federation, seed) for seed in range(8)]
+    assert {len(names) for names in drawn} == {9}
+    assert len(set(map(frozenset, drawn))) > 1
 
 
 def test_a_fraction_is_rounded_up_and_never_below_the_minimum(ten):

@@ -32,7 +32,7 @@ def sweep_blobs(*, now: datetime) -> int | None:
 
     None where the host is at other work that takes long: then nothing was done.
     """
-    with turn_of_long_work() as ours:
+    with turn_of_long_work(gives_way=False) as ours:
         return _sweep(now) if ours else None
 
 

@@ -52,7 +52,7 @@ def evaluate_version(version_id: int, *, now: datetime) -> bool:
     keep = may_evaluate_here()
     if not keep and ModelVersion.objects.filter(id=version_id, created_at__gt=now - LEFT_TO_ANOTHER).exists():
         return False
-    with turn_of_long_work() as ours:
+    with turn_of_long_work(gives_way=True) as ours:
         return ours and _evaluate(version_id, now, keep=keep)
 
 

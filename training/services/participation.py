@@ -61,12 +61,12 @@ def _nothing_to_train(device: Device, nothing: NothingWaits, active_devices: int
     return waits | ({"evaluation": evaluation} if evaluation else {})
 
 
-def _sooner(nothing: NothingWaits, seconds: int) -> dict[str, int]:
-    """Return when to ask for a round that is about to open, where that is before `seconds` are over."""
+def _sooner(nothing: NothingWaits, usual: int) -> dict[str, int]:
+    """Return when to ask for a round that is about to open, where that is before a small fleet would."""
     if nothing.awaited_devices is None:
         return {}
     wait = max(AWAITED_MILLISECONDS_PER_DEVICE * nothing.awaited_devices, SHORTEST_ASK_AGAIN_MILLISECONDS)
-    return {"ask_again_milliseconds": wait} if wait < 1000 * seconds else {}
+    return {"ask_again_milliseconds": wait} if wait < 1000 * usual else {}
 
 
 def _assignment(waiting: WaitingRound) -> dict[str, Any]:

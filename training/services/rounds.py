@@ -13,8 +13,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import F, Q
 
 from audit.services import record_event
-from devices.models import DeviceKey, DeviceState
-from enclave.core.channel import MAX_DEVICES_OF_A_ROUND
+from devices.models import Device, DeviceKey, DeviceState
 from enclave.services import retire_instance
 from qflare_protocol.cose import Verifier
 from qflare_protocol.encoding import decode, encode
@@ -45,9 +44,6 @@ from training.terms import MAX_EXTENSION_SECONDS, Mode
 
 MAX_ROSTER_BYTES = 1 << 28
 ALREADY_RUNNING = "A round of this federation is running already; wait for its end."
-TOO_MANY = (
-    "The round would invite {invited} devices; one takes {most}. Choose fewer: by a target, a fraction or labels."
-)
 MAX_COUNTED_FAILURES = 12
 MAX_RESTARTS = 3
 LONGEST_WAIT_AFTER_FAILURES_SECONDS = 3600
@@ -64,7 +60,7 @@ def open_round(
     With `only_idle` none are invited but those that are idle now.
 
     Raises `Refusal`: "not-found", "conflict" when the federation is not active, has had its planned
-    rounds, has a round running or would invite more devices than one can, "too-few-updates" when fewer
+    rounds or has a round running, "too-few-updates" when fewer
     devices are active than the policy needs, "privacy-budget-spent" when its model would spend more than
     the federation's budget.
     """
@@ -78,8 +74,6 @@ def open_round(
         require_budget(federation, privacy.noise_multiplier_of(federation.aggregation_policy()))
         idle = idle_members(federation, now) if only_idle else None
         invited = select_devices(federation, chance=chance, idle=idle)
-        if len(invited.devices) > MAX_DEVICES_OF_A_ROUND:
-            raise Refusal("conflict", TOO_MANY.format(invited=len(invited.devices), most=MAX_DEVICES_OF_A_ROUND))
         keys = DeviceKey.objects.current_signature_keys([device.id for device in invited.devices])
         roster = [RosterEntry(key.device_id.bytes, key.verifier) for key in keys]
         opened = _create_round(federation, number, roster, invited.target, now)
@@ -217,13 +211,14 @@ def _may_wait(round_: Round, now: datetime) -> bool:
 def _can_be_filled(buffer: Round, now: datetime) -> bool:
     """Say whether the active devices that may still hand in and were heard of late are enough for its target.
 
-    Those that fell silent count only where the deadline is long past: nobody closed it in time, so the site itself
-    may have been away, and heard nobody.
+    Those that fell silent count only where the deadline is long past, or nobody at all is heard: then the site
+    itself, or its web processes, may have been away.
     """
     valid = Q(signature_key__valid_until=None) | Q(signature_key__valid_until__gt=now)
     waiting = buffer.participations.filter(valid, state__in=WAITING, device__state=DeviceState.ACTIVE)
     present = present_for(buffer.federation.round_seconds)
-    if now - buffer.deadline_at < present:
+    somebody_is_heard = Device.objects.filter(last_seen_at__gte=now - present).order_by().exists()
+    if somebody_is_heard and now - buffer.deadline_at < present:
         heard = Q(device__last_seen_at__gte=now - PATIENCE_WITH_SILENCE * present) | Q(progress_lease_until__gt=now)
         waiting = waiting.filter(heard)
     return buffer.submissions + waiting.count() >= buffer.target_updates

@@ -11,6 +11,7 @@ from django.db.models import F, Max, Q, QuerySet, Window
 from django.db.models.functions import RowNumber
 
 from devices.models import Device
+from enclave.core.channel import MAX_DEVICES_OF_A_ROUND
 from qflare_protocol.aggregation_policy import AggregationPolicy
 from qflare_protocol.errors import Refusal
 from training.models import Federation, Participation
@@ -39,7 +40,8 @@ def select_devices(federation: Federation, *, chance: random.Random, idle: Query
     """Return whom the next round of a federation invites: of its members, or of the `idle` ones alone.
 
     With a target t, t times the over-selection are invited, else the fraction, else all; never fewer than
-    the policy's minimum. The device of the policy's root of trust is always among them. "highest-loss" is
+    the policy's minimum, and never more than a round can name (by the order of the terms, or by chance). The device of
+    the policy's root of trust is always among them. "highest-loss" is
     the order of power-of-choice (Cho, Wang, Joshi 2020) over what devices report of themselves.
     Raises `Refusal("too-few-updates")` where fewer devices can be invited than the policy needs.
     """
@@ -52,7 +54,7 @@ def select_devices(federation: Federation, *, chance: random.Random, idle: Query
         raise Refusal("too-few-updates", f"The root device, whose update all are compared with, is not {state} here.")
     if len(candidates) < policy.minimum_updates:
         raise Refusal("too-few-updates", _too_few(f"{len(members)} devices are {state}", members, candidates, policy))
-    wanted = _how_many(federation, policy, len(candidates))
+    wanted = min(_how_many(federation, policy, len(candidates)), MAX_DEVICES_OF_A_ROUND)
     ordered = candidates if wanted == len(candidates) else _ordered(federation, candidates, chance)
     # The sort is stable: the root of trust comes to the front of an order that stays as it is.
     chosen = sorted(ordered, key=lambda device: device.id.hex != root)[:wanted]
@@ -66,9 +68,9 @@ def _too_few(there_are: str, members: list[Device], candidates: list[Device], po
 
 
 def has_candidates(federation: Federation, devices: QuerySet[Device], wanted: int) -> bool:
-    """Say whether a round could invite so many of these devices, and the policy's minimum; reads no further than that.
+    """Say whether a round could invite so many of these devices, and the policy's minimum.
 
-    The device of the policy's root of trust has to be one of them.
+    Where there are enough it reads no further. The device of the policy's root of trust has to be one of them.
     """
     policy, labels = federation.aggregation_policy(), federation.selection_labels
     least, root = max(wanted, policy.minimum_updates), policy.root_device
