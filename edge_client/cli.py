@@ -29,7 +29,7 @@ from edge_client.preflight import preflight
 from edge_client.qkd import add_qkd_arguments, qkd_settings
 from edge_client.round_worker import RoundWorker
 from edge_client.session import DeviceSession
-from edge_client.storage import hold_home, write_private_file
+from edge_client.storage import DISK_IS_FULL, disk_is_full, hold_home, write_private_file
 from edge_client.trainer import TrainingFailed, load_trainer
 from edge_client.training_limits import IDLE_SECONDS, Limits
 from edge_client.training_process import TrainingProcess
@@ -62,6 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ServerUnreachable as failure:
         _say(f"The server cannot be reached: {failure}", error=True)
         return EXIT_UNREACHABLE
+    except OSError as error:
+        if not disk_is_full(error):
+            raise
+        _say(f"{DISK_IS_FULL.capitalize()}: {error}", error=True)
+        return EXIT_FAILED_CHECK
     except KeyboardInterrupt:
         return 130
 

@@ -8,14 +8,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from edge_client.given_up import GivenUpRound
 from edge_client.outbox import Outbox
-from edge_client.storage import write_private_file
+from edge_client.storage import DISK_IS_FULL, disk_is_full, write_private_file
 from edge_client.training_folder import TrainingFolder
 from qflare_protocol.attestation.appraisal import TIERS
 from qflare_protocol.attestation.pins import PlatformPin, parse_pins
 from qflare_protocol.errors import Refusal
 from qflare_protocol.handshake import SeenCheckpoint
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,21 +88,40 @@ class DeviceStateFile:
         self._path, self._incident = home / "state.json", home / "log-incident.json"
         self.outbox, self.training = Outbox(home), TrainingFolder(home)
         self.evaluation, self.given_up = TrainingFolder(home, "evaluation"), GivenUpRound(home)
-        self.state = self._read()
+        self.state, self._unwritten_incident = self._read(), False
 
     def remember(self, **changes: Any) -> None:
         """Change members of the state and write it durably."""
         self.state = replace(self.state, **changes)
         write_private_file(self._path, json.dumps(_to_json(self.state), indent=1).encode())
 
+    def remember_if_there_is_room(self, **changes: Any) -> None:
+        """Change members of the state, on a full disk only as long as this process lives: what goes on by itself.
+
+        After a restart the device knows less, and demands less: that the log extends an older checkpoint, say.
+        """
+        try:
+            self.remember(**changes)
+        except OSError as error:
+            if not disk_is_full(error):
+                raise
+            log.error("state_not_kept", members=sorted(changes), because=DISK_IS_FULL)
+
     def keep_log_incident(self, facts: dict[str, Any]) -> Path:
-        """Keep for a person what does not hold in the server's log, beside the last checkpoint that did."""
-        write_private_file(self._incident, json.dumps(facts, indent=1).encode())
+        """Keep for a person what does not hold in the server's log, beside the last checkpoint that did.
+
+        Where it cannot be written it counts as long as this process lives: nothing may hide it.
+        """
+        try:
+            write_private_file(self._incident, json.dumps(facts, indent=1).encode())
+        except OSError as error:
+            self._unwritten_incident = True
+            log.critical("log_incident_not_kept", because=str(error))
         return self._incident
 
     def refuse_after_log_incident(self) -> None:
         """Raise `Refusal("log-inconsistent")` while an incident with the server's log has not been looked into."""
-        if self._incident.exists():
+        if self._unwritten_incident or self._incident.exists():
             detail = f"The server's log was forked or rolled back; look into {self._incident}, then move it away."
             raise Refusal("log-inconsistent", detail)
 

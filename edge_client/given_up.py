@@ -73,5 +73,7 @@ class GivenUpRound:
 def _from_json(facts: Any) -> GivenUp:
     if not isinstance(facts, dict) or set(facts) != _MEMBERS or not isinstance(facts["told"], bool):
         raise ValueError("another record")
-    key_ids = tuple(bytes.fromhex(key_id) for key_id in facts["key_ids"])
-    return GivenUp(bytes.fromhex(facts["round_id"]), key_ids, str(facts["reason"]), facts["told"])
+    round_id, key_ids = bytes.fromhex(facts["round_id"]), tuple(bytes.fromhex(key_id) for key_id in facts["key_ids"])
+    if len(round_id) != 16 or any(len(key_id) != 32 for key_id in key_ids):
+        raise ValueError("ids of other lengths")
+    return GivenUp(round_id, key_ids, str(facts["reason"]), facts["told"])

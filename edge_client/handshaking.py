@@ -267,7 +267,7 @@ class Handshaker:
                 raise Refusal("log-inconsistent", detail) from refusal
         self._keeper.pin_log(verifier.public)
         witnessed = SeenCheckpoint(current.size, current.root)
-        self._memory.remember(checkpoint=witnessed)
+        self._memory.remember_if_there_is_room(checkpoint=witnessed)
         return witnessed
 
 

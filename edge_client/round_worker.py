@@ -127,6 +127,9 @@ class RoundWorker:
         self._folder.drop()
         if self._memory.outbox.kept() is None:  # else it is another round's
             self._memory.outbox.drop()
+        self._drop_downloads()
+
+    def _drop_downloads(self) -> None:
         for begun in self._memory.home.glob(f"{DOWNLOAD_PREFIX}*"):
             begun.unlink()
 
@@ -229,8 +232,8 @@ class RoundWorker:
         Return False where the disk is full: another time there may be room.
         """
         folder = self._memory.evaluation
-        folder.begin()
         try:
+            folder.begin()
             self._download.fetch(task.model, folder.base)
             self._report(self._evaluation_of(task, folder))
         except SealedRefusal as refusal:
@@ -241,6 +244,7 @@ class RoundWorker:
             if not disk_is_full(error):
                 raise
             log.error("evaluation_failed", version=task.model.version, reason=DISK_IS_FULL)
+            self._drop_downloads()
             return False
         finally:
             folder.drop()
@@ -265,13 +269,15 @@ class RoundWorker:
                 log.info("evaluated", version=version, samples=outcome.sample_count, metrics=dict(outcome.metrics))
                 return DeviceEvaluation(federation_id, version, outcome.sample_count, dict(outcome.metrics))
         except (TrainingFailed, Refusal) as failure:
+            if str(failure) == DISK_IS_FULL:
+                raise OSError(errno.ENOSPC, DISK_IS_FULL) from failure
             log.error("evaluation_failed", version=version, reason=str(failure))
         return DeviceEvaluation(federation_id, version, 0, {})
 
     def _hand_in(self) -> bool:
         if not self._outgoing.hand_in():
             return False
-        self._memory.remember(rounds_done=self._memory.state.rounds_done + 1)
+        self._memory.remember_if_there_is_room(rounds_done=self._memory.state.rounds_done + 1)
         ROUNDS.add("handed-in")
         LAST_UPDATE.set(time.time())
         if (kept := self._folder.kept()) is not None:

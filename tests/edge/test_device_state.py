@@ -1,9 +1,12 @@
 """What a device remembers: written whole, read back, and refused when it is damaged."""
 
+import errno
 import json
+from pathlib import Path
 
 import pytest
 
+from edge_client import device_state
 from edge_client.device_state import DeviceState, DeviceStateFile, EnclavePins
 from qflare_protocol.attestation import PlatformPin
 from qflare_protocol.errors import Refusal
@@ -54,3 +57,31 @@ def test_bytes_that_are_no_text_are_refused(tmp_path):
     (tmp_path / "state.json").write_bytes(b"\xff\xfe")
     with pytest.raises(Refusal, match="malformed-message"):
         DeviceStateFile(tmp_path)
+
+
+class FullDisk:
+    """Stands for `write_private_file` on a disk without room."""
+
+    def __call__(self, path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "full", str(path))
+
+
+def test_on_a_full_disk_the_log_that_was_seen_counts_as_long_as_the_process_lives(tmp_path, monkeypatch):
+    memory = DeviceStateFile(tmp_path)
+    memory.remember(rounds_done=1)
+    monkeypatch.setattr(device_state, "write_private_file", FullDisk())
+    memory.remember_if_there_is_room(checkpoint=SeenCheckpoint(5, b"r" * 32))
+    assert memory.state.checkpoint == SeenCheckpoint(5, b"r" * 32)
+    assert DeviceStateFile(tmp_path).state.checkpoint is None
+    with pytest.raises(OSError, match="full"):
+        memory.remember(rounds_done=2)
+
+
+def test_an_incident_that_cannot_be_written_stops_the_device_all_the_same(tmp_path, monkeypatch):
+    memory = DeviceStateFile(tmp_path)
+    monkeypatch.setattr(device_state, "write_private_file", FullDisk())
+    memory.keep_log_incident({"reason": "forked"})
+    assert not (tmp_path / "log-incident.json").exists()
+    with pytest.raises(Refusal) as refused:
+        memory.refuse_after_log_incident()
+    assert refused.value.code == "log-inconsistent"

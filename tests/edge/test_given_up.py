@@ -168,3 +168,11 @@ def test_another_failure_of_the_disk_is_no_reason_but_a_mistake(running: Round, 
         device(alice, FailingTraining(OSError(errno.EIO, "broken"))).work_once()
     assert not Update.objects.exists()
     assert not storage.disk_is_full(OSError(errno.EIO, "broken"))
+
+
+def test_a_record_of_other_lengths_is_as_good_as_none(tmp_path: Path) -> None:
+    kept = GivenUpRound(tmp_path)
+    kept.keep(GivenUp(b"r" * 16, (b"k" * 32,), "it failed"))
+    assert GivenUpRound(tmp_path).untold() is not None
+    kept.keep(GivenUp(b"r" * 15, (b"k" * 32,), "it failed"))
+    assert GivenUpRound(tmp_path).untold() is None

@@ -145,6 +145,8 @@ export function ownVerdict(result, proof, deviceId) {
   const verdict = members(decode(proof.verdict), VERDICT, { staleness: STALENESS });
   demand(equal(verdict.device_id, deviceId), 'proof-refused', 'The verdict is on the update of another device.');
   demand(verdict.accepted === (verdict.reason === null), 'malformed-message', 'A verdict without its reason.');
+  const ages = [undefined, ...(result.older_bases ?? []).map(([, staleness]) => staleness)];
+  demand(ages.includes(verdict.staleness), 'malformed-message', 'A verdict on an update to a model there is not.');
   return verdict;
 }
 
