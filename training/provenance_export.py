@@ -27,7 +27,7 @@ def export_results() -> Iterator[tuple[PurePosixPath, bytes]]:
         if instance is None:
             continue
         keys = [bytes(instance.hpke_public_key), bytes(instance.result_public_key)]
-        verdicts = [proof.leaf for proof in verdict_proofs_of(version.produced_by.id)]
+        verdicts = [proof.leaf for proof in verdict_proofs_of(version.maker_id())]
         content = encode([signed, *keys, SIGNATURE_ALGORITHM, verdicts])
         yield PurePosixPath("results", result_digest(signed).hex()), content
 

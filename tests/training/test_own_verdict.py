@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 import structlog
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from edge_client.device_state import DeviceStateFile
@@ -50,6 +52,14 @@ def test_every_device_can_prove_what_became_of_its_update(federation: Federation
         proof = VerdictProof.from_map(answer["verdict"])
         reasons.append(own_verdict(result, proof, person.device.id.bytes).reason)
     assert reasons == [None, None, None, "norm-above-bound"]
+
+
+def test_what_a_device_is_told_of_a_model_does_not_read_what_names_all_devices(
+    federation: Federation, fleet: list[Person]
+) -> None:
+    with CaptureQueriesContext(connection) as asked:
+        assert shown_to(fleet[0], federation)["verdict"] is not None
+    assert not [query["sql"] for query in asked if '"roster"' in query["sql"]]
 
 
 def test_who_had_no_part_in_the_round_is_shown_no_verdict(federation: Federation, tmp_path: Any) -> None:

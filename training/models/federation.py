@@ -146,6 +146,11 @@ class ModelVersion(models.Model):
         """The mean of each metric over the devices that reported it, weighted by their samples."""
         return {name: weighted / samples for name, (weighted, samples) in sorted(self.evaluation_sums.items())}
 
+    def maker_id(self) -> uuid.UUID:
+        """Return the id of the round that made this model, and nothing else of it: its roster names every device."""
+        made = type(self).objects.filter(pk=self.restored_from_id or self.pk)
+        return made.values_list("produced_by", flat=True).get()
+
     @staticmethod
     def envelope(federation_id: uuid.UUID, number: int) -> dict[str, Any]:
         """Return what the wrapped content key is bound to."""

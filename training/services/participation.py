@@ -139,7 +139,7 @@ def _provenance_of(version: ModelVersion, device: Device) -> dict[str, Any]:
     """
     if version.provenance is None:
         return {"provenance": None, "round_id": None, "evidence": None, "verdict": None}
-    round_id = (version.restored_from or version).produced_by.id
+    round_id = version.maker_id()
     return {
         "provenance": bytes(version.provenance),
         "round_id": round_id.bytes,
