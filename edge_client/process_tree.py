@@ -9,7 +9,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,11 +32,17 @@ class Process:
     state: str
     started_ticks: int
     cpu_seconds: float
+    threads: int
 
     @property
     def identity(self) -> tuple[int, int]:
         """What tells it from a later process with the same number."""
         return self.pid, self.started_ticks
+
+    @property
+    def lives(self) -> bool:
+        """Whether anything of it runs: a zombie may be a first thread that ended before the others."""
+        return self.state not in "ZX" or self.threads > 1
 
 
 class ProcessTree:
@@ -107,10 +113,14 @@ def die_with_parent() -> None:
 
 def descendants(root: int) -> list[Process]:
     """Return the processes below one, zombies too, as they are now."""
+    return _below([root], _all_processes())
+
+
+def _below(roots: Iterable[int], everything: Iterable[Process]) -> list[Process]:
     by_parent: dict[int, list[Process]] = {}
-    for one in _all_processes():
+    for one in everything:
         by_parent.setdefault(one.parent, []).append(one)
-    found, parents = list[Process](), [root]
+    found, parents = list[Process](), [*roots]
     while parents:
         children = by_parent.pop(parents.pop(), [])
         found += children
@@ -124,6 +134,29 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def kill_seen(seen: Iterable[Process]) -> None:
+    """Kill what was seen before, where it lives on, and what is below it now; return once nothing of it lives.
+
+    Who they are is told by their identity, for their parent may have ended. What no kill ends is logged.
+    """
+    known = {one.identity for one in seen}
+    ends_at = time.monotonic() + END_SECONDS
+    while known and (living := [one for one in _with_descendants(known) if one.lives]):
+        known |= {one.identity for one in living}
+        for one in living:
+            kill(one.pid)
+        if time.monotonic() > ends_at:
+            log.error("training_processes_left", pids=[one.pid for one in living])
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def _with_descendants(known: Set[tuple[int, int]]) -> list[Process]:
+    everything = list(_all_processes())
+    roots = [one for one in everything if one.identity in known]
+    return list({one.pid: one for one in [*roots, *_below([root.pid for root in roots], everything)]}.values())
+
+
 def _all_processes() -> Iterator[Process]:
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
@@ -135,7 +168,7 @@ def _parsed(pid: int, stat: bytes) -> Process:
     """Read a line of proc(5): a name in brackets, which may hold anything, then numbers."""
     fields = stat.rpartition(b")")[2].split()
     ticks = sum(int(fields[place]) for place in (11, 12, 13, 14))  # utime, stime, cutime, cstime
-    return Process(pid, int(fields[1]), fields[0].decode(), int(fields[19]), ticks / _TICKS)
+    return Process(pid, int(fields[1]), fields[0].decode(), int(fields[19]), ticks / _TICKS, int(fields[17]))
 
 
 def _reaped_seconds() -> float:

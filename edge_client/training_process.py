@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from edge_client.process_tree import descendants, kill
+from edge_client.process_tree import Process, descendants, kill, kill_seen
 from edge_client.trainer import EvaluationOutcome, Progress, TrainingFailed
 from edge_client.training import Trained, TrainingTask, Watch
 from edge_client.training_folder import TrainingFolder
@@ -24,7 +24,7 @@ from qflare_protocol.errors import Refusal
 log = structlog.get_logger(__name__)
 
 WATCH_SECONDS = 1.0
-STOP_SECONDS = 5.0
+STOP_SECONDS = 8.0
 EVALUATION_SECONDS = 3600
 READ_BYTES = 1 << 16
 
@@ -38,6 +38,8 @@ class TrainingProcess:
         self._child: subprocess.Popen[bytes] | None = None
         self._answers = bytearray()
         self._warned = False
+        self._seen: list[Process] = []
+        self._look_at = 0.0
 
     def open(self) -> None:
         """Start the child and let it import the code.
@@ -54,6 +56,7 @@ class TrainingProcess:
         if answer.get("kind") == "refused":
             self.close()
             raise Refusal(answer["code"], answer["detail"])
+        self._look()
 
     def train(self, task: TrainingTask, folder: TrainingFolder, watch: Watch) -> Trained:
         """Train from the folder's base model and leave the trained one there.
@@ -98,25 +101,32 @@ class TrainingProcess:
 
     def close(self) -> None:
         """End the child; a task at hand ends with it."""
-        child, self._child = self._child, None
-        if child is not None:
-            _ended(child)
+        self._end_child()
 
     def _ask(self, task: TrainingTask, what: str, folder: TrainingFolder) -> None:
+        """Give the child a task; one that has died since the last task is replaced, and costs no round."""
+        self._warned = False
+        message = {
+            "do": what,
+            "parameters": dict(task.parameters),
+            "round_number": task.round_number,
+            "version": task.version,
+            "base": str(folder.base.absolute()),
+            "trained": str(folder.trained.absolute()),
+            "limits": asdict(self._limits),
+        }
+        self._open_unless_alive()
+        try:
+            self._tell(message)
+        except TrainingFailed:  # it died just now, and has taken no task
+            self._open_unless_alive()
+            self._tell(message)
+
+    def _open_unless_alive(self) -> None:
+        if self._child is not None and self._child.poll() is not None:
+            self._gone()
         if self._child is None:
             self.open()
-        self._warned = False
-        self._tell(
-            {
-                "do": what,
-                "parameters": dict(task.parameters),
-                "round_number": task.round_number,
-                "version": task.version,
-                "base": str(folder.base.absolute()),
-                "trained": str(folder.trained.absolute()),
-                "limits": asdict(self._limits),
-            }
-        )
 
     def _warn_of_dropped(self, answer: dict[str, Any]) -> None:
         """Say once a task which metrics are not reported: operators miss them, and nothing else does."""
@@ -140,7 +150,10 @@ class TrainingProcess:
         with selectors.DefaultSelector() as events:
             events.register(self._child.stdout, selectors.EVENT_READ)
             while b"\n" not in self._answers:
+                self._look_each_second()
                 if not events.select(WATCH_SECONDS):
+                    if self._child.poll() is not None:  # others may hold its end of the pipe
+                        raise self._gone()
                     self._stopping_what_is_unwanted(every_second)
                     continue
                 piece = os.read(self._child.stdout.fileno(), READ_BYTES)
@@ -156,10 +169,30 @@ class TrainingProcess:
 
     def _stopping_what_is_unwanted(self, watch: Any) -> None:
         with contextlib.ExitStack() as unless_wanted:
-            unless_wanted.callback(self._await_end)
-            unless_wanted.callback(self._tell, {"stop": True})
+            unless_wanted.callback(self._stop)
             watch()
             unless_wanted.pop_all()
+
+    def _stop(self) -> None:
+        """Stop the task at hand; with a child that has died it has stopped already."""
+        with contextlib.suppress(TrainingFailed):
+            self._tell({"stop": True})
+            self._await_end()
+
+    def _look_each_second(self) -> None:
+        if time.monotonic() >= self._look_at:
+            self._look()
+
+    def _look(self) -> None:
+        """Remember what runs below the child; once it has died, end that: nobody else knows it any more."""
+        if self._child is None:
+            return
+        found = descendants(self._child.pid)
+        if self._child.poll() is None:
+            self._seen = found
+        else:
+            kill_seen(self._seen)
+        self._look_at = time.monotonic() + WATCH_SECONDS
 
     def _await_end(self) -> dict[str, Any]:
         while (answer := self._next_answer(lambda: None))["kind"] != "ended":
@@ -184,10 +217,19 @@ class TrainingProcess:
 
     def _gone(self) -> TrainingFailed:
         """Return what to say of a child that has died; the next task starts another."""
-        child, self._child = self._child, None
-        status = None if child is None else _ended(child)
+        status = self._end_child()
         log.warning("training_process_died", status=status)
         return TrainingFailed(f"the training process ended with status {status}")
+
+    def _end_child(self) -> int | None:
+        """End the child and what was seen below it; return its status, None where there was none."""
+        child, self._child = self._child, None
+        seen, self._seen = self._seen, []
+        if child is None:
+            return None
+        status = _ended(child)
+        kill_seen(seen)
+        return status
 
 
 def _ended(child: subprocess.Popen[bytes]) -> int:
@@ -202,4 +244,8 @@ def _ended(child: subprocess.Popen[bytes]) -> int:
         for one in descendants(child.pid):
             kill(one.pid)
         child.kill()
-        return child.wait()
+    try:
+        return child.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:  # in the kernel, which lets nobody kill it
+        log.error("training_processes_left", pids=[child.pid])
+        return -signal.SIGKILL

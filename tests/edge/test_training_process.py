@@ -237,14 +237,58 @@ def test_metrics_out_of_form_are_dropped_with_one_warning_and_cost_nothing_else(
     assert {"loss", "nan", "large", "none", "several", "a\nline", "m31", "m39"} <= set(warning["names"])
 
 
-def test_a_training_process_that_is_killed_is_started_again(process: TrainingProcess, folder: TrainingFolder) -> None:
-    process.train(task(), folder, nobody)
+def importing_process() -> psutil.Process:
     alive = [one for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE]
     (child,) = [one for one in alive if "edge_client.training_child" in one.cmdline()]
-    child.kill()
-    child.wait(10)
-    with pytest.raises(TrainingFailed):
-        process.train(task(), folder, nobody)
+    return child
+
+
+def kill_importing_process() -> None:
+    importing = importing_process()
+    importing.kill()
+    deadline = time.monotonic() + 10
+    while importing.status() != psutil.STATUS_ZOMBIE:  # whoever started it reaps it
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_training_process_that_died_between_rounds_costs_no_round(
+    process: TrainingProcess, folder: TrainingFolder
+) -> None:
+    process.train(task(), folder, nobody)
+    kill_importing_process()
+    with structlog.testing.capture_logs() as logged:
+        assert process.train(task(), folder, nobody).sample_count == 7
+    assert [one["status"] for one in logged if one["event"] == "training_process_died"] == [-signal.SIGKILL]
+
+
+def test_a_training_process_that_is_killed_costs_its_round_though_others_hold_its_pipe(
+    process: TrainingProcess, folder: TrainingFolder, tmp_path: Path
+) -> None:
+    pid_file, looks, workers = tmp_path / "pids", list[int](), list[psutil.Process]()
+
+    def kill_when_seen(progress: Progress) -> None:
+        looks.append(pid_file.exists())
+        if sum(looks) == 3:
+            workers.extend(left_behind(pid_file))
+            kill_importing_process()
+
+    with pytest.raises(TrainingFailed, match="ended with status -9"):
+        process.train(task("sleeps_in_forks", pid_file=str(pid_file)), folder, kill_when_seen)
+    gone, alive = psutil.wait_procs(workers, timeout=10)
+    assert len(gone) == 2 and not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
+    assert process.train(task(), folder, nobody).sample_count == 7
+
+
+def test_what_the_watch_finds_is_raised_though_the_training_process_has_died(
+    process: TrainingProcess, folder: TrainingFolder
+) -> None:
+    def find(progress: Progress) -> None:
+        kill_importing_process()
+        raise Refusal("log-inconsistent", "The log was forked.")
+
+    with pytest.raises(Refusal, match="forked"):
+        process.train(task("hangs"), folder, find)
     assert process.train(task(), folder, nobody).sample_count == 7
 
 

@@ -90,6 +90,13 @@ class Troubled(SmallTrainer):
         self.leaves_others()
         time.sleep(600)
 
+    def sleeps_in_forks(self) -> None:
+        workers = [multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,)) for _ in range(2)]
+        for worker in workers:
+            worker.start()
+        Path(str(self.parameters["pid_file"])).write_text(" ".join(str(worker.pid) for worker in workers))
+        workers[0].join()
+
     def misreports(self) -> None:
         for _ in range(3):
             self.report(float("nan"), loss=2e12, **OUT_OF_FORM)
