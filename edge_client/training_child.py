@@ -14,6 +14,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,49 @@ from qflare_protocol.progress import LARGEST_LOSS
 
 READ_BYTES = 1 << 16
 LOOK_SECONDS = 1.0
+NAMES_SAID = 10
+
+
+@dataclass(frozen=True)
+class Pipes:
+    """The descriptors of a training process for tasks and answers; no program that it starts inherits them."""
+
+    tasks: int
+    answers: int
+
+    @classmethod
+    def take(cls) -> "Pipes":
+        """Move them away from standard input, which is empty from now on, and output, which goes to the error's."""
+        pipes = cls(os.dup(0), os.dup(1))
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
+        os.dup2(2, 1)
+        return pipes
+
+    def say(self, answer: Mapping[str, Any]) -> None:
+        """Write an answer as a line. Raises `BrokenPipeError` where nobody listens."""
+        self._write(json.dumps(answer).encode() + b"\n")
+
+    def end_broken_line(self) -> None:
+        """End the line that a killed process may have left half written; else the reader skips an empty one."""
+        self._write(b"\n")
+
+    def _write(self, line: bytes) -> None:
+        while line:
+            line = line[os.write(self.answers, line) :]
 
 
 class Child:
-    """Serves tasks until its input ends; `answers` is the descriptor that its answers go to."""
+    """Serves tasks until its input ends; `pipes` are where they come from and where its answers go to."""
 
-    def __init__(self, trainer_class: type[Trainer], options: Mapping[str, str], answers: int) -> None:
-        self._trainer_class, self._options, self._answers = trainer_class, options, answers
+    def __init__(self, trainer_class: type[Trainer], options: Mapping[str, str], pipes: "Pipes") -> None:
+        self._trainer_class, self._options, self._pipes = trainer_class, options, pipes
         self._input = bytearray()
 
     def say(self, **answer: Any) -> None:
-        """Answer with one line, in one write: progress comes from the fork, all else from its parent."""
-        os.write(self._answers, json.dumps(answer).encode() + b"\n")
+        """Answer with one line: an outcome and progress come from the fork, all else from its parent."""
+        self._pipes.say(answer)
 
     def serve(self) -> None:
         """Run every task that comes, one after the other."""
@@ -50,7 +82,7 @@ class Child:
 
     def _next_line(self) -> bytes | None:
         while b"\n" not in self._input:
-            piece = os.read(sys.stdin.fileno(), READ_BYTES)
+            piece = os.read(self._pipes.tasks, READ_BYTES)
             if not piece:
                 return None
             self._input += piece
@@ -69,7 +101,9 @@ class Child:
             over = self._wait(fork, LimitWatch(limits, tree.cpu_seconds))
         finally:
             os.close(fork)
-        self.say(kind="ended", status=tree.end(), over=over)
+        status = tree.end()
+        self._pipes.end_broken_line()
+        self.say(kind="ended", status=status, over=over)
 
     def _wait(self, fork: int, watch: LimitWatch) -> str:
         """Wait for the end of a fork; end one that is to stop, or is over a limit, and return which.
@@ -78,12 +112,12 @@ class Child:
         """
         with selectors.DefaultSelector() as events:
             events.register(fork, selectors.EVENT_READ)
-            events.register(sys.stdin.fileno(), selectors.EVENT_READ)
+            events.register(self._pipes.tasks, selectors.EVENT_READ)
             while True:
                 ready = {key.fd for key, _ in events.select(LOOK_SECONDS)}
                 if fork in ready:
                     return ""
-                if sys.stdin.fileno() in ready and self._is_to_stop():
+                if self._pipes.tasks in ready and self._is_to_stop():
                     signal.pidfd_send_signal(fork, signal.SIGKILL)
                     return ""
                 if over := watch.exceeded():
@@ -92,7 +126,7 @@ class Child:
 
     def _is_to_stop(self) -> bool:
         """Read what came; return whether it, or the end of the input, ends the task."""
-        piece = os.read(sys.stdin.fileno(), READ_BYTES)
+        piece = os.read(self._pipes.tasks, READ_BYTES)
         self._input += piece
         if piece and b'"stop"' not in self._input:
             return False
@@ -104,6 +138,7 @@ class Child:
         status = 1
         try:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.close(self._pipes.tasks)  # or what the task starts could read the next
             os.setsid()
             die_with_parent()
             limit_this_process(limits)
@@ -148,7 +183,7 @@ class Child:
             fraction=progress.fraction,
             loss=loss.get("loss"),
             metrics=metrics,
-            dropped=dropped_loss + dropped,
+            dropped=(dropped_loss + dropped)[:NAMES_SAID],
         )
 
 
@@ -167,7 +202,7 @@ def place_of(error: BaseException) -> str:
 
 
 def reportable(metrics: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:
-    """Return the metrics that a report may have, as plain floats, and the names of those that are out of form.
+    """Return the metrics that a report may have, as plain floats, and ten names at most of those out of form.
 
     Training code gives NumPy's and torch's numbers. What is dropped here costs neither a report nor the update.
     """
@@ -178,7 +213,7 @@ def reportable(metrics: Mapping[str, float]) -> tuple[dict[str, float], list[str
             dropped.append(str(name)[:MAX_METRIC_NAME])
         else:
             taken[str(name)] = number
-    return taken, dropped[:MAX_METRICS]
+    return taken, dropped[:NAMES_SAID]
 
 
 def _number(value: Any) -> float | None:
@@ -195,24 +230,23 @@ def _is_a_name(name: str) -> bool:
 
 def main() -> None:
     """Import the code, say whether that worked, and serve."""
-    answers = os.dup(1)
-    os.dup2(2, 1)
+    pipes = Pipes.take()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a person's Ctrl-C is the parent's to act on
     signal.signal(signal.SIGTERM, lambda number, frame: None)  # so is this; the end of the input ends this process
     become_subreaper()
     everything = ProcessTree()
     try:
         with contextlib.suppress(BrokenPipeError):  # whoever listened is gone
-            _serve(sys.argv[1], json.loads(sys.argv[2]), answers)
+            _serve(sys.argv[1], json.loads(sys.argv[2]), pipes)
     finally:
         everything.end()  # what the import has started, too
 
 
-def _serve(spec: str, options: Mapping[str, str], answers: int) -> None:
+def _serve(spec: str, options: Mapping[str, str], pipes: Pipes) -> None:
     try:
-        child = Child(find_trainer(spec), options, answers)
+        child = Child(find_trainer(spec), options, pipes)
     except Refusal as refusal:
-        os.write(answers, json.dumps({"kind": "refused", "code": refusal.code, "detail": refusal.detail}).encode())
+        pipes.say({"kind": "refused", "code": refusal.code, "detail": refusal.detail})
         return
     child.say(kind="ready")
     child.serve()

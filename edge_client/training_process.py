@@ -37,7 +37,7 @@ class TrainingProcess:
         self._limits = limits or Limits()
         self._child: subprocess.Popen[bytes] | None = None
         self._answers = bytearray()
-        self._warned = False
+        self._warned = self._warned_of_line = False
         self._seen: list[Process] = []
         self._look_at = 0.0
 
@@ -144,7 +144,27 @@ class TrainingProcess:
             raise self._gone() from error
 
     def _next_answer(self, every_second: Any) -> dict[str, Any]:
-        """Return the next line of the child. Raises `TrainingFailed` where it has died."""
+        """Return the next answer of the child. Raises `TrainingFailed` where it has died."""
+        while (answer := self._answer_in(self._next_line(every_second))) is None:
+            pass
+        return answer
+
+    def _answer_in(self, line: bytes) -> dict[str, Any] | None:
+        """Return what a line says; None for an empty one, and for what was half written when its process was killed."""
+        if not line:
+            return None
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            answer = None
+        if isinstance(answer, dict) and "kind" in answer:
+            return answer
+        if not self._warned_of_line:
+            self._warned_of_line = True
+            log.warning("training_process_answer_broken", length_bytes=len(line))
+        return None
+
+    def _next_line(self, every_second: Any) -> bytes:
         if self._child is None or self._child.stdout is None:
             raise TrainingFailed("the training process is gone")
         with selectors.DefaultSelector() as events:
@@ -164,8 +184,7 @@ class TrainingProcess:
                 self._answers += piece
         line, _, rest = bytes(self._answers).partition(b"\n")
         self._answers = bytearray(rest)
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        return line
 
     def _stopping_what_is_unwanted(self, watch: Any) -> None:
         with contextlib.ExitStack() as unless_wanted:

@@ -20,6 +20,9 @@ with IMPORTS.open("a") as counted:
     counted.write("imported\n")
 if "STARTED_AT_IMPORT" in os.environ:
     Path(os.environ["STARTED_AT_IMPORT"]).write_text(str(subprocess.Popen(["sleep", "600"]).pid))
+if "READS_AT_IMPORT" in os.environ:
+    with Path(os.environ["READS_AT_IMPORT"]).open("wb") as read:
+        subprocess.Popen(["cat"], stdout=read)
 
 
 OUT_OF_FORM: dict[str, Any] = {
@@ -96,6 +99,21 @@ class Troubled(SmallTrainer):
             worker.start()
         Path(str(self.parameters["pid_file"])).write_text(" ".join(str(worker.pid) for worker in workers))
         workers[0].join()
+
+    def reads_its_input(self) -> None:
+        """Read what the process, and what it starts, could read: the commands of the device are not among it."""
+        if os.read(0, 1) or subprocess.run(["cat"], capture_output=True, check=True, timeout=60).stdout:
+            raise RuntimeError("there was something to read")
+        if "pid_file" in self.parameters:
+            self.sleeps()
+
+    def dies_while_it_speaks(self) -> None:
+        """Leave half an answer, and lines that are none, in the pipe of the answers."""
+        watch = self._watch
+        assert watch is not None
+        pipes = watch.__self__._pipes  # type: ignore[attr-defined]
+        os.write(pipes.answers, b'\n[]\n{"sort": 1}\n{"kind": "trai')
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def misreports(self) -> None:
         for _ in range(3):
