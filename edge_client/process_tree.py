@@ -19,6 +19,7 @@ log = structlog.get_logger(__name__)
 
 END_SECONDS = 3.0
 POLL_SECONDS = 0.01
+EMPTY_SCANS = 2  # what is started while /proc is read may be missed once
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -62,43 +63,68 @@ class ProcessTree:
 
     def cpu_seconds(self) -> float:
         """Return the processor time that the tree has used, of ended processes too."""
-        self._reap()  # first: what ends in between is then counted as a zombie, and nothing twice
-        reaped = _reaped_seconds() - self._reaped_before
-        return reaped + sum(one.cpu_seconds for one in self._members())
+        left = self._reap()  # first: what ends in between is then counted as it was seen, and nothing twice
+        return _reaped_seconds() - self._reaped_before + sum(one.cpu_seconds for one in left)
 
     def end(self) -> int:
-        """Kill and reap all of the tree; return the leader's exit code, negative for a signal."""
-        status = 0
-        if self._leader is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._leader, signal.SIGKILL)  # while its number is taken, so that it is no other group's
-            _, status = os.waitpid(self._leader, 0)
-            self._leader = None
+        """Kill and reap all of the tree; return the leader's exit code, negative for a signal.
+
+        What the kernel holds for longer than `END_SECONDS` is logged and left; a leader's code is then SIGKILL's.
+        """
         ends_at = time.monotonic() + END_SECONDS
-        while self._kill():
-            if time.monotonic() > ends_at:
+        status = self._end_leader(ends_at)
+        empty_scans = 0
+        while empty_scans < EMPTY_SCANS:
+            empty_scans = 0 if self._kill() else empty_scans + 1
+            if not empty_scans and time.monotonic() > ends_at:
                 log.error("training_processes_left", pids=[one.pid for one in self._members()])
                 break
             time.sleep(POLL_SECONDS)
-        return os.waitstatus_to_exitcode(status)
+        return status
+
+    def _end_leader(self, ends_at: float) -> int:
+        leader, self._leader = self._leader, None
+        if leader is None:
+            return 0
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(leader, signal.SIGKILL)  # while its number is taken, so that it is no other group's
+        kill(leader)  # it may have had no time to begin its group
+        while True:
+            ended, status = os.waitpid(leader, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+            if time.monotonic() > ends_at:
+                log.error("training_processes_left", pids=[leader])
+                return -signal.SIGKILL
+            time.sleep(POLL_SECONDS)
 
     def _kill(self) -> bool:
-        """Kill what lives and reap what does not; return whether anything lived."""
-        self._reap()
-        living = [one for one in self._members() if one.state not in "ZX"]
-        for one in living:
+        """Reap what has ended and kill the rest; return whether anything lived.
+
+        Zombies are killed too: where the first thread of a process has ended, others of it may live.
+        """
+        left = self._reap()
+        for one in left:
             kill(one.pid)
-        return bool(living)
+        return any(one.lives for one in left)
 
     def _members(self) -> Iterator[Process]:
         return (one for one in descendants(os.getpid()) if one.identity not in self._others)
 
-    def _reap(self) -> None:
-        """Reap the orphans that ended; the leader is waited for at the end, and others by whoever started them."""
-        for one in self._members():
-            if one.state == "Z" and one.parent == os.getpid() and one.pid != self._leader:
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(one.pid, os.WNOHANG)
+    def _reap(self) -> list[Process]:
+        """Reap the orphans that ended; return the others as they were before.
+
+        The leader is waited for at the end, and others by whoever started them.
+        """
+        return [one for one in self._members() if not self._is_reaped(one)]
+
+    def _is_reaped(self, one: Process) -> bool:
+        if one.state != "Z" or one.parent != os.getpid() or one.pid == self._leader:
+            return False
+        try:
+            return os.waitpid(one.pid, os.WNOHANG)[0] == one.pid
+        except ChildProcessError:  # somebody else has
+            return True
 
 
 def become_subreaper() -> None:
@@ -106,9 +132,14 @@ def become_subreaper() -> None:
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
-def die_with_parent() -> None:
-    """Let the kernel kill this process when its parent ends. Raises `OSError`."""
+def die_with_parent(parent: int) -> None:
+    """Let the kernel kill this process when its parent ends, and end where it has ended already. Raises `OSError`.
+
+    `parent` is its number, asked before the fork.
+    """
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        kill(os.getpid())
 
 
 def descendants(root: int) -> list[Process]:

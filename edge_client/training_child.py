@@ -92,9 +92,9 @@ class Child:
 
     def _run(self, task: dict[str, Any]) -> None:
         tree, limits = ProcessTree(), Limits(**task["limits"])
-        pid = os.fork()
+        parent, pid = os.getpid(), os.fork()
         if pid == 0:
-            self._work(task, limits)
+            self._work(task, limits, parent)
         tree.lead(pid)
         fork = os.pidfd_open(pid)
         try:
@@ -133,14 +133,14 @@ class Child:
         self._input.clear()
         return True
 
-    def _work(self, task: dict[str, Any], limits: Limits) -> None:
+    def _work(self, task: dict[str, Any], limits: Limits, parent: int) -> None:
         """Do the task in the fork and end it, whatever happens."""
         status = 1
         try:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.close(self._pipes.tasks)  # or what the task starts could read the next
             os.setsid()
-            die_with_parent()
+            die_with_parent(parent)
             limit_this_process(limits)
             self.say(**self._outcome_of(task))
             status = 0

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 IDLE_SECONDS = 600
+LONGEST_BETWEEN_LOOKS_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,15 @@ class LimitWatch:
         self, limits: Limits, cpu_seconds: Callable[[], float], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._limits, self._cpu_seconds, self._clock = limits, cpu_seconds, clock
-        self._began_at = self._busy_at = clock()
+        self._began_at = self._busy_at = self._looked_at = clock()
         self._used = 0.0
 
     def exceeded(self) -> str:
         """Return which limit the task is over, as a reason that may leave the device; empty: none."""
         limits, now, used = self._limits, self._clock(), self._cpu_seconds()
+        if now - self._looked_at > LONGEST_BETWEEN_LOOKS_SECONDS:  # the machine, or all of the container, was suspended
+            self._busy_at += now - self._looked_at
+        self._looked_at = now
         if used != self._used:  # less, too: a process that nobody waited for takes its count with it
             self._used, self._busy_at = used, now
         if limits.cpu_seconds is not None and used > limits.cpu_seconds:
@@ -45,7 +49,7 @@ class LimitWatch:
         if limits.time_seconds is not None and now - self._began_at > limits.time_seconds:
             return f"took more than its {limits.time_seconds} s"
         if limits.idle_seconds is not None and now - self._busy_at > limits.idle_seconds:
-            return f"hung: it used no processor time for {limits.idle_seconds} s"
+            return f"hung: it used no processor time for {limits.idle_seconds} s (--idle-limit)"
         return ""
 
 
@@ -55,12 +59,22 @@ def used_up(cpu_seconds: int | None) -> str:
 
 
 def limit_this_process(limits: Limits) -> None:
-    """Hold this process, and each that it starts, to so much memory beyond what it has mapped and so much time."""
+    """Hold this process, and each that it starts, to so much memory beyond what it has mapped and so much time.
+
+    Where a lower limit was inherited, that one holds.
+    """
     if limits.memory_bytes is not None:
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         most = mapped + limits.memory_bytes
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        _lower(resource.RLIMIT_AS, most, most)
     if limits.cpu_seconds is not None:
         used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
         ends = int(used) + limits.cpu_seconds
-        resource.setrlimit(resource.RLIMIT_CPU, (ends, ends + 1))
+        _lower(resource.RLIMIT_CPU, ends, ends + 1)
+
+
+def _lower(what: int, soft: int, hard: int) -> None:
+    inherited = resource.getrlimit(what)[1]
+    if inherited != resource.RLIM_INFINITY:
+        soft, hard = min(soft, inherited), min(hard, inherited)
+    resource.setrlimit(what, (soft, hard))

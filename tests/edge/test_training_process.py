@@ -19,7 +19,7 @@ from edge_client.tensor_files import map_tensor_file, write_tensor_file
 from edge_client.trainer import EvaluationOutcome, Progress, TrainingFailed, TrainingStopped
 from edge_client.training import Trained, TrainingTask
 from edge_client.training_folder import TrainingFolder
-from edge_client.training_limits import Limits
+from edge_client.training_limits import Limits, LimitWatch
 from edge_client.training_process import TrainingProcess
 from qflare_protocol.errors import Refusal
 from qflare_protocol.progress import ProgressReport
@@ -181,7 +181,7 @@ def test_what_the_import_has_started_lives_as_long_as_the_process(
     ("limits", "reason"),
     [
         (Limits(time_seconds=1), "^took more than its 1 s$"),
-        (Limits(idle_seconds=2), "^hung: it used no processor time for 2 s$"),
+        (Limits(idle_seconds=2), r"^hung: it used no processor time for 2 s \(--idle-limit\)$"),
     ],
     ids=["time", "idle"],
 )
@@ -198,6 +198,64 @@ def test_a_training_that_works_is_not_taken_for_one_that_hangs(folder: TrainingF
     with pytest.raises(TrainingFailed, match="processor time$"):
         process.train(task("takes_time"), folder, nobody)
     process.close()
+
+
+def test_a_training_that_was_suspended_with_its_machine_is_not_taken_for_one_that_hangs() -> None:
+    now = 0.0
+    watch = LimitWatch(Limits(idle_seconds=20), lambda: 1.0, lambda: now)
+    for now in (1.0, 2.0, 4000.0, 4009.0, 4018.0):  # noqa: B007 - the watch reads it
+        assert watch.exceeded() == ""
+    now = 4023.0
+    assert watch.exceeded().startswith("hung")
+
+
+def test_lower_limits_that_the_device_has_itself_are_kept(folder: TrainingFolder) -> None:
+    limits = "import resource as r; r.setrlimit(r.RLIMIT_CPU, (50, 60)); r.setrlimit(r.RLIMIT_AS, (1 << 44, 1 << 44))"
+    task_limits = "limit_this_process(Limits(memory_bytes=1 << 45, cpu_seconds=100))"
+    shown = "print(r.getrlimit(r.RLIMIT_CPU), r.getrlimit(r.RLIMIT_AS))"
+    code = f"{limits}\nfrom edge_client.training_limits import Limits, limit_this_process\n{task_limits}\n{shown}"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split(") (") == ["(60, 60", f"{1 << 44}, {1 << 44})\n"]
+
+
+def test_a_leader_that_nobody_can_reap_is_left_after_a_while() -> None:
+    done = subprocess.run([sys.executable, "-c", TRACED], check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "-9"
+    assert "training_processes_left" in done.stdout
+
+
+TRACED = """
+import ctypes, os, signal, time
+from edge_client.process_tree import ProcessTree, become_subreaper
+PTRACE_SEIZE = 0x4206  # whoever traces a process is the only one that can wait for its end
+become_subreaper()
+(reads, tells), (hears, says) = os.pipe(), os.pipe()
+tracer = os.fork()
+if not tracer:
+    traced = int(os.read(reads, 20))
+    pid, nothing = ctypes.c_long(traced), ctypes.c_void_p()
+    os.write(says, b"1" if ctypes.CDLL(None).ptrace(PTRACE_SEIZE, pid, nothing, nothing) == 0 else b"0")
+    time.sleep(600)
+tree = ProcessTree()
+leader = os.fork()
+if not leader:
+    os.setsid()
+    time.sleep(600)
+os.write(tells, str(leader).encode())
+assert os.read(hears, 1) == b"1"
+tree.lead(leader)
+status = tree.end()
+os.kill(tracer, signal.SIGKILL)
+print(status, flush=True)
+"""
+
+
+def test_the_other_threads_of_a_zombie_are_ended_too(
+    process: TrainingProcess, folder: TrainingFolder, tmp_path: Path
+) -> None:
+    pid_file = tmp_path / "pid"
+    process.train(task("leaves_a_headless_one", pid_file=str(pid_file)), folder, nobody)
+    assert not psutil.pid_exists(int(pid_file.read_text()))
 
 
 def test_what_the_code_prints_is_no_answer(process: TrainingProcess, folder: TrainingFolder) -> None:

@@ -33,6 +33,12 @@ DAEMON = """
 import subprocess
 print(subprocess.Popen(["sleep", "600"], start_new_session=True, stdout=-3, stderr=-3).pid)
 """
+HEADLESS = """
+import ctypes, platform, threading, time
+threading.Thread(target=time.sleep, args=(600,)).start()
+EXIT = {"aarch64": 93}.get(platform.machine(), 60)  # of this thread alone
+ctypes.CDLL(None).syscall(EXIT, 0)
+"""
 ORPHAN_THAT_BURNS = """
 import os, time
 if not os.fork():
@@ -114,6 +120,16 @@ class Troubled(SmallTrainer):
         pipes = watch.__self__._pipes  # type: ignore[attr-defined]
         os.write(pipes.answers, b'\n[]\n{"sort": 1}\n{"kind": "trai')
         os.kill(os.getpid(), signal.SIGKILL)
+
+    def leaves_a_headless_one(self) -> None:
+        """Start a process whose first thread has ended while another lives on: it is shown as a zombie."""
+        headless = subprocess.Popen([sys.executable, "-c", HEADLESS])
+        deadline = time.monotonic() + 30
+        while Path(f"/proc/{headless.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            if time.monotonic() > deadline or headless.poll() is not None:
+                raise RuntimeError("it is no zombie with threads")
+            time.sleep(0.02)
+        Path(str(self.parameters["pid_file"])).write_text(str(headless.pid))
 
     def misreports(self) -> None:
         for _ in range(3):
