@@ -6,6 +6,7 @@ from typing import Any
 
 import structlog
 
+from edge_client.handshaking import FINAL, UnvouchedRefusal
 from edge_client.http import ServerUnreachable
 from edge_client.session import DeviceSession, SealedRefusal
 from edge_client.trainer import Progress, TrainingStopped
@@ -17,6 +18,7 @@ log = structlog.get_logger(__name__)
 
 FIRST_REPORT_SECONDS = 10.0
 SHORTEST_SECONDS, LONGEST_SECONDS = 5.0, 300.0
+OWN_FINDINGS = FINAL - {"malformed-message"}  # that may be one answer to one report
 _ANSWER = frozenset({"continue", "reason", "deadline", "report_again_seconds"})
 
 
@@ -28,7 +30,10 @@ class ProgressReporter:
         self._due_at = clock() + FIRST_REPORT_SECONDS
 
     def watch(self, progress: Progress) -> None:
-        """Report when it is time to. Raises `TrainingStopped` where the server waits for this update no more."""
+        """Report when it is time to. Raises `TrainingStopped` where the server waits for this update no more.
+
+        Raises `Refusal` for what concerns the server's log, and for what the device itself found in a handshake.
+        """
         if self._clock() < self._due_at:
             return
         answer = self._send(TRAINING, progress, "")
@@ -54,6 +59,7 @@ class ProgressReporter:
         except SealedRefusal as refusal:
             _raise_for_log(refusal)
         except (Refusal, ServerUnreachable) as failure:
+            _raise_own_finding(failure)
             log.info("progress_not_reported", because=str(failure))
         return None
 
@@ -70,6 +76,15 @@ def _raise_for_log(refusal: SealedRefusal) -> None:
     if refusal.code == "log-inconsistent":
         raise refusal
     log.warning("progress_refused", code=refusal.code, detail=refusal.detail)
+
+
+def _raise_own_finding(failure: Refusal | ServerUnreachable) -> None:
+    """Raise what the device itself found in a handshake, which no later report mends.
+
+    What no key vouches for waits for the end of the training: else anybody on the way could end that with it.
+    """
+    if isinstance(failure, Refusal) and failure.code in OWN_FINDINGS and not isinstance(failure, UnvouchedRefusal):
+        raise failure
 
 
 def _report(round_id: bytes, state: str, progress: Progress, reason: str) -> ProgressReport:
