@@ -51,15 +51,19 @@ class Pipes:
 
     def say(self, answer: Mapping[str, Any]) -> None:
         """Write an answer as a line. Raises `BrokenPipeError` where nobody listens."""
-        self._write(json.dumps(answer).encode() + b"\n")
+        self._write(_line(answer))
 
-    def end_broken_line(self) -> None:
-        """End the line that a killed process may have left half written; else the reader skips an empty one."""
-        self._write(b"\n")
+    def say_after_broken_line(self, answer: Mapping[str, Any]) -> None:
+        """Write an answer after the line that a killed process may have left half written, or after an empty one."""
+        self._write(b"\n" + _line(answer))
 
     def _write(self, line: bytes) -> None:
         while line:
             line = line[os.write(self.answers, line) :]
+
+
+def _line(answer: Mapping[str, Any]) -> bytes:
+    return json.dumps(answer).encode() + b"\n"
 
 
 class Child:
@@ -101,9 +105,7 @@ class Child:
             over = self._wait(fork, LimitWatch(limits, tree.cpu_seconds))
         finally:
             os.close(fork)
-        status = tree.end()
-        self._pipes.end_broken_line()
-        self.say(kind="ended", status=status, over=over)
+        self._pipes.say_after_broken_line({"kind": "ended", "status": tree.end(), "over": over})
 
     def _wait(self, fork: int, watch: LimitWatch) -> str:
         """Wait for the end of a fork; end one that is to stop, or is over a limit, and return which.
