@@ -17,9 +17,8 @@ Made by `make bench-compare`, one platform after the other in one run on {cores}
 processes of the embedded profile with everything on: post-quantum sessions, sealed updates, a sealed process with the
 default robust rules, the log, the monitor. Its transport has no TLS here, for its requests are sealed; behind nginx it
 would have. A round lasts from its opening to the opening of the next, the last one to its model. Memory is looked at
-every {every:g} s, so that what lives for less may be missed. Of the benchmark's own process, QFLARE's figures have what
-makes tokens and the federation, with the memory of the whole of it; the others have commands for these, of which the
-processor time is counted.
+every {every:g} s, so that what lives for less may be missed. What makes QFLARE's tokens and
+federation is in the figures by its processor time, as are the others' commands for that; their memory is in none.
 """
 OTHERS = {
     "Flower": "Flower {version} runs its deployment engine with TLS and SuperNode authentication and averages. ",

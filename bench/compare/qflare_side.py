@@ -13,8 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from bench.compare.counting_proxy import CountingProxy
 from bench.compare.task import Figures, Task
 from bench.fleet.meter import OFTEN_SECONDS, Meter, family
@@ -44,14 +42,10 @@ def run(task: Task) -> Figures:
         host, port = group.bind.split(":")
         meter = Meter(
             {
-                # This process has the tokens and the federation made, which others have commands of their own for.
                 "all": lambda: [
-                    psutil.Process(),
-                    *(
-                        process
-                        for pid in [*group.pids().values(), *(device.pid for device in devices)]
-                        for process in family(pid)
-                    ),
+                    process
+                    for pid in [*group.pids().values(), *(device.pid for device in devices)]
+                    for process in family(pid)
                 ],
                 "one": lambda: family(devices[0].pid) if devices else [],
             },
