@@ -60,9 +60,8 @@ def open_round(
     With `only_idle` none are invited but those that are idle now.
 
     Raises `Refusal`: "not-found", "conflict" when the federation is not active, has had its planned
-    rounds or has a round running, "too-few-updates" when fewer
-    devices are active than the policy needs, "privacy-budget-spent" when its model would spend more than
-    the federation's budget.
+    rounds or has a round running, "too-few-updates" when fewer devices are active than the policy
+    needs, "privacy-budget-spent" when its model would spend more than the federation's budget.
     """
     with transaction.atomic():
         # A submission's foreign keys point at this row: no_key lets them through, else the two would deadlock.
